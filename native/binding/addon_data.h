@@ -1,0 +1,15 @@
+#pragma once
+#include <napi.h>
+
+#include "js_queue.h"
+
+namespace vmm {
+
+/// What the addon keeps for one JS environment: no static state, so that it can be loaded twice.
+struct AddonData : JsQueue {
+  using JsQueue::JsQueue;
+  static AddonData& Of(Napi::Env env) { return *env.GetInstanceData<AddonData>(); }
+  Napi::FunctionReference irq, uart;  // constructors of what only native code makes
+};
+
+}  // namespace vmm

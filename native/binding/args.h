@@ -1,0 +1,57 @@
+#pragma once
+#include <napi.h>
+
+#include <cmath>
+#include <cstdint>
+#include <string>
+
+namespace vmm {
+
+/// Arguments are validated in TypeScript. Here only that is checked which would be undefined
+/// behaviour: a value of the wrong type or range throws TypeError with its name.
+inline uint64_t ToU64(Napi::Value value, const char* name) {
+  const double number = value.IsNumber() ? value.As<Napi::Number>().DoubleValue() : -1;
+  if (!(number >= 0 && number <= 9007199254740991.0) || number != std::floor(number))
+    throw Napi::TypeError::New(value.Env(), std::string(name) + " is no unsigned integer");
+  return static_cast<uint64_t>(number);
+}
+
+template <class T>
+T ToUint(Napi::Value value, const char* name) {
+  const uint64_t wide = ToU64(value, name);
+  if (wide > static_cast<T>(~T{0}))
+    throw Napi::TypeError::New(value.Env(), std::string(name) + " is out of range");
+  return static_cast<T>(wide);
+}
+
+inline int ToFd(Napi::Value value, const char* name) {
+  if (!value.IsNumber()) throw Napi::TypeError::New(value.Env(), std::string(name) + " is no fd");
+  return value.As<Napi::Number>().Int32Value();
+}
+
+inline Napi::Object ToObject(Napi::Value value, const char* name) {
+  if (!value.IsObject())
+    throw Napi::TypeError::New(value.Env(), std::string(name) + " is no object");
+  return value.As<Napi::Object>();
+}
+
+inline Napi::Array ToArray(Napi::Value value, const char* name) {
+  if (!value.IsArray()) throw Napi::TypeError::New(value.Env(), std::string(name) + " is no array");
+  return value.As<Napi::Array>();
+}
+
+inline Napi::Function ToFunction(Napi::Value value, const char* name) {
+  if (!value.IsFunction())
+    throw Napi::TypeError::New(value.Env(), std::string(name) + " is no function");
+  return value.As<Napi::Function>();
+}
+
+/// Bytes of a Uint8Array, valid until control returns to JS.
+inline Napi::Uint8Array ToBytes(Napi::Value value, const char* name) {
+  if (!value.IsTypedArray() ||
+      value.As<Napi::TypedArray>().TypedArrayType() != napi_uint8_array)
+    throw Napi::TypeError::New(value.Env(), std::string(name) + " is no Uint8Array");
+  return value.As<Napi::Uint8Array>();
+}
+
+}  // namespace vmm

@@ -1,0 +1,14 @@
+#pragma once
+#include <napi.h>
+
+#include "../kvm/boot_plan.h"
+
+namespace vmm {
+
+/// Copies a `BootPlan` of src/native.ts. Throws TypeError that names the field of a bad value.
+BootPlan ToBootPlan(Napi::Value value);
+
+/// What KVM_GET_SUPPORTED_CPUID answers, as `CpuidEntry[]`.
+Napi::Value SupportedCpuid(const Napi::CallbackInfo& info);
+
+}  // namespace vmm

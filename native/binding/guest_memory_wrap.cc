@@ -1,0 +1,58 @@
+#include "guest_memory_wrap.h"
+
+#include "args.h"
+#include "js_queue.h"
+#include "sys_error.h"
+
+namespace vmm {
+
+Napi::Function GuestMemoryWrap::Define(Napi::Env env) {
+  return DefineClass(env, "GuestMemory",
+                     {InstanceMethod<&GuestMemoryWrap::AddRegion>("addRegion"),
+                      InstanceMethod<&GuestMemoryWrap::Read>("read"),
+                      InstanceMethod<&GuestMemoryWrap::Write>("write"),
+                      InstanceMethod<&GuestMemoryWrap::Load>("load"),
+                      InstanceMethod<&GuestMemoryWrap::Close>("close")});
+}
+
+Napi::Value GuestMemoryWrap::AddRegion(const Napi::CallbackInfo& info) {
+  const Napi::Object options = ToObject(info[0], "options");
+  const RegionOptions region{
+      ToU64(options.Get("gpa"), "gpa"), ToU64(options.Get("sizeBytes"), "sizeBytes"),
+      options.Get("shared").ToBoolean().Value(), options.Get("thp").ToBoolean().Value()};
+  ThrowIfFailed(info.Env(), core_->Add(region), "mmap(guest RAM)");
+  return info.Env().Undefined();
+}
+
+Napi::Value GuestMemoryWrap::Read(const Napi::CallbackInfo& info) {
+  Napi::Uint8Array into = ToBytes(info[1], "into");
+  const int rc = core_->CopyOut(ToU64(info[0], "gpa"), into.Data(), into.ByteLength());
+  ThrowIfFailed(info.Env(), rc, "read(guest RAM)");
+  return info.Env().Undefined();
+}
+
+Napi::Value GuestMemoryWrap::Write(const Napi::CallbackInfo& info) {
+  const Napi::Uint8Array from = ToBytes(info[1], "from");
+  const int rc = core_->CopyIn(ToU64(info[0], "gpa"), from.Data(), from.ByteLength());
+  ThrowIfFailed(info.Env(), rc, "write(guest RAM)");
+  return info.Env().Undefined();
+}
+
+Napi::Value GuestMemoryWrap::Load(const Napi::CallbackInfo& info) {
+  const uint64_t gpa = ToU64(info[0], "gpa");
+  const int fd = ToFd(info[1], "fd");
+  const uint64_t offset = ToU64(info[2], "offset");
+  const uint64_t len = ToU64(info[3], "length");
+  return JsQueue::Of(info.Env()).RunOnWorker(info.Env(), [=, memory = core_] {
+    return Status{-memory->Load(gpa, fd, offset, len), "pread(guest RAM)"};
+  });
+}
+
+Napi::Value GuestMemoryWrap::Close(const Napi::CallbackInfo& info) {
+  return JsQueue::Of(info.Env()).RunOnWorker(info.Env(), [memory = core_] {
+    memory->Clear();
+    return Status{};
+  });
+}
+
+}  // namespace vmm

@@ -1,0 +1,285 @@
+#include "vm_wrap.h"
+
+#include <errno.h>
+
+#include <utility>
+
+#include "../platform/pm_timer.h"
+#include "../platform/sink.h"
+#include "addon_data.h"
+#include "args.h"
+#include "boot_plan_args.h"
+#include "guest_memory_wrap.h"
+#include "sys_error.h"
+
+namespace vmm {
+namespace {
+
+Space ToSpace(Napi::Value value) {
+  return value.ToString().Utf8Value() == "mmio" ? Space::kMmio : Space::kPort;
+}
+
+/// Wraps a native object that only native code may make: its constructor is given it as External.
+template <class T>
+Napi::Value NewWrapped(Napi::Env env, const Napi::FunctionReference& constructor, T* core) {
+  return constructor.New({Napi::External<T>::New(env, core)});
+}
+
+}  // namespace
+
+Napi::Function VmWrap::Define(Napi::Env env) {
+  return DefineClass(
+      env, "Vm",
+      {InstanceMethod<&VmWrap::Claim>("claim"), InstanceMethod<&VmWrap::Release>("release"),
+       InstanceMethod<&VmWrap::CreateIrq>("irq"), InstanceMethod<&VmWrap::CreateUart>("uart"),
+       InstanceMethod<&VmWrap::AddPmTimer>("pmTimer"), InstanceMethod<&VmWrap::AddSink>("sink"),
+       InstanceMethod<&VmWrap::Boot>("boot"), InstanceMethod<&VmWrap::Run>("run"),
+       InstanceMethod<&VmWrap::Pause>("pause"), InstanceMethod<&VmWrap::Resume>("resume"),
+       InstanceMethod<&VmWrap::Stop>("stop")});
+}
+
+VmWrap::VmWrap(const Napi::CallbackInfo& info) : ObjectWrap(info) {
+  const Napi::Env env = info.Env();
+  const Napi::Object options = ToObject(info[1], "options");
+  const VmOptions core_options{ToUint<uint8_t>(options.Get("vcpus"), "vcpus"),
+                               ToU64(options.Get("tssGpa"), "tssGpa")};
+  on_event_ = Napi::Persistent(ToFunction(options.Get("onEvent"), "onEvent"));
+  const auto* memory = GuestMemoryWrap::Unwrap(ToObject(info[0], "memory"));
+
+  link_ = std::make_shared<Link>(Link{this});
+  JsQueue& queue = JsQueue::Of(env);
+  const auto wake = [&queue, link = link_] {
+    queue.Post([link](Napi::Env js) {
+      if (link->wrap != nullptr) link->wrap->OnWake(js);
+    });
+  };
+  std::unique_ptr<Vm> core;
+  ThrowIfFailed(env, Vm::Create(core_options, memory->core(), wake, &core));
+  core_ = std::move(core);
+}
+
+VmWrap::~VmWrap() { link_->wrap = nullptr; }
+
+Vm& VmWrap::Core(Napi::Env env) {
+  if (core_ == nullptr || stopping_) throw SysError(env, {ESHUTDOWN, "Vm"});
+  return *core_;
+}
+
+Napi::Value VmWrap::Claim(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  const Napi::Object claim = ToObject(info[0], "claim");
+  const Napi::Object object = ToObject(info[1], "handler");
+  const Space space = ToSpace(claim.Get("space"));
+  const uint64_t base = ToU64(claim.Get("base"), "base");
+  const uint32_t id = next_handler_++;
+  const BusRange range{base, ToU64(claim.Get("sizeBytes"), "sizeBytes"), nullptr, id};
+  Handler handler{Napi::Persistent(object),
+                  Napi::Persistent(ToFunction(object.Get("read"), "handler.read")),
+                  Napi::Persistent(ToFunction(object.Get("write"), "handler.write")), space, base};
+  ThrowIfFailed(env, Core(env).bus().Claim(space, range), "claim");
+  handlers_.emplace(id, std::move(handler));
+  return env.Undefined();
+}
+
+Napi::Value VmWrap::Release(const Napi::CallbackInfo& info) {
+  const Napi::Object claim = ToObject(info[0], "claim");
+  const Space space = ToSpace(claim.Get("space"));
+  const uint64_t base = ToU64(claim.Get("base"), "base");
+  Core(info.Env()).bus().Release(space, base);
+  std::erase_if(handlers_, [&](const auto& entry) {
+    return entry.second.space == space && entry.second.base == base;
+  });
+  return info.Env().Undefined();
+}
+
+Napi::Value VmWrap::CreateIrq(const Napi::CallbackInfo& info) {
+  Irq irq;
+  const int rc = Core(info.Env()).CreateIrq(ToUint<uint32_t>(info[0], "gsi"), &irq);
+  ThrowIfFailed(info.Env(), rc, "ioctl(KVM_IRQFD)");
+  return NewWrapped(info.Env(), AddonData::Of(info.Env()).irq, &irq);
+}
+
+Napi::Value VmWrap::CreateUart(const Napi::CallbackInfo& info) {
+  constexpr uint64_t kUartPorts = 8;
+  const Napi::Env env = info.Env();
+  const Napi::Object options = ToObject(info[0], "options");
+  Irq irq;
+  const int rc = Core(env).CreateIrq(ToUint<uint32_t>(options.Get("gsi"), "gsi"), &irq);
+  ThrowIfFailed(env, rc, "ioctl(KVM_IRQFD)");
+  auto port = std::make_shared<SerialPort>(std::move(irq), "serial", ToFd(options.Get("fd"), "fd"));
+  const uint64_t base = ToU64(options.Get("base"), "base");
+  ThrowIfFailed(env, Core(env).AddNative(Space::kPort, base, kUartPorts, port), "claim");
+  std::weak_ptr<SerialPort> weak = port;
+  return NewWrapped(env, AddonData::Of(env).uart, &weak);
+}
+
+Napi::Value VmWrap::AddPmTimer(const Napi::CallbackInfo& info) {
+  constexpr uint64_t kTimerPorts = 4;
+  const int rc = Core(info.Env()).AddNative(Space::kPort, ToU64(info[0], "port"), kTimerPorts,
+                                            std::make_shared<PmTimer>());
+  ThrowIfFailed(info.Env(), rc, "claim");
+  return info.Env().Undefined();
+}
+
+Napi::Value VmWrap::AddSink(const Napi::CallbackInfo& info) {
+  const int rc = Core(info.Env()).AddNative(Space::kPort, ToU64(info[0], "port"),
+                                            ToU64(info[1], "count"), std::make_shared<Sink>());
+  ThrowIfFailed(info.Env(), rc, "claim");
+  return info.Env().Undefined();
+}
+
+Napi::Value VmWrap::Boot(const Napi::CallbackInfo& info) {
+  Core(info.Env());
+  auto plan = std::make_shared<const BootPlan>(ToBootPlan(info[0]));
+  return JsQueue::Of(info.Env()).RunOnWorker(info.Env(), [core = core_, plan] {
+    return core->Boot(*plan);
+  });
+}
+
+Napi::Value VmWrap::Run(const Napi::CallbackInfo& info) {
+  Vm& core = Core(info.Env());
+  if (!std::exchange(running_, true)) {
+    Ref();
+    JsQueue::Of(info.Env()).Hold(info.Env());
+    core.Run();
+  }
+  return info.Env().Undefined();
+}
+
+Napi::Value VmWrap::Pause(const Napi::CallbackInfo& info) {
+  Vm& core = Core(info.Env());
+  pausing_.emplace_back(info.Env());
+  const Napi::Promise paused = pausing_.back().Promise();
+  core.Pause();
+  if (!running_) Settle(info.Env(), &pausing_);
+  return paused;
+}
+
+Napi::Value VmWrap::Resume(const Napi::CallbackInfo& info) {
+  Core(info.Env()).Resume();
+  return info.Env().Undefined();
+}
+
+Napi::Value VmWrap::Stop(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  ending_.emplace_back(env);
+  const Napi::Promise ended = ending_.back().Promise();
+  if (core_ == nullptr) {
+    Settle(env, &ending_);
+  } else if (!std::exchange(stopping_, true)) {
+    if (core_->Stop()) Dismantle(env);
+  }
+  return ended;
+}
+
+void VmWrap::OnWake(Napi::Env env) {
+  if (core_ == nullptr) return;
+  const std::shared_ptr<Vm> core = core_;  // an answer or an event may end the Vm
+  core->Serve([&](const Access& access) { return Answer(env, access); });
+  for (const VmEvent& event : core->TakeEvents()) OnEvent(env, event);
+}
+
+/// A handler that throws is a bug of ours, and must not stop the guest: all ones, and an event.
+uint32_t VmWrap::Answer(Napi::Env env, const Access& access) {
+  constexpr uint32_t kAllOnes = ~uint32_t{0};
+  const auto found = handlers_.find(access.handler);
+  if (found == handlers_.end()) return kAllOnes;  // released while the access waited
+  const Handler& handler = found->second;
+  const Napi::HandleScope scope(env);
+  const auto number = [env](uint32_t value) { return Napi::Number::New(env, value); };
+  try {
+    const napi_value self = handler.object.Value();
+    if (access.is_write) {
+      handler.write.Call(self, {number(access.offset), number(access.size_bytes),
+                                number(access.value)});
+      return 0;
+    }
+    const Napi::Value answer =
+        handler.read.Call(self, {number(access.offset), number(access.size_bytes)});
+    return answer.ToNumber().Uint32Value();
+  } catch (const Napi::Error& error) {
+    Emit(env, "handler-error", {VmEvent::Kind::kVcpuFailure, 0, error.Message()});
+    return kAllOnes;
+  }
+}
+
+void VmWrap::OnEvent(Napi::Env env, const VmEvent& event) {
+  switch (event.kind) {
+    case VmEvent::Kind::kTripleFault: return Emit(env, "triple-fault", event);
+    case VmEvent::Kind::kVcpuFailure: return Emit(env, "vcpu-error", event);
+    case VmEvent::Kind::kAllParked: return Settle(env, &pausing_);
+    case VmEvent::Kind::kAllEnded: return Dismantle(env);
+  }
+}
+
+void VmWrap::Emit(Napi::Env env, const char* type, const VmEvent& event) {
+  const Napi::HandleScope scope(env);
+  Napi::Object object = Napi::Object::New(env);
+  object.Set("type", type);
+  object.Set("vcpu", Napi::Number::New(env, static_cast<double>(event.vcpu)));
+  object.Set("message", event.message);
+  on_event_.Call({object});
+}
+
+void VmWrap::Dismantle(Napi::Env env) {
+  link_->wrap = nullptr;
+  handlers_.clear();
+  Settle(env, &pausing_);
+  JsQueue& queue = JsQueue::Of(env);
+  const Napi::Promise done = queue.RunOnWorker(env, [core = std::exchange(core_, nullptr)]() mutable {
+    core.reset();
+    return Status{};
+  });
+  const auto settle = [this](const Napi::CallbackInfo& info) { Settle(info.Env(), &ending_); };
+  done.Then(Napi::Function::New(env, settle));
+  if (std::exchange(running_, false)) {
+    queue.Drop(env);
+    Unref();
+  }
+}
+
+void VmWrap::Settle(Napi::Env env, std::vector<Napi::Promise::Deferred>* waiting) {
+  for (const Napi::Promise::Deferred& deferred : std::exchange(*waiting, {}))
+    deferred.Resolve(env.Undefined());
+}
+
+Napi::Function IrqWrap::Define(Napi::Env env) {
+  return DefineClass(env, "Irq", {InstanceMethod<&IrqWrap::Trigger>("trigger")});
+}
+
+IrqWrap::IrqWrap(const Napi::CallbackInfo& info) : ObjectWrap(info) {
+  if (!info[0].IsExternal()) throw Napi::TypeError::New(info.Env(), "Irq is made by Vm.irq");
+  irq_ = std::move(*info[0].As<Napi::External<Irq>>().Data());
+}
+
+Napi::Value IrqWrap::Trigger(const Napi::CallbackInfo& info) {
+  irq_.Trigger();
+  return info.Env().Undefined();
+}
+
+Napi::Function UartWrap::Define(Napi::Env env) {
+  return DefineClass(env, "Uart16550", {InstanceMethod<&UartWrap::Input>("input"),
+                                        InstanceMethod<&UartWrap::Flush>("flush")});
+}
+
+UartWrap::UartWrap(const Napi::CallbackInfo& info) : ObjectWrap(info) {
+  if (!info[0].IsExternal()) throw Napi::TypeError::New(info.Env(), "Uart16550 is made by Vm.uart");
+  port_ = std::move(*info[0].As<Napi::External<std::weak_ptr<SerialPort>>>().Data());
+}
+
+Napi::Value UartWrap::Input(const Napi::CallbackInfo& info) {
+  const Napi::Uint8Array bytes = ToBytes(info[0], "bytes");
+  const auto port = port_.lock();
+  const size_t taken = port ? port->chip().Input(bytes.Data(), bytes.ByteLength()) : 0;
+  return Napi::Number::New(info.Env(), static_cast<double>(taken));
+}
+
+Napi::Value UartWrap::Flush(const Napi::CallbackInfo& info) {
+  const auto timeout_ms = ToUint<uint32_t>(info[0], "timeoutMs");
+  return JsQueue::Of(info.Env()).RunOnWorker(info.Env(), [port = port_, timeout_ms] {
+    if (const auto alive = port.lock()) alive->output().Flush(timeout_ms);
+    return Status{};
+  });
+}
+
+}  // namespace vmm

@@ -1,0 +1,90 @@
+#pragma once
+#include <napi.h>
+
+#include <cstdint>
+#include <memory>
+#include <unordered_map>
+#include <vector>
+
+#include "../kvm/vm.h"
+#include "../serial/serial_port.h"
+
+namespace vmm {
+
+/// `class Vm` of src/native.ts. While vCPU threads exist it keeps itself and the process alive.
+class VmWrap : public Napi::ObjectWrap<VmWrap> {
+ public:
+  static Napi::Function Define(Napi::Env env);
+  explicit VmWrap(const Napi::CallbackInfo& info);
+  ~VmWrap() override;
+
+ private:
+  /// A claimed range's two functions, and the object that they are methods of.
+  struct Handler {
+    Napi::ObjectReference object;
+    Napi::FunctionReference read, write;
+    Space space;
+    uint64_t base;
+  };
+  /// What wakes of vCPU threads lead to; `wrap` is null once the Vm has ended.
+  struct Link {
+    VmWrap* wrap;
+  };
+
+  Napi::Value Claim(const Napi::CallbackInfo& info);
+  Napi::Value Release(const Napi::CallbackInfo& info);
+  Napi::Value CreateIrq(const Napi::CallbackInfo& info);
+  Napi::Value CreateUart(const Napi::CallbackInfo& info);
+  Napi::Value AddPmTimer(const Napi::CallbackInfo& info);
+  Napi::Value AddSink(const Napi::CallbackInfo& info);
+  Napi::Value Boot(const Napi::CallbackInfo& info);
+  Napi::Value Run(const Napi::CallbackInfo& info);
+  Napi::Value Pause(const Napi::CallbackInfo& info);
+  Napi::Value Resume(const Napi::CallbackInfo& info);
+  Napi::Value Stop(const Napi::CallbackInfo& info);
+
+  /// The core; throws ESHUTDOWN once it has stopped.
+  Vm& Core(Napi::Env env);
+  void OnWake(Napi::Env env);
+  uint32_t Answer(Napi::Env env, const Access& access);
+  void OnEvent(Napi::Env env, const VmEvent& event);
+  void Emit(Napi::Env env, const char* type, const VmEvent& event);
+  /// Gives the core, with its threads and mappings, to a worker to take apart.
+  void Dismantle(Napi::Env env);
+  void Settle(Napi::Env env, std::vector<Napi::Promise::Deferred>* waiting);
+
+  std::shared_ptr<Vm> core_;
+  std::shared_ptr<Link> link_;
+  Napi::FunctionReference on_event_;
+  std::unordered_map<uint32_t, Handler> handlers_;
+  uint32_t next_handler_ = 0;
+  bool running_ = false;
+  bool stopping_ = false;
+  std::vector<Napi::Promise::Deferred> pausing_;
+  std::vector<Napi::Promise::Deferred> ending_;
+};
+
+/// `class Irq` of src/native.ts, made by `Vm.irq`.
+class IrqWrap : public Napi::ObjectWrap<IrqWrap> {
+ public:
+  static Napi::Function Define(Napi::Env env);
+  explicit IrqWrap(const Napi::CallbackInfo& info);
+
+ private:
+  Napi::Value Trigger(const Napi::CallbackInfo& info);
+  Irq irq_;
+};
+
+/// `class Uart16550` of src/native.ts, made by `Vm.uart`. Does nothing once the Vm has gone.
+class UartWrap : public Napi::ObjectWrap<UartWrap> {
+ public:
+  static Napi::Function Define(Napi::Env env);
+  explicit UartWrap(const Napi::CallbackInfo& info);
+
+ private:
+  Napi::Value Input(const Napi::CallbackInfo& info);
+  Napi::Value Flush(const Napi::CallbackInfo& info);
+  std::weak_ptr<SerialPort> port_;
+};
+
+}  // namespace vmm

@@ -1,0 +1,29 @@
+#include "irq.h"
+
+#include <errno.h>
+#include <linux/kvm.h>
+#include <sys/eventfd.h>
+#include <sys/ioctl.h>
+
+#include <utility>
+
+namespace vmm {
+
+int Irq::Create(int vm_fd, uint32_t gsi, Irq* out) {
+  Fd event(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+  if (!event.ok()) return -errno;
+  kvm_irqfd irqfd{};
+  irqfd.fd = static_cast<uint32_t>(event.get());
+  irqfd.gsi = gsi;
+  if (ioctl(vm_fd, KVM_IRQFD, &irqfd) < 0) return -errno;
+  out->event_ = std::move(event);
+  return 0;
+}
+
+void Irq::Trigger() const {
+  const uint64_t one = 1;
+  const ssize_t written = write(event_.get(), &one, sizeof(one));
+  static_cast<void>(written);
+}
+
+}  // namespace vmm

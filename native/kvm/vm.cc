@@ -1,0 +1,192 @@
+#include "vm.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/kvm.h>
+#include <sys/ioctl.h>
+
+#include <utility>
+
+#include "../sys/host_cpus.h"
+
+namespace vmm {
+namespace {
+
+constexpr uint64_t kPageBytes = 4096;
+
+/// Where one CPU is all we get, spinning only keeps the other side from answering.
+ExitMailbox::SpinTimes Spin() {
+  return UsableCpus() > 1 ? ExitMailbox::SpinTimes{} : ExitMailbox::SpinTimes{0, 0};
+}
+
+}  // namespace
+
+Status Vm::Create(const VmOptions& options, std::shared_ptr<GuestMemory> memory,
+                  std::function<void()> wake, std::unique_ptr<Vm>* out) {
+  if (options.vcpus == 0 || options.vcpus > ExitMailbox::kVcpusMax) return {EINVAL, "vcpus"};
+  std::unique_ptr<Vm> vm(new Vm(options, std::move(memory), std::move(wake)));
+  Status status = vm->Open(options);
+  if (status.ok()) status = vm->MapMemory();
+  if (status.ok()) *out = std::move(vm);
+  return status;
+}
+
+Vm::Vm(const VmOptions& options, std::shared_ptr<GuestMemory> memory, std::function<void()> wake)
+    : memory_(std::move(memory)),
+      wake_(std::move(wake)),
+      bus_(options.vcpus),
+      mailbox_(options.vcpus, Spin()) {
+  for (size_t i = 0; i < options.vcpus; ++i)
+    vcpus_.push_back(std::make_unique<Vcpu>(i, static_cast<VcpuOwner*>(this)));
+}
+
+Vm::~Vm() {
+  Stop();
+  for (auto& vcpu : vcpus_) vcpu->Join();
+}
+
+Status Vm::Open(const VmOptions& options) {
+  kvm_ = Fd(open("/dev/kvm", O_RDWR | O_CLOEXEC));
+  if (!kvm_.ok()) return {errno, "open(/dev/kvm)"};
+  vm_ = Fd(ioctl(kvm_.get(), KVM_CREATE_VM, 0));
+  if (!vm_.ok()) return {errno, "ioctl(KVM_CREATE_VM)"};
+  const uint64_t identity_map_gpa = options.tss_gpa + 3 * kPageBytes;
+  if (ioctl(vm_.get(), KVM_SET_IDENTITY_MAP_ADDR, &identity_map_gpa) < 0)
+    return {errno, "ioctl(KVM_SET_IDENTITY_MAP_ADDR)"};
+  if (ioctl(vm_.get(), KVM_SET_TSS_ADDR, options.tss_gpa) < 0)
+    return {errno, "ioctl(KVM_SET_TSS_ADDR)"};
+  if (ioctl(vm_.get(), KVM_CREATE_IRQCHIP, 0) < 0) return {errno, "ioctl(KVM_CREATE_IRQCHIP)"};
+  return {};
+}
+
+Status Vm::MapMemory() {
+  uint32_t slot = 0;
+  for (const Region& region : memory_->Snapshot()->all()) {
+    const kvm_userspace_memory_region mapped{slot, 0, region.gpa, region.size_bytes,
+                                             reinterpret_cast<uint64_t>(region.host.get())};
+    if (ioctl(vm_.get(), KVM_SET_USER_MEMORY_REGION, &mapped) < 0)
+      return {errno, "ioctl(KVM_SET_USER_MEMORY_REGION)", static_cast<int>(slot)};
+    ++slot;
+  }
+  return {};
+}
+
+int Vm::AddNative(Space space, uint64_t base, uint64_t size_bytes,
+                  std::shared_ptr<NativeDevice> device) {
+  const int rc = bus_.Claim(space, {base, size_bytes, device.get(), 0});
+  if (rc == 0) natives_.push_back(std::move(device));
+  return rc;
+}
+
+Status Vm::Boot(const BootPlan& plan) {
+  if (plan.cpuid.size() != vcpus_.size()) return {EINVAL, "cpuid"};
+  Status status = LoadBlobs(plan.blobs);
+  for (size_t i = 0; status.ok() && i < vcpus_.size(); ++i)
+    status = vcpus_[i]->Create(kvm_.get(), vm_.get(), plan);
+  return status;
+}
+
+Status Vm::LoadBlobs(const std::vector<Blob>& blobs) const {
+  for (size_t i = 0; i < blobs.size(); ++i) {
+    const Blob& blob = blobs[i];
+    const bool file = blob.fd >= 0;
+    const int rc = file ? memory_->Load(blob.gpa, blob.fd, blob.offset, blob.len)
+                        : memory_->CopyIn(blob.gpa, blob.bytes.data(), blob.bytes.size());
+    if (rc < 0) return {-rc, file ? "pread(blob)" : "copy(blob)", static_cast<int>(i)};
+  }
+  return {};
+}
+
+void Vm::Run() {
+  running_ = true;
+  for (auto& vcpu : vcpus_) vcpu->Start();
+}
+
+void Vm::Pause() {
+  for (auto& vcpu : vcpus_) vcpu->Pause();
+}
+
+void Vm::Resume() {
+  for (auto& vcpu : vcpus_) vcpu->Resume();
+}
+
+bool Vm::Stop() {
+  mailbox_.Close();
+  for (auto& vcpu : vcpus_) vcpu->Stop();
+  return !running_;
+}
+
+std::vector<VmEvent> Vm::TakeEvents() {
+  const std::lock_guard lock(mutex_);
+  return std::exchange(events_, {});
+}
+
+/// An access that no range holds wholly is made byte by byte, as a bus would; what nobody claims
+/// reads all ones.
+void Vm::OnAccess(size_t vcpu, Space space, uint64_t address, uint8_t size_bytes, bool is_write,
+                  uint32_t* value) {
+  if (TryAccess(vcpu, space, address, size_bytes, is_write, value)) return;
+  uint32_t answer = 0;
+  for (uint8_t i = 0; i < size_bytes; ++i) {
+    uint32_t byte = (*value >> (8 * i)) & 0xff;
+    const bool found = TryAccess(vcpu, space, address + i, 1, is_write, &byte);
+    answer |= (found ? byte & 0xff : 0xff) << (8 * i);
+  }
+  *value = answer;
+}
+
+bool Vm::TryAccess(size_t vcpu, Space space, uint64_t address, uint8_t size_bytes, bool is_write,
+                   uint32_t* value) {
+  return bus_.Find(vcpu, space, address, size_bytes, [&](const BusRange& range, uint32_t offset) {
+    if (range.native == nullptr) {
+      Access access{range.handler, offset, *value, size_bytes, is_write};
+      mailbox_.Ask(vcpu, &access, [this] { Wake(); });
+      *value = access.value;
+    } else if (is_write) {
+      range.native->Write(offset, size_bytes, *value);
+    } else {
+      *value = range.native->Read(offset, size_bytes);
+    }
+  });
+}
+
+void Vm::OnTripleFault(size_t vcpu) {
+  {
+    const std::lock_guard lock(mutex_);
+    events_.push_back({VmEvent::Kind::kTripleFault, vcpu, ""});
+  }
+  Wake();
+}
+
+void Vm::OnFailure(size_t vcpu, const std::string& message) {
+  {
+    const std::lock_guard lock(mutex_);
+    events_.push_back({VmEvent::Kind::kVcpuFailure, vcpu, message});
+  }
+  Wake();
+}
+
+void Vm::OnParked(size_t vcpu, bool parked) {
+  {
+    const std::lock_guard lock(mutex_);
+    if (parked ? ++parked_count_ < vcpus_.size() : (--parked_count_, true)) return;
+    events_.push_back({VmEvent::Kind::kAllParked, vcpu, ""});
+  }
+  Wake();
+}
+
+void Vm::OnEnded(size_t vcpu) {
+  {
+    const std::lock_guard lock(mutex_);
+    if (++ended_count_ < vcpus_.size()) return;
+    events_.push_back({VmEvent::Kind::kAllEnded, vcpu, ""});
+  }
+  Wake();
+}
+
+/// One call for many reasons: the flag is lowered before the JS thread looks, so none is lost.
+void Vm::Wake() {
+  if (!wake_pending_.exchange(true)) wake_();
+}
+
+}  // namespace vmm

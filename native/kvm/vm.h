@@ -1,0 +1,107 @@
+#pragma once
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "../base/fd.h"
+#include "../base/status.h"
+#include "../memory/guest_memory.h"
+#include "boot_plan.h"
+#include "exit_bus.h"
+#include "exit_mailbox.h"
+#include "irq.h"
+#include "vcpu.h"
+
+namespace vmm {
+
+struct VmOptions {
+  size_t vcpus;
+  /// Three pages, and the page after them, that KVM takes for itself on some Intel hosts.
+  uint64_t tss_gpa;
+};
+
+struct VmEvent {
+  enum class Kind { kTripleFault, kVcpuFailure, kAllParked, kAllEnded };
+  Kind kind;
+  size_t vcpu = 0;
+  std::string message;
+};
+
+/// A KVM virtual machine and its vCPU threads.
+///
+/// All methods are the JS thread's, but for Boot, which may run on another while the JS thread
+/// leaves the Vm alone. None waits for a vCPU, except the destructor, once their end is sure.
+class Vm : private VcpuOwner {
+ public:
+  /// `wake` has TakeEvents and Serve called soon on the JS thread. It is called on vCPU threads.
+  static Status Create(const VmOptions& options, std::shared_ptr<GuestMemory> memory,
+                       std::function<void()> wake, std::unique_ptr<Vm>* out);
+  ~Vm() override;
+  Vm(const Vm&) = delete;
+  Vm& operator=(const Vm&) = delete;
+
+  ExitBus& bus() { return bus_; }
+  /// A device that lives at least as long as the Vm. 0 or as ExitBus::Claim.
+  int AddNative(Space space, uint64_t base, uint64_t size_bytes,
+                std::shared_ptr<NativeDevice> device);
+  int CreateIrq(uint32_t gsi, Irq* out) const { return Irq::Create(vm_.get(), gsi, out); }
+
+  /// Lays RAM out and makes the vCPUs. Any one thread.
+  Status Boot(const BootPlan& plan);
+  void Run();
+  /// kAllParked follows.
+  void Pause();
+  void Resume();
+  /// Releases every waiting exit with all ones; kAllEnded follows. True if nothing ever ran, so
+  /// that nothing follows.
+  bool Stop();
+
+  std::vector<VmEvent> TakeEvents();
+  /// Answers what vCPUs ask, see ExitMailbox::Serve. `answer(const Access&) -> uint32_t`.
+  template <class Answer>
+  void Serve(Answer answer) {
+    wake_pending_.store(false);
+    const bool cut = mailbox_.Serve([&](Access* access) { access->value = answer(*access); });
+    if (cut) Wake();
+  }
+
+ private:
+  Vm(const VmOptions& options, std::shared_ptr<GuestMemory> memory, std::function<void()> wake);
+  Status Open(const VmOptions& options);
+  Status MapMemory();
+  Status LoadBlobs(const std::vector<Blob>& blobs) const;
+
+  void OnAccess(size_t vcpu, Space space, uint64_t address, uint8_t size_bytes, bool is_write,
+                uint32_t* value) override;
+  bool TryAccess(size_t vcpu, Space space, uint64_t address, uint8_t size_bytes, bool is_write,
+                 uint32_t* value);
+  void OnTripleFault(size_t vcpu) override;
+  void OnFailure(size_t vcpu, const std::string& message) override;
+  void OnParked(size_t vcpu, bool parked) override;
+  void OnEnded(size_t vcpu) override;
+  void Wake();
+
+  const std::shared_ptr<GuestMemory> memory_;
+  const std::function<void()> wake_;
+  Fd kvm_;
+  Fd vm_;
+  ExitBus bus_;
+  ExitMailbox mailbox_;
+  std::vector<std::shared_ptr<NativeDevice>> natives_;
+  std::atomic<bool> wake_pending_{false};
+
+  std::mutex mutex_;  // guards the next three; held for a moment only
+  std::vector<VmEvent> events_;
+  size_t parked_count_ = 0;
+  size_t ended_count_ = 0;
+
+  bool running_ = false;                     // JS thread only: threads exist
+  std::vector<std::unique_ptr<Vcpu>> vcpus_;  // last: their threads use all of the above
+};
+
+}  // namespace vmm

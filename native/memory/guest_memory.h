@@ -1,0 +1,92 @@
+#pragma once
+#include <sys/uio.h>
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <memory>
+#include <mutex>
+#include <utility>
+#include <vector>
+
+namespace vmm {
+
+struct Region {
+  uint64_t gpa;
+  uint64_t size_bytes;
+  std::shared_ptr<std::byte> host;  // its deleter unmaps
+};
+
+/// What guest RAM is at one moment; never changed once published. Every access is checked.
+class Regions {
+ public:
+  explicit Regions(std::vector<Region> regions) : regions_(std::move(regions)) {}
+
+  const std::vector<Region>& all() const { return regions_; }
+
+  /// Appends [gpa, gpa + len) to `out`, split at region boundaries.
+  /// False, with `out` in an unspecified state, if any byte is not RAM.
+  template <class IovecList>
+  [[nodiscard]] bool Map(uint64_t gpa, uint64_t len, IovecList* out) const {
+    while (len > 0) {
+      const Region* region = Find(gpa);
+      if (region == nullptr) return false;
+      const uint64_t offset = gpa - region->gpa;
+      const uint64_t part = std::min(len, region->size_bytes - offset);
+      if (!out->push_back({region->host.get() + offset, part})) return false;
+      gpa += part;  // cannot wrap: gpa + part <= region end
+      len -= part;
+    }
+    return true;
+  }
+
+ private:
+  const Region* Find(uint64_t gpa) const {
+    for (const Region& r : regions_)
+      if (gpa >= r.gpa && gpa - r.gpa < r.size_bytes) return &r;
+    return nullptr;
+  }
+
+  std::vector<Region> regions_;
+};
+
+struct RegionOptions {
+  uint64_t gpa;
+  uint64_t size_bytes;
+  bool shared;  // a memfd, so that another process can map it too
+  bool thp;     // may be backed by transparent huge pages
+};
+
+/// Guest RAM, which hotplug changes while engines run. Only the JS thread adds and removes.
+/// Methods return 0 or a negative errno.
+class GuestMemory {
+ public:
+  /// Whoever uses RAM takes a snapshot and keeps it while it holds pointers: a region removed
+  /// meanwhile is unmapped when the last snapshot that has it goes.
+  std::shared_ptr<const Regions> Snapshot() const {
+    const std::lock_guard lock(mutex_);
+    return snapshot_;
+  }
+
+  /// -EINVAL unless page aligned and within 52 bits, -EEXIST on overlap, or what mmap says.
+  int Add(const RegionOptions& options);
+  void Clear();
+
+  /// All of the range is copied, or -EFAULT and none of it.
+  int CopyOut(uint64_t gpa, void* to, uint64_t len) const;
+  int CopyIn(uint64_t gpa, const void* from, uint64_t len) const;
+
+  /// pread(2) straight into RAM. -ENODATA if the file ends within the range. Any thread.
+  int Load(uint64_t gpa, int fd, uint64_t offset, uint64_t len) const;
+
+ private:
+  void Publish();
+
+  std::vector<Region> regions_;
+  // Not std::atomic<std::shared_ptr>: its load in libstdc++ 12 unlocks relaxed, which TSan rejects.
+  mutable std::mutex mutex_;
+  std::shared_ptr<const Regions> snapshot_ = std::make_shared<const Regions>(std::vector<Region>{});
+};
+
+}  // namespace vmm

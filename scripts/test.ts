@@ -1,0 +1,86 @@
+/**
+ * Runs the tiers of the tests, cheap ones first, and ends with a line that counts all of them:
+ * `123 passed, 0 failed`. A tier that fails does not keep the next ones from running.
+ */
+import { spawnSync } from 'node:child_process';
+import { existsSync, mkdirSync, readFileSync, rmSync } from 'node:fs';
+import { join } from 'node:path';
+
+interface Counts {
+  passed: number;
+  failed: number;
+  skipped: number;
+}
+
+interface Tier {
+  name: string;
+  run: () => Counts;
+}
+
+const RESULTS = 'test-results';
+
+/** One command that passes or fails as a whole counts as one test. */
+const command = (name: string, ...argv: [string, ...string[]]): Tier => ({
+  name,
+  run: () => {
+    const [file, ...args] = argv;
+    const ok = spawnSync(file, args, { stdio: 'inherit' }).status === 0;
+    return { passed: ok ? 1 : 0, failed: ok ? 0 : 1, skipped: 0 };
+  },
+});
+
+/** A vitest project, counted from its own report; one that made none failed as a whole. */
+const vitest = (project: string): Tier => ({
+  name: project,
+  run: () => {
+    const report = join(RESULTS, `${project}.json`);
+    rmSync(report, { force: true });
+    const args = ['vitest', 'run', '--project', project, '--reporter=default', '--reporter=json'];
+    const { status } = spawnSync('npx', [...args, `--outputFile.json=${report}`], {
+      stdio: 'inherit',
+    });
+    if (!existsSync(report)) return { passed: 0, failed: 1, skipped: 0 };
+    const { numPassedTests, numFailedTests, numTotalTests } = JSON.parse(
+      readFileSync(report, 'utf8'),
+    ) as Record<'numPassedTests' | 'numFailedTests' | 'numTotalTests', number>;
+    const failed = numFailedTests === 0 && status !== 0 ? 1 : numFailedTests;
+    return {
+      passed: numPassedTests,
+      failed,
+      skipped: Math.max(0, numTotalTests - numPassedTests - numFailedTests),
+    };
+  },
+});
+
+const TIERS: Tier[] = [command('addon', 'npx', 'node-gyp', 'rebuild', '--silent'), vitest('kvm')];
+
+const wanted = process.argv.slice(2);
+const unknown = wanted.filter((name) => !TIERS.some((tier) => tier.name === name));
+if (unknown.length > 0) {
+  console.error(`No tier ${unknown.join(', ')}: there are ${TIERS.map((t) => t.name).join(', ')}`);
+  process.exit(2);
+}
+
+mkdirSync(RESULTS, { recursive: true });
+const total: Counts = { passed: 0, failed: 0, skipped: 0 };
+const failures: string[] = [];
+for (const tier of TIERS) {
+  if (wanted.length > 0 && !wanted.includes(tier.name)) continue;
+  console.log(`\n── ${tier.name}`);
+  const started = Date.now();
+  const counts = tier.run();
+  console.log(`── ${tier.name}: ${((Date.now() - started) / 1000).toFixed(1)} s`);
+  total.passed += counts.passed;
+  total.failed += counts.failed;
+  total.skipped += counts.skipped;
+  if (counts.failed > 0) failures.push(tier.name);
+}
+if (failures.length > 0) console.log(`\nFailed: ${failures.join(', ')}`);
+// CI must not take for tested what was skipped.
+const forbidden = process.env['CI'] === 'true' && total.skipped > 0;
+if (forbidden) console.log('Skipped tests are failures in CI');
+const skipped = total.skipped > 0 ? `, ${total.skipped} skipped` : '';
+console.log(
+  `\n${total.passed} passed, ${total.failed + (forbidden ? total.skipped : 0)} failed${skipped}`,
+);
+process.exitCode = total.failed > 0 || forbidden ? 1 : 0;

@@ -1,0 +1,183 @@
+/**
+ * The native core as TypeScript sees it, and the one place that loads it.
+ *
+ * Addresses and sizes are numbers, exact to 2^53 (an x86 physical address has at most 52 bits).
+ * Operating errors are thrown, or reject, in the shape of Node's own SystemError:
+ * `EINVAL: Invalid argument, ioctl(KVM_RUN) vcpu=0` with `code`, `errno` and `syscall`.
+ * No call waits for a vCPU or an engine: what must wait for one returns a Promise.
+ */
+import { createRequire } from 'node:module';
+
+/** One range of guest RAM. Ranges do not overlap; `gpa` and `sizeBytes` are multiples of 4 KiB. */
+export interface RegionOptions {
+  gpa: number;
+  sizeBytes: number;
+  /** A memfd mapped shared, so that another process can be handed the RAM; else anonymous. */
+  shared: boolean;
+  /** Linux may back it by transparent huge pages. */
+  thp: boolean;
+}
+
+/** Guest RAM. Never an ArrayBuffer: a copy in or out is checked, whatever the guest does. */
+export interface GuestMemory {
+  /** Reserves the range and gives it to the VM; pages come when they are touched. */
+  addRegion(options: RegionOptions): void;
+  /** @throws SystemError EFAULT, nothing copied, unless all of the range is RAM. */
+  read(gpa: number, into: Uint8Array): void;
+  write(gpa: number, from: Uint8Array): void;
+  /**
+   * Reads `length` bytes of a file straight into RAM, on a worker thread.
+   * Rejects: EFAULT if not all RAM, ENODATA if the file ends early, or what pread(2) says.
+   */
+  load(gpa: number, fd: number, offset: number, length: number): Promise<void>;
+  /** Idempotent. Call it when no Vm uses the RAM: what is mapped is unmapped, on a worker. */
+  close(): Promise<void>;
+}
+
+/** Answers one access of 1, 2 or 4 bytes; wider ones arrive split, low half first. */
+export interface AccessHandler {
+  read(offset: number, sizeBytes: number): number;
+  write(offset: number, sizeBytes: number, value: number): void;
+}
+
+/** A range of ports or of guest physical addresses. */
+export interface Claim {
+  readonly space: 'port' | 'mmio';
+  readonly base: number;
+  readonly sizeBytes: number;
+}
+
+/** An edge-triggered interrupt line: an irqfd on one GSI. */
+export interface Irq {
+  trigger(): void;
+}
+
+/** The 16550 at a port, answered wholly on vCPU threads; output goes to a ring and its writer. */
+export interface Uart16550 {
+  /** Bytes for the guest to read. Returns how many the receive buffer took, oldest first. */
+  input(bytes: Uint8Array): number;
+  /** Resolves when all output so far is written, or `timeoutMs` have passed. */
+  flush(timeoutMs: number): Promise<void>;
+}
+
+export interface UartOptions {
+  base: number;
+  gsi: number;
+  /** Where output goes, -1 for nowhere. Borrowed: it must stay open until the Vm has stopped. */
+  fd: number;
+}
+
+/** One CPUID leaf, `struct kvm_cpuid_entry2`. All are unsigned 32-bit. */
+export interface CpuidEntry {
+  function: number;
+  index: number;
+  /** Bit 0: `index` is significant. */
+  flags: number;
+  eax: number;
+  ebx: number;
+  ecx: number;
+  edx: number;
+}
+
+/** A segment register with its hidden part; `access` is bits 40–55 of a descriptor, limit apart. */
+export interface Segment {
+  selector: number;
+  base: number;
+  limit: number;
+  access: number;
+}
+
+/** How the boot vCPU starts. What is not named stays as after reset. */
+export interface EntryState {
+  rip: number;
+  rsp: number;
+  rbx: number;
+  rsi: number;
+  cr0: number;
+  cr3: number;
+  cr4: number;
+  efer: number;
+  gdt: { base: number; limit: number };
+  idt: { base: number; limit: number };
+  code: Segment;
+  data: Segment;
+  task: Segment;
+}
+
+/** What lies in RAM before the first instruction: bytes, or a part of a file. */
+export type Blob =
+  | { gpa: number; bytes: Uint8Array }
+  | { gpa: number; fd: number; offset: number; length: number };
+
+/** A whole boot as data: computed and validated in TypeScript, bounds-checked and done in C++. */
+export interface BootPlan {
+  blobs: Blob[];
+  /** One list a vCPU: APIC ids differ. */
+  cpuid: CpuidEntry[][];
+  /** Set on every vCPU. */
+  msrs: { index: number; value: bigint }[];
+  entry: EntryState;
+}
+
+export type VmEvent =
+  /** Triple fault: the guest asks to be reset, if without knowing. */
+  | { type: 'triple-fault'; vcpu: number }
+  /** The vCPU cannot go on; `message` says why. The others run on until the VM is stopped. */
+  | { type: 'vcpu-error'; vcpu: number; message: string }
+  /** An AccessHandler threw: the guest was answered all ones. */
+  | { type: 'handler-error'; message: string };
+
+export interface VmOptions {
+  /** 1 to 254. */
+  vcpus: number;
+  /** Where KVM may put four pages of its own, outside RAM. */
+  tssGpa: number;
+  onEvent: (event: VmEvent) => void;
+}
+
+/** One KVM VM with its vCPU threads, from construction (nothing runs) to `stop`. */
+export interface Vm {
+  /**
+   * Makes `handler` answer a range; unclaimed addresses read all ones. Claims may come and go while
+   * vCPUs run. @throws SystemError EEXIST on overlap, EINVAL if empty.
+   */
+  claim(claim: Claim, handler: AccessHandler): void;
+  /** Accesses that come after this read all ones. Nothing happens if nobody claimed it. */
+  release(claim: Claim): void;
+  irq(gsi: number): Irq;
+  uart(options: UartOptions): Uart16550;
+  /** The ACPI PM timer at a port, 3.579545 MHz, answered on vCPU threads. ACPI 6.5 §4.8.2.1. */
+  pmTimer(port: number): void;
+  /** Ports that swallow writes and read all ones on vCPU threads: 0x80 and the like. */
+  sink(port: number, count: number): void;
+  /** Carries the plan out; vCPUs exist afterwards, and have not run. Once in the life of a Vm. */
+  boot(plan: BootPlan): Promise<void>;
+  run(): void;
+  /** Resolves when every vCPU has finished its exit and is parked. */
+  pause(): Promise<void>;
+  resume(): void;
+  /** Resolves when every thread has ended; waiting exits get all ones. Idempotent. */
+  stop(): Promise<void>;
+}
+
+export interface Native {
+  GuestMemory: new () => GuestMemory;
+  /** @throws SystemError of open(/dev/kvm) or of the ioctl that failed. */
+  Vm: new (
+    memory: GuestMemory,
+    options: VmOptions,
+  ) => Vm;
+  /** What KVM can show a guest of this host's CPUID. */
+  supportedCpuid: () => CpuidEntry[];
+}
+
+declare const __ADDON_PATH__: string | undefined;
+
+/** The bundle names the addon beside it; a checkout has it where node-gyp puts it. */
+function load(): Native {
+  const path =
+    typeof __ADDON_PATH__ === 'string' ? __ADDON_PATH__ : '../build/Release/cloud_hypervisor.node';
+  return createRequire(import.meta.url)(path) as Native;
+}
+
+export const native: Native = load();

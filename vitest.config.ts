@@ -1,0 +1,28 @@
+import { defineConfig } from 'vitest/config';
+
+/** One project a tier; the tiers differ in what they need of the machine (test/README.md). */
+const tier = (name: string, rest: object = {}) => ({
+  test: {
+    name,
+    include: [`test/${name}/**/*.test.ts`],
+    ...rest,
+  },
+});
+
+export default defineConfig({
+  test: {
+    projects: [
+      tier('unit', { pool: 'threads' }),
+      tier('compat', { pool: 'threads', testTimeout: 30_000 }),
+      tier('contract', { pool: 'threads' }),
+      tier('kvm', { pool: 'forks', testTimeout: 20_000 }),
+      tier('e2e', {
+        pool: 'forks',
+        fileParallelism: false,
+        testTimeout: 120_000,
+        hookTimeout: 300_000,
+        globalSetup: ['test/host/global-setup.ts'],
+      }),
+    ],
+  },
+});
