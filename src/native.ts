@@ -54,7 +54,7 @@ export interface Irq {
 
 /** The 16550 at a port, answered wholly on vCPU threads; output goes to a ring and its writer. */
 export interface Uart16550 {
-  /** Bytes for the guest to read. Returns how many the receive buffer took, oldest first. */
+  /** Bytes for the guest to read. Returns how many fitted; if not all, `onRoom` follows. */
   input(bytes: Uint8Array): number;
   /** Resolves when all output so far is written, or `timeoutMs` have passed. */
   flush(timeoutMs: number): Promise<void>;
@@ -65,6 +65,8 @@ export interface UartOptions {
   gsi: number;
   /** Where output goes, -1 for nowhere. Borrowed: it must stay open until the Vm has stopped. */
   fd: number;
+  /** The guest has read all input, and some had not fitted. */
+  onRoom: () => void;
 }
 
 /** One CPUID leaf, `struct kvm_cpuid_entry2`. All are unsigned 32-bit. */

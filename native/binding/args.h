@@ -48,8 +48,7 @@ inline Napi::Function ToFunction(Napi::Value value, const char* name) {
 
 /// Bytes of a Uint8Array, valid until control returns to JS.
 inline Napi::Uint8Array ToBytes(Napi::Value value, const char* name) {
-  if (!value.IsTypedArray() ||
-      value.As<Napi::TypedArray>().TypedArrayType() != napi_uint8_array)
+  if (!value.IsTypedArray() || value.As<Napi::TypedArray>().TypedArrayType() != napi_uint8_array)
     throw Napi::TypeError::New(value.Env(), std::string(name) + " is no Uint8Array");
   return value.As<Napi::Uint8Array>();
 }

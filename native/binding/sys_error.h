@@ -15,8 +15,8 @@ inline Napi::Error SysError(Napi::Env env, const Status& status) {
   const char* name = strerrorname_np(status.error);
   const std::string code = name != nullptr ? name : "E" + std::to_string(status.error);
   const char* description = strerrordesc_np(status.error);
-  std::string message = code + ": " + (description != nullptr ? description : "Unknown error") +
-                        ", " + status.call;
+  std::string message =
+      code + ": " + (description != nullptr ? description : "Unknown error") + ", " + status.call;
   if (status.index >= 0) message += " index=" + std::to_string(status.index);
   Napi::Error error = Napi::Error::New(env, message);
   error.Set("code", code);

@@ -106,7 +106,17 @@ Napi::Value VmWrap::CreateUart(const Napi::CallbackInfo& info) {
   Irq irq;
   const int rc = Core(env).CreateIrq(ToUint<uint32_t>(options.Get("gsi"), "gsi"), &irq);
   ThrowIfFailed(env, rc, "ioctl(KVM_IRQFD)");
-  auto port = std::make_shared<SerialPort>(std::move(irq), "serial", ToFd(options.Get("fd"), "fd"));
+  auto on_room = std::make_shared<Napi::FunctionReference>(
+      Napi::Persistent(ToFunction(options.Get("onRoom"), "onRoom")));
+  // A FunctionReference must end on the JS thread, so the thread that calls has a weak one only.
+  const auto room = [&queue = JsQueue::Of(env), weak = std::weak_ptr(on_room)] {
+    queue.Post([weak](Napi::Env) {
+      if (const auto callback = weak.lock()) callback->Call({});
+    });
+  };
+  const int fd = ToFd(options.Get("fd"), "fd");
+  auto port = std::make_shared<SerialPort>(std::move(irq), "serial", fd, room);
+  callbacks_.push_back(std::move(on_room));
   const uint64_t base = ToU64(options.Get("base"), "base");
   ThrowIfFailed(env, Core(env).AddNative(Space::kPort, base, kUartPorts, port), "claim");
   std::weak_ptr<SerialPort> weak = port;
@@ -115,15 +125,17 @@ Napi::Value VmWrap::CreateUart(const Napi::CallbackInfo& info) {
 
 Napi::Value VmWrap::AddPmTimer(const Napi::CallbackInfo& info) {
   constexpr uint64_t kTimerPorts = 4;
-  const int rc = Core(info.Env()).AddNative(Space::kPort, ToU64(info[0], "port"), kTimerPorts,
-                                            std::make_shared<PmTimer>());
+  const int rc = Core(info.Env())
+                     .AddNative(Space::kPort, ToU64(info[0], "port"), kTimerPorts,
+                                std::make_shared<PmTimer>());
   ThrowIfFailed(info.Env(), rc, "claim");
   return info.Env().Undefined();
 }
 
 Napi::Value VmWrap::AddSink(const Napi::CallbackInfo& info) {
-  const int rc = Core(info.Env()).AddNative(Space::kPort, ToU64(info[0], "port"),
-                                            ToU64(info[1], "count"), std::make_shared<Sink>());
+  const int rc = Core(info.Env())
+                     .AddNative(Space::kPort, ToU64(info[0], "port"), ToU64(info[1], "count"),
+                                std::make_shared<Sink>());
   ThrowIfFailed(info.Env(), rc, "claim");
   return info.Env().Undefined();
 }
@@ -190,8 +202,8 @@ uint32_t VmWrap::Answer(Napi::Env env, const Access& access) {
   try {
     const napi_value self = handler.object.Value();
     if (access.is_write) {
-      handler.write.Call(self, {number(access.offset), number(access.size_bytes),
-                                number(access.value)});
+      handler.write.Call(self,
+                         {number(access.offset), number(access.size_bytes), number(access.value)});
       return 0;
     }
     const Napi::Value answer =
@@ -205,10 +217,14 @@ uint32_t VmWrap::Answer(Napi::Env env, const Access& access) {
 
 void VmWrap::OnEvent(Napi::Env env, const VmEvent& event) {
   switch (event.kind) {
-    case VmEvent::Kind::kTripleFault: return Emit(env, "triple-fault", event);
-    case VmEvent::Kind::kVcpuFailure: return Emit(env, "vcpu-error", event);
-    case VmEvent::Kind::kAllParked: return Settle(env, &pausing_);
-    case VmEvent::Kind::kAllEnded: return Dismantle(env);
+    case VmEvent::Kind::kTripleFault:
+      return Emit(env, "triple-fault", event);
+    case VmEvent::Kind::kVcpuFailure:
+      return Emit(env, "vcpu-error", event);
+    case VmEvent::Kind::kAllParked:
+      return Settle(env, &pausing_);
+    case VmEvent::Kind::kAllEnded:
+      return Dismantle(env);
   }
 }
 
@@ -226,10 +242,11 @@ void VmWrap::Dismantle(Napi::Env env) {
   handlers_.clear();
   Settle(env, &pausing_);
   JsQueue& queue = JsQueue::Of(env);
-  const Napi::Promise done = queue.RunOnWorker(env, [core = std::exchange(core_, nullptr)]() mutable {
-    core.reset();
-    return Status{};
-  });
+  const Napi::Promise done =
+      queue.RunOnWorker(env, [core = std::exchange(core_, nullptr)]() mutable {
+        core.reset();
+        return Status{};
+      });
   const auto settle = [this](const Napi::CallbackInfo& info) { Settle(info.Env(), &ending_); };
   done.Then(Napi::Function::New(env, settle));
   if (std::exchange(running_, false)) {
@@ -258,8 +275,9 @@ Napi::Value IrqWrap::Trigger(const Napi::CallbackInfo& info) {
 }
 
 Napi::Function UartWrap::Define(Napi::Env env) {
-  return DefineClass(env, "Uart16550", {InstanceMethod<&UartWrap::Input>("input"),
-                                        InstanceMethod<&UartWrap::Flush>("flush")});
+  return DefineClass(
+      env, "Uart16550",
+      {InstanceMethod<&UartWrap::Input>("input"), InstanceMethod<&UartWrap::Flush>("flush")});
 }
 
 UartWrap::UartWrap(const Napi::CallbackInfo& info) : ObjectWrap(info) {

@@ -56,6 +56,7 @@ class VmWrap : public Napi::ObjectWrap<VmWrap> {
   std::shared_ptr<Vm> core_;
   std::shared_ptr<Link> link_;
   Napi::FunctionReference on_event_;
+  std::vector<std::shared_ptr<Napi::FunctionReference>> callbacks_;  // of native devices
   std::unordered_map<uint32_t, Handler> handlers_;
   uint32_t next_handler_ = 0;
   bool running_ = false;

@@ -3,8 +3,8 @@
 
 #include <cstdint>
 
-/// The two KVM calls whose arguments end in a flexible array. Debian's headers declare that array so
-/// that C++ sees a header of 12 bytes in place of 8, and with it the wrong ioctl numbers.
+/// The two KVM calls whose arguments end in a flexible array. Debian's headers declare that array
+/// so that C++ sees a header of 12 bytes in place of 8, and with it the wrong ioctl numbers.
 namespace vmm::abi {
 
 struct CpuidHeader {

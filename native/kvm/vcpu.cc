@@ -173,10 +173,17 @@ bool Vcpu::RunOnce() {
 
 bool Vcpu::HandleExit() {
   switch (run_->exit_reason) {
-    case KVM_EXIT_IO: HandleIo(); return true;
-    case KVM_EXIT_MMIO: HandleMmio(); return true;
-    case KVM_EXIT_INTR: return true;
-    case KVM_EXIT_SHUTDOWN: owner_->OnTripleFault(index_); return false;
+    case KVM_EXIT_IO:
+      HandleIo();
+      return true;
+    case KVM_EXIT_MMIO:
+      HandleMmio();
+      return true;
+    case KVM_EXIT_INTR:
+      return true;
+    case KVM_EXIT_SHUTDOWN:
+      owner_->OnTripleFault(index_);
+      return false;
     case KVM_EXIT_FAIL_ENTRY:
       Fail("The host CPU refused to enter the guest, reason " +
            Hex(run_->fail_entry.hardware_entry_failure_reason));
@@ -184,7 +191,9 @@ bool Vcpu::HandleExit() {
     case KVM_EXIT_INTERNAL_ERROR:
       Fail("KVM could not go on, internal error " + std::to_string(run_->internal.suberror));
       return false;
-    default: Fail("KVM exit " + std::to_string(run_->exit_reason) + " is not known"); return false;
+    default:
+      Fail("KVM exit " + std::to_string(run_->exit_reason) + " is not known");
+      return false;
   }
 }
 

@@ -100,7 +100,7 @@ class Vm : private VcpuOwner {
   size_t parked_count_ = 0;
   size_t ended_count_ = 0;
 
-  bool running_ = false;                     // JS thread only: threads exist
+  bool running_ = false;                      // JS thread only: threads exist
   std::vector<std::unique_ptr<Vcpu>> vcpus_;  // last: their threads use all of the above
 };
 

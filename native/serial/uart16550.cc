@@ -1,15 +1,25 @@
 #include "uart16550.h"
 
+#include <utility>
+
 namespace vmm {
 namespace {
 
 // Offsets. The first two are the divisor while DLAB is set.
-enum : uint32_t { kData, kInterruptEnable, kIdentify, kLineControl, kModemControl, kLineStatus,
-                  kModemStatus, kScratch };
+enum : uint32_t {
+  kData,
+  kInterruptEnable,
+  kIdentify,
+  kLineControl,
+  kModemControl,
+  kLineStatus,
+  kModemStatus,
+  kScratch
+};
 
-constexpr uint8_t kDlab = 0x80;          // LCR
-constexpr uint8_t kLoopback = 0x10;      // MCR
-constexpr uint8_t kEnableReceived = 0x01, kEnableEmpty = 0x02;  // IER
+constexpr uint8_t kDlab = 0x80;                                  // LCR
+constexpr uint8_t kLoopback = 0x10;                              // MCR
+constexpr uint8_t kEnableReceived = 0x01, kEnableEmpty = 0x02;   // IER
 constexpr uint8_t kFifoEnable = 0x01, kFifoClearReceive = 0x02;  // FCR
 constexpr uint8_t kIirNone = 0x01, kIirEmpty = 0x02, kIirReceived = 0x04, kIirFifo = 0xc0;
 constexpr uint8_t kLsrReady = 0x01, kLsrEmpty = 0x60;
@@ -38,6 +48,7 @@ size_t Uart16550::Input(const uint8_t* bytes, size_t count) {
   const uint8_t before = Pending();
   size_t taken = 0;
   while (taken < count && Receive(bytes[taken])) ++taken;
+  room_wanted_ = taken < count;
   RaiseIfPending(before);
   return taken;
 }
@@ -45,14 +56,22 @@ size_t Uart16550::Input(const uint8_t* bytes, size_t count) {
 uint8_t Uart16550::ReadRegister(uint32_t offset) {
   const bool divisor = (line_control_ & kDlab) != 0;
   switch (offset) {
-    case kData: return divisor ? divisor_low_ : TakeReceived();
-    case kInterruptEnable: return divisor ? divisor_high_ : interrupt_enable_;
-    case kIdentify: return Identify();
-    case kLineControl: return line_control_;
-    case kModemControl: return modem_control_;
-    case kLineStatus: return LineStatus();
-    case kModemStatus: return ModemStatus();
-    default: return scratch_;
+    case kData:
+      return divisor ? divisor_low_ : TakeReceived();
+    case kInterruptEnable:
+      return divisor ? divisor_high_ : interrupt_enable_;
+    case kIdentify:
+      return Identify();
+    case kLineControl:
+      return line_control_;
+    case kModemControl:
+      return modem_control_;
+    case kLineStatus:
+      return LineStatus();
+    case kModemStatus:
+      return ModemStatus();
+    default:
+      return scratch_;
   }
 }
 
@@ -60,8 +79,10 @@ void Uart16550::WriteRegister(uint32_t offset, uint8_t value) {
   const bool divisor = (line_control_ & kDlab) != 0;
   switch (offset) {
     case kData:
-      if (divisor) divisor_low_ = value;
-      else Transmit(value);
+      if (divisor)
+        divisor_low_ = value;
+      else
+        Transmit(value);
       return;
     case kInterruptEnable:
       if (divisor) {
@@ -76,10 +97,17 @@ void Uart16550::WriteRegister(uint32_t offset, uint8_t value) {
       fifo_enabled_ = (value & kFifoEnable) != 0;
       if ((value & kFifoClearReceive) != 0) received_count_ = 0;
       return;
-    case kLineControl: line_control_ = value; return;
-    case kModemControl: modem_control_ = value & 0x1f; return;
-    case kScratch: scratch_ = value; return;
-    default: return;  // the status registers are read-only
+    case kLineControl:
+      line_control_ = value;
+      return;
+    case kModemControl:
+      modem_control_ = value & 0x1f;
+      return;
+    case kScratch:
+      scratch_ = value;
+      return;
+    default:
+      return;  // the status registers are read-only
   }
 }
 
@@ -87,7 +115,7 @@ uint8_t Uart16550::TakeReceived() {
   if (received_count_ == 0) return 0;
   const uint8_t byte = received_[received_start_];
   received_start_ = (received_start_ + 1) % kReceiveBytes;
-  --received_count_;
+  if (--received_count_ == 0 && std::exchange(room_wanted_, false)) wiring_.room();
   return byte;
 }
 

@@ -9,8 +9,8 @@
 
 namespace vmm {
 
-/// A 16550A UART as its data sheet describes it; what is sent appears at once, whatever the divisor.
-/// Registers are one byte; wider accesses answer all ones and change nothing.
+/// A 16550A UART as its data sheet describes it; what is sent appears at once, whatever the
+/// divisor. Registers are one byte; wider accesses answer all ones and change nothing.
 class Uart16550 : public NativeDevice {
  public:
   static constexpr size_t kReceiveBytes = 64;  // deeper than the chip's 16, so that a paste fits
@@ -19,12 +19,13 @@ class Uart16550 : public NativeDevice {
   struct Wiring {
     std::function<void(uint8_t)> transmit;
     std::function<void()> interrupt;  // an edge
+    std::function<void()> room;       // once after an Input that did not fit: it is all read now
   };
   explicit Uart16550(Wiring wiring) : wiring_(std::move(wiring)) {}
 
   uint32_t Read(uint32_t offset, uint8_t size_bytes) override;
   void Write(uint32_t offset, uint8_t size_bytes, uint32_t value) override;
-  /// Any thread. How many bytes fitted the receive buffer.
+  /// Any thread. How many bytes fitted the receive buffer; `room` follows if that is not all.
   size_t Input(const uint8_t* bytes, size_t count);
 
  private:
@@ -51,6 +52,7 @@ class Uart16550 : public NativeDevice {
   uint8_t divisor_low_ = 12;  // 9600 baud, as firmware leaves it
   uint8_t divisor_high_ = 0;
   bool fifo_enabled_ = false;
+  bool room_wanted_ = false;
   bool transmitter_emptied_ = false;  // reported by IIR until read or until the next byte
 };
 

@@ -10,7 +10,7 @@ test('a guest writes a byte to COM1', async () => {
   const fd = openSync(path, 'w');
   {
     await using guest = new MicroGuest();
-    const uart = guest.vm.uart({ base: 0x3f8, gsi: 4, fd });
+    const uart = guest.vm.uart({ base: 0x3f8, gsi: 4, fd, onRoom: () => {} });
     // mov dx, 0x3f8; mov al, 'X'; out dx, al; hlt
     await guest.boot([0xba, 0xf8, 0x03, 0xb0, 0x58, 0xee, 0xf4]);
 

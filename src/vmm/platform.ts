@@ -1,0 +1,63 @@
+/**
+ * The devices that every VM has, put together: bus, clock, power, events, serial port. What they
+ * are stands in their own files; here only who gets which address, line and callback.
+ */
+import { Ged } from '../devices/acpi/ged.ts';
+import { Shutdown } from '../devices/acpi/shutdown.ts';
+import type { AmlSource, BusDevice } from '../devices/device.ts';
+import { Cmos } from '../devices/legacy/cmos.ts';
+import { I8042 } from '../devices/legacy/i8042.ts';
+import { Serial } from '../devices/legacy/serial.ts';
+import { PciBus } from '../devices/pci/bus.ts';
+import type { Vm } from '../native.ts';
+import { type DeviceArea, ECAM_SEGMENT_BYTES, GSI, MEMORY, PORTS, ramRegions } from './layout.ts';
+
+export interface PlatformOptions {
+  vm: Vm;
+  ramBytes: number;
+  area: DeviceArea;
+  /** Whether there is a serial port. */
+  serial: boolean;
+  /** The guest asked for it. Called while it waits for the answer, so they only start the work. */
+  onReset: () => void;
+  onPowerOff: () => void;
+}
+
+export interface Platform {
+  pci: PciBus;
+  ged: Ged;
+  /** All that the guest's firmware tables tell of. */
+  aml: AmlSource[];
+}
+
+/** Makes the devices and claims their addresses. */
+export function buildPlatform(options: PlatformOptions): Platform {
+  const { vm, ramBytes, area, onReset, onPowerOff } = options;
+  const [below, above] = ramRegions(ramBytes);
+  const pci = new PciBus({
+    port: PORTS.pci.base,
+    ecam: { gpa: MEMORY.ecam.gpa, sizeBytes: ECAM_SEGMENT_BYTES },
+    window32: MEMORY.pci32,
+    window64: area.pci64,
+  });
+  const shutdown = new Shutdown({ port: PORTS.shutdown.base, onReset, onPowerOff });
+  const ged = new Ged({ gpa: area.ged.gpa, gsi: GSI.ged, irq: vm.irq(GSI.ged) });
+  const cmos = new Cmos({
+    port: PORTS.cmos.base,
+    ramBelow4GibBytes: below?.sizeBytes ?? 0,
+    ramAbove4GibBytes: above?.sizeBytes ?? 0,
+    nowMs: Date.now,
+    onReset,
+  });
+  const i8042 = new I8042({ port: PORTS.i8042.base, onReset });
+  const serial = new Serial({ port: PORTS.serial.base, gsi: GSI.serial });
+
+  for (const device of [pci.ports, pci.ecam, shutdown, ged, cmos, i8042]) claim(vm, device);
+  vm.pmTimer(PORTS.pmTimer.base);
+  for (const { base, count } of [PORTS.post, PORTS.firmwareDebug]) vm.sink(base, count);
+  return { pci, ged, aml: [pci, shutdown, ged, ...(options.serial ? [serial] : [])] };
+}
+
+function claim(vm: Vm, device: BusDevice): void {
+  for (const range of device.claims) vm.claim(range, device);
+}

@@ -1,0 +1,188 @@
+/**
+ * One booted VM: builds RAM, vCPUs, devices and firmware tables from a config, runs, pauses and ends
+ * them. It lives from boot to shutdown; a reboot makes a new one.
+ */
+import { VmmError } from '../errors.ts';
+import { type GuestMemory, type Vm as NativeVm, native, type VmEvent } from '../native.ts';
+import { dsdtTerms } from './acpi/dsdt.ts';
+import { buildAcpi } from './acpi/tables.ts';
+import { ImageFile } from './boot/image.ts';
+import { openKernel } from './boot/kernel.ts';
+import { planBoot } from './boot/plan.ts';
+import { ramBytes } from './config/memory.ts';
+import type { VmConfig } from './config.ts';
+import { apicId, flatTopology, guestCpuid, physBits, type Topology } from './cpuid.ts';
+import { deviceArea, MEMORY, ramRegions } from './layout.ts';
+import { buildPlatform, type Platform } from './platform.ts';
+import { SerialPort } from './serial-port.ts';
+import { buildSmbios } from './smbios.ts';
+
+/** What a running VM tells of itself. Each is called in the middle of other work: start, don't do. */
+export interface VmHooks {
+  /** The guest asked to be reset: by ACPI, the keyboard controller, CMOS, or a triple fault. */
+  onReset: () => void;
+  onPowerOff: () => void;
+  /** A vCPU cannot go on, or a device of ours threw. The VM stays until it is shut down. */
+  onError: (error: Error) => void;
+}
+
+export class Vm {
+  readonly #memory: GuestMemory;
+  readonly #native: NativeVm;
+  readonly #serial: SerialPort | undefined;
+  readonly platform: Platform;
+
+  private constructor(parts: Parts) {
+    this.#memory = parts.memory;
+    this.#native = parts.native;
+    this.#serial = parts.serial;
+    this.platform = parts.platform;
+  }
+
+  /**
+   * Resolves when the guest runs. If it rejects, nothing is left of the VM.
+   * @throws VmmError 'invalid-config' if kernel, RAM and the rest do not fit, 'host' if KVM fails.
+   */
+  static async boot(config: VmConfig, hooks: VmHooks): Promise<Vm> {
+    const payload = openPayload(config);
+    const memory = new native.GuestMemory();
+    let vm: NativeVm | undefined;
+    let serial: SerialPort | undefined;
+    try {
+      addRam(memory, config);
+      vm = new native.Vm(memory, {
+        vcpus: config.cpus.boot_vcpus,
+        tssGpa: MEMORY.kvmTss.gpa,
+        onEvent: (event) => onEvent(event, hooks),
+      });
+      if (config.serial.mode !== 'Off') serial = new SerialPort(vm, config.serial);
+      const machine = describe(config);
+      const platform = buildPlatform({ vm, serial: serial !== undefined, ...machine, ...hooks });
+      await vm.boot(plan(config, payload, machine, platform));
+      vm.run();
+      return new Vm({ memory, native: vm, serial, platform });
+    } catch (cause) {
+      await vm?.stop();
+      serial?.close();
+      await memory.close();
+      if (cause instanceof VmmError) throw cause;
+      throw new VmmError('host', 'The host cannot run the VM', cause);
+    } finally {
+      payload.kernel.file.close();
+      payload.initramfs?.close();
+    }
+  }
+
+  async pause(): Promise<void> {
+    await this.#native.pause();
+  }
+
+  resume(): void {
+    this.#native.resume();
+  }
+
+  /** Ends it, whatever the guest does. What it has written to the serial port is kept. */
+  async shutdown(): Promise<void> {
+    await this.#serial?.flush();
+    await this.#native.stop();
+    this.#serial?.close();
+    await this.#memory.close();
+  }
+}
+
+interface Parts {
+  memory: GuestMemory;
+  native: NativeVm;
+  serial: SerialPort | undefined;
+  platform: Platform;
+}
+
+/**
+ * Finds what would keep the config from booting, as far as that can be known before: the files and
+ * whether they fit.
+ * @throws VmmError 'invalid-config'.
+ */
+export function checkBoot(config: VmConfig): void {
+  const payload = openPayload(config);
+  try {
+    const { ramBytes } = describe(config);
+    planBoot({ ...payload, ramBytes, cmdline: cmdline(config), tables: [], rsdpGpa: 0, cpuid: [] });
+  } finally {
+    payload.kernel.file.close();
+    payload.initramfs?.close();
+  }
+}
+
+const cmdline = (config: VmConfig): string => config.payload?.cmdline ?? '';
+
+/** The files that the guest starts from, open. */
+function openPayload({ payload }: VmConfig) {
+  const path = payload?.kernel;
+  if (path === undefined)
+    throw new VmmError('invalid-config', 'payload.kernel is missing: name a kernel to boot');
+  const kernel = openKernel(path);
+  try {
+    const initramfs =
+      payload?.initramfs === undefined ? undefined : new ImageFile('initramfs', payload.initramfs);
+    return { kernel, initramfs };
+  } catch (error) {
+    kernel.file.close();
+    throw error;
+  }
+}
+
+function addRam(memory: GuestMemory, { memory: settings }: VmConfig): void {
+  const { shared, thp } = settings;
+  for (const region of ramRegions(ramBytes(settings))) memory.addRegion({ ...region, shared, thp });
+}
+
+/** The facts that follow from config and host, which tables, CPUID and devices must agree on. */
+function describe({ cpus, memory }: VmConfig) {
+  const host = native.supportedCpuid();
+  const bits = physBits(host, cpus.max_phys_bits);
+  const bytes = ramBytes(memory);
+  const topology: Topology = cpus.topology
+    ? {
+        threadsPerCore: cpus.topology.threads_per_core,
+        coresPerDie: cpus.topology.cores_per_die,
+        diesPerPackage: cpus.topology.dies_per_package,
+        packages: cpus.topology.packages,
+      }
+    : flatTopology(cpus.max_vcpus);
+  return { host, topology, physBits: bits, ramBytes: bytes, area: deviceArea(bits, bytes) };
+}
+
+function plan(
+  config: VmConfig,
+  payload: ReturnType<typeof openPayload>,
+  machine: ReturnType<typeof describe>,
+  platform: Platform,
+) {
+  const { cpus } = config;
+  const { host, topology, physBits, ramBytes } = machine;
+  const processors = Array.from({ length: cpus.max_vcpus }, (_, vcpu) => ({
+    apicId: apicId(topology, vcpu),
+    present: vcpu < cpus.boot_vcpus,
+  }));
+  const acpi = buildAcpi(dsdtTerms(platform.aml, cpus.boot_vcpus), processors);
+  return planBoot({
+    ...payload,
+    cmdline: cmdline(config),
+    ramBytes,
+    tables: [acpi, buildSmbios()],
+    rsdpGpa: acpi.gpa,
+    cpuid: guestCpuid(host, {
+      vcpus: cpus.boot_vcpus,
+      topology,
+      physBits,
+      nested: cpus.nested,
+      amx: cpus.features.amx,
+      tscKhz: undefined,
+    }),
+  });
+}
+
+function onEvent(event: VmEvent, { onReset, onError }: VmHooks): void {
+  if (event.type === 'triple-fault') onReset();
+  else onError(new Error(event.message));
+}
