@@ -55,7 +55,7 @@ export function buildPlatform(options: PlatformOptions): Platform {
   for (const device of [pci.ports, pci.ecam, shutdown, ged, cmos, i8042]) claim(vm, device);
   vm.pmTimer(PORTS.pmTimer.base);
   for (const { base, count } of [PORTS.post, PORTS.firmwareDebug]) vm.sink(base, count);
-  return { pci, ged, aml: [pci, shutdown, ged, ...(options.serial ? [serial] : [])] };
+  return { pci, ged, aml: [pci, shutdown, ged, cmos, ...(options.serial ? [serial] : [])] };
 }
 
 function claim(vm: Vm, device: BusDevice): void {

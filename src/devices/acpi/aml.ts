@@ -6,8 +6,8 @@
  */
 export type Aml = Uint8Array;
 
-/** What may stand for a value: encoded bytes, an integer, or a string. */
-export type Term = Aml | number | bigint | string;
+/** What may stand for a value: encoded bytes, an integer below 2^53, or a string. */
+export type Term = Aml | number | string;
 
 /** Numbers are single bytes: operation codes and flags. */
 function bytes(...parts: (Aml | number)[]): Aml {
@@ -29,19 +29,22 @@ function bytes(...parts: (Aml | number)[]): Aml {
 
 /** Characters 1 to 127: a NUL would end the string, and others have no meaning in AML. */
 function ascii(text: string): Aml {
-  const encoded = Buffer.from(text, 'latin1');
-  if (encoded.length !== text.length || encoded.some((byte) => byte === 0 || byte > 0x7f))
-    throw new RangeError(`Not ASCII: ${JSON.stringify(text)}`);
+  const encoded = new Uint8Array(text.length);
+  for (let i = 0; i < text.length; i++) {
+    const code = text.charCodeAt(i);
+    if (code === 0 || code > 0x7f) throw new RangeError(`Not ASCII: ${JSON.stringify(text)}`);
+    encoded[i] = code;
+  }
   return encoded;
 }
 
 /** Little-endian, in exactly `size` bytes. */
-function int(value: number | bigint, size: number): Aml {
-  const exact = typeof value === 'bigint' || Number.isSafeInteger(value);
-  if (!exact || value < 0 || BigInt(value) >> BigInt(8 * size) !== 0n)
+function int(value: number, size: number): Aml {
+  if (!Number.isSafeInteger(value) || value < 0 || value >= 2 ** (8 * size))
     throw new RangeError(`Not an unsigned integer of ${size} bytes: ${value}`);
-  const wide = BigInt(value);
-  return Uint8Array.from({ length: size }, (_, i) => Number((wide >> BigInt(8 * i)) & 0xffn));
+  const encoded = new Uint8Array(size);
+  for (let i = 0, rest = value; i < size; i++, rest = Math.floor(rest / 256)) encoded[i] = rest;
+  return encoded;
 }
 
 /** One of the few things that are numbered from 0. */
@@ -52,7 +55,7 @@ function ordinal(what: string, value: number, count: number): number {
 }
 
 /** An integer in its shortest form, §20.2.3; 64 bits need a table of revision 2 or later. */
-function integer(value: number | bigint): Aml {
+function integer(value: number): Aml {
   if (value <= 1) return int(value, 1); // ZeroOp and OneOp are their own encoding
   if (value < 0x100) return bytes(0x0a, int(value, 1));
   if (value < 0x1_0000) return bytes(0x0b, int(value, 2));

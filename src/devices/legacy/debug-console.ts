@@ -1,0 +1,15 @@
+/** The debug console: whatever firmware or guest writes to one port goes to a file or terminal. */
+import type { Static } from '@sinclair/typebox';
+import { choice, object, option, text, uint } from '../../schema.ts';
+
+export const DebugConsoleConfig = object(
+  {
+    file: option(text({ cli: { sets: { mode: 'File' } } })),
+    mode: choice(['Off', 'Pty', 'Tty', 'File', 'Socket', 'Null'], {
+      cli: { flags: { off: 'Off', null: 'Null', pty: 'Pty', tty: 'Tty' } },
+    }),
+    iobase: option(uint(16, { cli: { unit: 'hex' } })),
+  },
+  { default: { mode: 'Off', iobase: 0xe9 } },
+);
+export type DebugConsoleConfig = Static<typeof DebugConsoleConfig>;

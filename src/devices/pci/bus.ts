@@ -1,0 +1,170 @@
+/**
+ * PCI bus 0 of segment 0: 32 slots of one function each, reached through ports 0xcf8 and 0xcfc
+ * (PCI Local Bus 3.0 §3.2.2.3.2) and through memory (ECAM, PCI Express 5.0 §7.2.2).
+ */
+import { strict as assert } from 'node:assert';
+import { allOnes } from '../../bytes.ts';
+import * as aml from '../acpi/aml.ts';
+import type { AmlSource, BusDevice } from '../device.ts';
+import { ConfigSpace, FUNCTION_BYTES } from './config-space.ts';
+
+export const SLOT_COUNT = 32;
+const FUNCTIONS_PER_SLOT = 8;
+
+const ADDRESS = 0; // offset of 0xcf8
+const DATA = 4; // offset of 0xcfc
+const PORT_COUNT = 8;
+const ADDRESS_ENABLE = 0x8000_0000;
+const ADDRESS_MASK = 0x80ff_fffc;
+
+interface Addresses {
+  gpa: number;
+  sizeBytes: number;
+}
+
+export interface PciBusOptions {
+  /** Of the address register, 0xcf8. */
+  port: number;
+  /** 1 MiB: all of bus 0. */
+  ecam: Addresses;
+  /** Where BARs may lie, below and above 4 GiB. */
+  window32: Addresses;
+  window64: Addresses;
+}
+
+export class PciBus implements AmlSource {
+  readonly ports: BusDevice;
+  readonly ecam: BusDevice;
+  readonly #options: PciBusOptions;
+  readonly #slots = new Array<ConfigSpace | undefined>(SLOT_COUNT).fill(undefined);
+  #address = 0;
+
+  constructor(options: PciBusOptions) {
+    this.#options = options;
+    this.ports = {
+      claims: [{ space: 'port', base: options.port, sizeBytes: PORT_COUNT }],
+      read: (offset, sizeBytes) => this.#readPort(offset, sizeBytes),
+      write: (offset, sizeBytes, value) => this.#writePort(offset, sizeBytes, value),
+    };
+    this.ecam = {
+      claims: [{ space: 'mmio', base: options.ecam.gpa, sizeBytes: options.ecam.sizeBytes }],
+      read: (offset, sizeBytes) => this.#read(offset, sizeBytes),
+      write: (offset, sizeBytes, value) => this.#write(offset, sizeBytes, value),
+    };
+    this.add(0, new ConfigSpace({ vendorId: 0x8086, deviceId: 0x0d57, classCode: 0x060000 }));
+  }
+
+  /** The slot must be free. */
+  add(slot: number, space: ConfigSpace): void {
+    assert(slot >= 0 && slot < SLOT_COUNT && !this.#slots[slot], `PCI slot ${slot} is not free`);
+    this.#slots[slot] = space;
+  }
+
+  /** Its registers read all ones from now on. */
+  remove(slot: number): void {
+    this.#slots[slot] = undefined;
+  }
+
+  /** `offset` from the start of ECAM: 4 KiB a function, eight functions a slot. */
+  #function(offset: number): ConfigSpace | undefined {
+    const index = Math.floor(offset / FUNCTION_BYTES);
+    return index % FUNCTIONS_PER_SLOT === 0 ? this.#slots[index / FUNCTIONS_PER_SLOT] : undefined;
+  }
+
+  #read(offset: number, sizeBytes: number): number {
+    const space = this.#function(offset);
+    return space ? space.read(offset % FUNCTION_BYTES, sizeBytes) : allOnes(sizeBytes);
+  }
+
+  #write(offset: number, sizeBytes: number, value: number): void {
+    this.#function(offset)?.write(offset % FUNCTION_BYTES, sizeBytes, value);
+  }
+
+  #readPort(offset: number, sizeBytes: number): number {
+    if (offset === ADDRESS && sizeBytes === 4) return this.#address;
+    const target = this.#target(offset);
+    return target === undefined ? allOnes(sizeBytes) : this.#read(target, sizeBytes);
+  }
+
+  /** Only four bytes at once are for the address register: one of its bytes is not. */
+  #writePort(offset: number, sizeBytes: number, value: number): void {
+    if (offset === ADDRESS && sizeBytes === 4) {
+      this.#address = (value & ADDRESS_MASK) >>> 0;
+      return;
+    }
+    const target = this.#target(offset);
+    if (target !== undefined) this.#write(target, sizeBytes, value);
+  }
+
+  /** What the data ports stand for now, as an offset into ECAM; other buses have nothing. */
+  #target(offset: number): number | undefined {
+    const byte = offset - DATA;
+    const bus = (this.#address >>> 16) & 0xff;
+    if (byte < 0 || byte > 3 || this.#address < ADDRESS_ENABLE || bus !== 0) return undefined;
+    const slotAndFunction = (this.#address >>> 8) & 0xff;
+    return slotAndFunction * FUNCTION_BYTES + (this.#address & 0xfc) + byte;
+  }
+
+  aml(): aml.Aml[] {
+    const { port, ecam, window32, window64 } = this.#options;
+    const configuration = aml.memory32Fixed(ecam.gpa, ecam.sizeBytes);
+    return [
+      aml.device(
+        'PC00',
+        aml.name('_HID', aml.eisaId('PNP0A08')),
+        aml.name('_CID', aml.eisaId('PNP0A03')),
+        aml.name('_UID', 0),
+        aml.name('_SEG', 0),
+        aml.name(
+          '_CRS',
+          aml.resources(
+            aml.busNumbers(0, 1),
+            aml.ioPorts(port, PORT_COUNT),
+            configuration,
+            aml.ioWindow(0, port),
+            aml.ioWindow(port + PORT_COUNT, 0x1_0000 - port - PORT_COUNT),
+            aml.memory32Window(window32.gpa, window32.sizeBytes),
+            aml.memory64Window(window64.gpa, window64.sizeBytes),
+          ),
+        ),
+        osc(),
+      ),
+      // PCI Firmware 3.3 §4.1.2: ECAM is reserved by a motherboard resource, or Linux mistrusts it.
+      aml.device(
+        'MBRD',
+        aml.name('_HID', aml.eisaId('PNP0C02')),
+        aml.name('_UID', 0),
+        aml.name('_CRS', aml.resources(configuration)),
+      ),
+    ];
+  }
+}
+
+const PCI_HOST_BRIDGE = '33db4d5b-1ff7-401c-9657-7441c03dd766';
+/** PME, AER, the PCI Express capability and LTR; hot-plug, native and SHPC, is not there to give. */
+const GRANTED = 0x3c;
+// Bits of the first DWORD that is returned.
+const UNKNOWN_UUID = 1 << 2;
+const UNKNOWN_REVISION = 1 << 3;
+const MASKED = 1 << 4;
+
+/** Lets the guest control what it asks for and we have: PCI Firmware 3.3 §4.5.1, ACPI §6.2.11. */
+function osc(): aml.Aml {
+  const [id, revision, capabilities] = [aml.arg(0), aml.arg(1), aml.arg(3)] as const;
+  const [result, control, granted] = [aml.path('CDW1'), aml.path('CDW3'), aml.local(0)] as const;
+  return aml.method(
+    '_OSC',
+    4,
+    aml.createDwordField(capabilities, 0, 'CDW1'),
+    aml.when(
+      aml.equal(id, aml.uuid(PCI_HOST_BRIDGE)),
+      aml.createDwordField(capabilities, 8, 'CDW3'),
+      aml.bitAnd(control, GRANTED, granted),
+      aml.when(aml.not(aml.equal(revision, 1)), aml.bitOr(result, UNKNOWN_REVISION, result)),
+      aml.when(aml.not(aml.equal(granted, control)), aml.bitOr(result, MASKED, result)),
+      aml.store(granted, control),
+    ),
+    aml.otherwise(aml.bitOr(result, UNKNOWN_UUID, result)),
+    aml.returnValue(capabilities),
+  );
+}

@@ -1,0 +1,150 @@
+/**
+ * The ACPI tables but for what the DSDT says: pure functions from plain data to bytes. ACPI 6.5
+ * §5.2. Guests match quirks on the ids in the headers, so those are the original's.
+ */
+import { strict as assert } from 'node:assert';
+import { Writer } from '../../bytes.ts';
+import { GSI, MEMORY, PORTS } from '../layout.ts';
+
+const HEADER_BYTES = 36;
+const OEM_ID = 'CLOUDH';
+const OEM_REVISION = 1;
+const CREATOR_ID = 'RVAT';
+const CREATOR_REVISION = 0x0100_0000;
+
+/** A possible vCPU; its ACPI uid is its place in the list. */
+export interface Processor {
+  apicId: number;
+  /** There at boot, rather than plugged later. */
+  present: boolean;
+}
+
+/** A blob for guest memory. */
+export interface Tables {
+  gpa: number;
+  bytes: Uint8Array;
+}
+
+/**
+ * All tables, packed from the RSDP up, in the original's order: DSDT, FADT, MADT, MCFG, XSDT.
+ * @param terms what the DSDT holds.
+ */
+export function buildAcpi(terms: readonly Uint8Array[], processors: readonly Processor[]): Tables {
+  const { gpa, sizeBytes } = MEMORY.acpi;
+  const blobs: Uint8Array[] = [];
+  let end = gpa + RSDP_BYTES;
+  const place = (bytes: Uint8Array): number => {
+    const at = end;
+    blobs.push(bytes);
+    end += bytes.length;
+    return at;
+  };
+  const dsdt = place(table('DSDT', 6, Buffer.concat(terms)));
+  const listed = [fadt(dsdt), madt(processors), mcfg()].map(place);
+  const root = place(xsdt(listed));
+  // 255 processors and 32 slots of devices need a tenth of it.
+  assert(end <= gpa + sizeBytes, `ACPI tables of ${end - gpa} bytes`);
+  return { gpa, bytes: Buffer.concat([rsdp(root), ...blobs]) };
+}
+
+/** §5.2.6: the header, then `body`; all bytes together sum to 0. */
+function table(signature: string, revision: number, body: Uint8Array, id = signature): Uint8Array {
+  const { bytes } = new Writer(HEADER_BYTES + body.length)
+    .ascii(0, signature)
+    .u32(4, HEADER_BYTES + body.length)
+    .u8(8, revision)
+    .ascii(10, OEM_ID)
+    .ascii(16, `CH${id}`.padEnd(8))
+    .u32(24, OEM_REVISION)
+    .ascii(28, CREATOR_ID)
+    .u32(32, CREATOR_REVISION)
+    .put(HEADER_BYTES, body);
+  bytes[9] = checksum(bytes);
+  return bytes;
+}
+
+/** What makes the sum of the bytes 0. */
+const checksum = (bytes: Uint8Array): number => -bytes.reduce((sum, byte) => sum + byte, 0) & 0xff;
+
+const RSDP_BYTES = 36;
+const RSDP_V1_BYTES = 20;
+
+/** §5.2.5.3. */
+function rsdp(xsdtGpa: number): Uint8Array {
+  const { bytes } = new Writer(RSDP_BYTES)
+    .ascii(0, 'RSD PTR ')
+    .ascii(9, OEM_ID)
+    .u8(15, 2) // revision: the XSDT counts
+    .u32(20, RSDP_BYTES)
+    .u64(24, xsdtGpa);
+  bytes[8] = checksum(bytes.subarray(0, RSDP_V1_BYTES));
+  bytes[32] = checksum(bytes);
+  return bytes;
+}
+
+/** §5.2.8. */
+function xsdt(gpas: number[]): Uint8Array {
+  const body = new Writer(8 * gpas.length);
+  gpas.forEach((gpa, i) => {
+    body.u64(8 * i, gpa);
+  });
+  return table('XSDT', 1, body.bytes);
+}
+
+/** Written to the reset register, it resets. */
+const RESET_VALUE = 1;
+
+// FADT flags.
+const TIMER_32_BITS = 1 << 8;
+const RESET_REGISTER = 1 << 10;
+const HARDWARE_REDUCED = 1 << 20;
+
+/** §5.2.9; offsets as in the specification, which count from the header. No FACS, no PM1, no GPE. */
+function fadt(dsdtGpa: number): Uint8Array {
+  const shutdown = ioRegister(PORTS.shutdown.base, 1);
+  const body = new Writer(276 - HEADER_BYTES);
+  const at = (offset: number): number => offset - HEADER_BYTES;
+  body
+    .u32(at(112), TIMER_32_BITS | RESET_REGISTER | HARDWARE_REDUCED)
+    .put(at(116), shutdown) // reset register
+    .u8(at(128), RESET_VALUE)
+    .u8(at(131), 3) // minor version
+    .u64(at(140), dsdtGpa)
+    .put(at(208), ioRegister(PORTS.pmTimer.base, 4))
+    .put(at(244), shutdown) // sleep control
+    .put(at(256), shutdown) // sleep status
+    .ascii(at(268), 'CLOUDHYP'); // hypervisor vendor
+  return table('FACP', 6, body.bytes);
+}
+
+/** §5.2.3.2, in system I/O space; the access sizes are 1 for a byte, 3 for four. */
+const ioRegister = (port: number, sizeBytes: 1 | 4): Uint8Array =>
+  new Writer(12)
+    .u8(0, 1)
+    .u8(1, 8 * sizeBytes)
+    .u8(3, sizeBytes === 1 ? 1 : 3)
+    .u64(4, port).bytes;
+
+const ENABLED = 1 << 0;
+/** Without it Linux refuses a processor that is plugged later. */
+const ONLINE_CAPABLE = 1 << 1;
+
+/** §5.2.12: local x2APICs, one IOAPIC for GSIs from 0 up, and the serial line kept where it is. */
+function madt(processors: readonly Processor[]): Uint8Array {
+  const x2apics = processors.map(({ apicId, present }, uid) =>
+    new Writer(16)
+      .u8(0, 9)
+      .u8(1, 16)
+      .u32(4, apicId)
+      .u32(8, ONLINE_CAPABLE | (present ? ENABLED : 0))
+      .u32(12, uid),
+  );
+  const ioapic = new Writer(12).u8(0, 1).u8(1, 12).u32(4, MEMORY.ioapic.gpa);
+  const override = new Writer(10).u8(0, 2).u8(1, 10).u8(3, GSI.serial).u32(4, GSI.serial);
+  const head = new Writer(8).u32(0, MEMORY.lapic.gpa);
+  const parts = [head, ...x2apics, ioapic, override].map(({ bytes }) => bytes);
+  return table('APIC', 5, Buffer.concat(parts), 'MADT');
+}
+
+/** PCI Firmware 3.3 §4.1.2: segment 0, from bus 0 to bus 0. */
+const mcfg = (): Uint8Array => table('MCFG', 1, new Writer(24).u64(8, MEMORY.ecam.gpa).bytes);
