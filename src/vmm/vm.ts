@@ -102,7 +102,7 @@ interface Parts {
  * whether they fit.
  * @throws VmmError 'invalid-config'.
  */
-export function checkBoot(config: VmConfig): void {
+export function checkFiles(config: VmConfig): void {
   const payload = openPayload(config);
   try {
     const { ramBytes } = describe(config);

@@ -3,11 +3,11 @@
  * a method here; they run one after another, and none can hang, whatever the guest does.
  */
 import { errorChain, VmmError } from '../errors.ts';
+import { checkBootable, checkConfig } from './config/check.ts';
 import { ramBytes } from './config/memory.ts';
 import type { VmConfig } from './config.ts';
-import { unsupportedDevices } from './devices.ts';
 import { nextState, notCreated, type State, type Verb } from './states.ts';
-import { checkBoot, Vm } from './vm.ts';
+import { checkFiles, Vm } from './vm.ts';
 
 export interface VmmOptions {
   /** Stay when the guest powers off, as after vm.shutdown. */
@@ -62,7 +62,8 @@ export class Vmm<Dialect> {
   /** Validates all that can be known before a boot, and keeps the config. */
   create(config: VmConfig, dialect: Dialect): Promise<void> {
     return this.#do('create', async () => {
-      checkBoot(config);
+      checkConfig(config);
+      if (config.payload?.kernel !== undefined) checkFiles(config);
       this.#created = { config, dialect };
     });
   }
@@ -110,12 +111,7 @@ export class Vmm<Dialect> {
 
   async #boot(): Promise<void> {
     const { config } = this.#existing();
-    const unsupported = unsupportedDevices(config);
-    if (unsupported.length > 0)
-      throw new VmmError(
-        'invalid-config',
-        `The config has what this version cannot serve yet: ${unsupported.join(', ')}`,
-      );
+    checkBootable(config);
     // A guest may ask many times before its vCPUs have stopped; it is heard once.
     let asked = false;
     const once = (work: () => Promise<void>) => () => {

@@ -1,0 +1,109 @@
+/** Whether a config whose parts are well-formed makes sense as a whole, and on this host. */
+import { VmmError } from '../../errors.ts';
+import type { VmConfig } from '../config.ts';
+import { unsupportedDevices } from '../devices.ts';
+import { type HostFacts, systemHost } from '../host.ts';
+import { CPU_RULES } from './rules/cpus.ts';
+import { MACHINE_RULES } from './rules/machine.ts';
+import { MEMORY_RULES } from './rules/memory.ts';
+import { NETWORK_RULES } from './rules/network.ts';
+import { PCI_RULES } from './rules/pci.ts';
+import { STORAGE_RULES } from './rules/storage.ts';
+
+const RULES = [
+  ...CPU_RULES,
+  ...MEMORY_RULES,
+  ...PCI_RULES,
+  ...STORAGE_RULES,
+  ...NETWORK_RULES,
+  ...MACHINE_RULES,
+];
+
+/**
+ * Run when a VM is created. Files are not looked at.
+ *
+ * @throws VmmError 'invalid-config', or 'conflict' where something is named twice, with the first
+ *   rule broken: its cause says what is wrong in the words that clients know, and the cause of that
+ *   which field has which value and what to do.
+ */
+export function checkConfig(config: VmConfig, host: HostFacts = systemHost): void {
+  for (const rule of RULES) {
+    const fault = rule(config, host);
+    if (fault === undefined) continue;
+    const { text, remedy, kind = 'invalid-config' } = fault;
+    const cause = new Error(text, { cause: new Error(remedy) });
+    throw new VmmError(kind, 'Failed to validate config', cause);
+  }
+}
+
+/** What SMBIOS tells the guest of the machine. */
+const STRINGS = [
+  'system_serial_number',
+  'system_uuid',
+  'oem_strings',
+  'system_manufacturer',
+  'system_product_name',
+  'system_version',
+  'system_family',
+  'system_sku_number',
+  'chassis_asset_tag',
+] as const;
+
+/** Settings beside the devices that nothing serves yet; a boot must not ignore them. */
+const UNSUPPORTED: Readonly<Record<string, (config: VmConfig) => unknown>> = {
+  'payload.firmware': ({ payload }) => payload?.firmware,
+  'payload.igvm': ({ payload }) => payload?.igvm,
+  'payload.host_data': ({ payload }) => payload?.host_data,
+  'cpus.affinity': ({ cpus }) => cpus.affinity,
+  'cpus.kvm_hyperv': ({ cpus }) => cpus.kvm_hyperv,
+  'cpus.core_scheduling': ({ cpus }) => cpus.core_scheduling === 'Vcpu',
+  'cpus.features.amx': ({ cpus }) => cpus.features.amx,
+  'memory.file': ({ memory }) => memory.file,
+  'memory.mergeable': ({ memory }) => memory.mergeable,
+  'memory.hugepages': ({ memory }) => memory.hugepages,
+  'memory.prefault': ({ memory }) => memory.prefault,
+  'memory.reserve': ({ memory }) => memory.reserve,
+  'memory.zones': ({ memory }) => memory.zones?.length,
+  'memory.hotplugged_size': ({ memory }) => memory.hotplugged_size,
+  iommu: ({ iommu }) => iommu,
+  numa: ({ numa }) => numa?.length,
+  pci_segments: ({ pci_segments }) => pci_segments?.length,
+  'platform.num_pci_segments': ({ platform }) => (platform?.num_pci_segments ?? 1) > 1,
+  'platform.iommu_segments': ({ platform }) => platform?.iommu_segments?.length,
+  'platform strings': ({ platform }) => STRINGS.some((name) => platform?.[name] !== undefined),
+  'platform.iommufd': ({ platform }) => platform?.iommufd,
+  'platform.tdx': ({ platform }) => platform?.tdx,
+  'platform.sev_snp': ({ platform }) => platform?.sev_snp,
+  landlock_enable: ({ landlock_enable }) => landlock_enable,
+};
+
+/**
+ * Run when a VM is booted: what only then must be there, and what we cannot do yet.
+ *
+ * @throws VmmError 'invalid-config' without a payload, or naming everything that is not supported.
+ */
+export function checkBootable(config: VmConfig): void {
+  const { kernel, firmware } = config.payload ?? {};
+  if (kernel === undefined && firmware === undefined)
+    throw notBootable(
+      'No bootitem provided: neither firmware nor kernel',
+      'payload.kernel is missing: create the VM with the path of a kernel',
+    );
+  const settings = Object.keys(UNSUPPORTED).filter((name) => UNSUPPORTED[name]?.(config));
+  const names = [...settings, ...unsupportedDevices(config)];
+  if (names.length > 0)
+    throw new VmmError(
+      'invalid-config',
+      `Not supported yet: ${names.join(', ')}`,
+      new Error('Create the VM without what is named'),
+    );
+}
+
+const notBootable = (text: string, remedy: string) =>
+  new VmmError(
+    'invalid-config',
+    'Failed to validate config',
+    new Error('Payload configuration is not bootable', {
+      cause: new Error(text, { cause: new Error(remedy) }),
+    }),
+  );

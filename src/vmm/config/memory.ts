@@ -1,0 +1,46 @@
+/** Guest RAM: how much, what backs it, and how it may grow. */
+import type { Static } from '@sinclair/typebox';
+import { MIB } from '../../bytes.ts';
+import { bool, choice, list, object, option, seedOnly, size, text, uint } from '../../schema.ts';
+
+const DEFAULT_BYTES = 512 * MIB;
+
+const MemoryZoneConfig = object({
+  id: text(),
+  size: size(),
+  file: option(text()),
+  shared: bool(false),
+  hugepages: bool(false),
+  hugepage_size: option(size()),
+  host_numa_node: option(uint(32)),
+  hotplug_size: option(size()),
+  hotplugged_size: option(size()),
+  prefault: bool(false),
+  reserve: bool(false),
+  mergeable: bool(false),
+});
+export type MemoryZoneConfig = Static<typeof MemoryZoneConfig>;
+
+export const MemoryConfig = object(
+  {
+    size: size({ cli: { default: DEFAULT_BYTES } }),
+    file: option(text(seedOnly)),
+    mergeable: bool(false),
+    hotplug_method: choice(['Acpi', 'VirtioMem'], { default: 'Acpi' }),
+    hotplug_size: option(size()),
+    hotplugged_size: option(size()),
+    shared: bool(false),
+    hugepages: bool(false),
+    hugepage_size: option(size()),
+    prefault: bool(false),
+    reserve: bool(false),
+    zones: option(list(MemoryZoneConfig, { cli: { hidden: true } })),
+    thp: bool(true),
+  },
+  { default: { size: DEFAULT_BYTES } },
+);
+export type MemoryConfig = Static<typeof MemoryConfig>;
+
+/** All RAM that a boot gives the guest. */
+export const ramBytes = (memory: MemoryConfig): number =>
+  (memory.zones ?? []).reduce((sum, zone) => sum + zone.size, memory.size);

@@ -1,0 +1,175 @@
+/** What the payload, the consoles and the machine around the devices must be. */
+import type { VmConfig } from '../../config.ts';
+import { deviceIds } from '../../devices.ts';
+import { ramBytes } from '../memory.ts';
+import { each, type Fault, type Rule } from './rule.ts';
+
+const firmwareAlone: Rule = ({ payload: { firmware, kernel } = {} }) =>
+  firmware === undefined || kernel === undefined
+    ? undefined
+    : {
+        text: 'Payload configuration is not bootable',
+        remedy:
+          'Specifying a kernel is not supported when a firmware is provided: ' +
+          `drop payload.kernel ${kernel} or payload.firmware ${firmware}`,
+      };
+
+const terminals = ({ serial, console, debug_console }: VmConfig) =>
+  Object.entries({ serial, console, debug_console });
+
+const terminalFile: Rule = (config) => {
+  const [at] =
+    terminals(config).find(([, { mode, file }]) => mode === 'File' && (file ?? '') === '') ?? [];
+  return at === undefined
+    ? undefined
+    : {
+        text: 'Path missing when using file console mode',
+        remedy: `${at}.mode is File: name the file in ${at}.file`,
+      };
+};
+
+const serialSocket: Rule = ({ serial: { mode, socket = '' } }) =>
+  mode !== 'Socket' || socket !== ''
+    ? undefined
+    : {
+        text: 'Path missing when using socket console mode',
+        remedy: 'serial.mode is Socket: name the socket in serial.socket',
+      };
+
+const noSocketElsewhere: Rule = (config) => {
+  const [at] =
+    terminals(config).find(([field, { mode }]) => field !== 'serial' && mode === 'Socket') ?? [];
+  return at === undefined
+    ? undefined
+    : {
+        text: 'No socket option support for console device',
+        remedy: `${at}.mode is Socket: give Off, Null, Pty, Tty or File, or use serial`,
+      };
+};
+
+const uniqueIds: Rule = (config) => {
+  const ids = [...deviceIds(config), ...(config.rate_limit_groups ?? []).map(({ id }) => id)];
+  const id = ids.find((id, i) => ids.indexOf(id) < i);
+  return id === undefined
+    ? undefined
+    : {
+        text: `Identifier ${id} is not unique`,
+        remedy: `Two devices have the id ${id}: give each an id of its own`,
+        kind: 'conflict',
+      };
+};
+
+const reservedIds: Rule = (config) => {
+  const id = deviceIds(config).find((id) => id.startsWith('__'));
+  return id === undefined
+    ? undefined
+    : {
+        text: `Identifier ${id} is not invalid`,
+        remedy: `A device has the id ${id}: ids that start with __ are the machine's own`,
+      };
+};
+
+/** What lives in a process of its own, and reads and writes guest RAM from there. */
+const sharedRam: Rule = (config) => {
+  const { memory } = config;
+  const parts = memory.zones?.length ? memory.zones : [memory];
+  if (parts.every(({ shared, hugepages }) => shared || hugepages)) return undefined;
+  const disk = (config.disks ?? []).findIndex(({ vhost_user }) => vhost_user);
+  const net = (config.net ?? []).findIndex(({ vhost_user }) => vhost_user);
+  const users = [
+    disk === -1 ? [] : `disks[${disk}]`,
+    net === -1 ? [] : `net[${net}]`,
+    config.fs?.length ? 'fs[0]' : [],
+    config.generic_vhost_user?.length ? 'generic_vhost_user[0]' : [],
+    config.user_devices?.length ? 'user_devices[0]' : [],
+  ].flat();
+  const [user] = users;
+  if (user === undefined) return undefined;
+  const kind = user.startsWith('user_devices') ? 'user devices' : 'vhost-user';
+  return {
+    text: `Using ${kind} requires using shared memory or huge pages`,
+    remedy: `${user} is given and memory.shared is false: set it to true`,
+  };
+};
+
+/** In 2020 a file in a RAM disk was the way to share RAM. */
+const sharedRamUnlessFile: Rule = (config, host) =>
+  config.memory.file === undefined ? sharedRam(config, host) : undefined;
+
+const vfioSource = each('devices', ({ path, fd }, at) =>
+  (path === undefined) !== (fd === undefined)
+    ? undefined
+    : {
+        text: 'VFIO device config must specify `path=` or `fd=`',
+        remedy: `${at} has ${path === undefined ? 'neither' : 'both'}: give one of them`,
+      },
+);
+
+const vfioPaths: Rule = ({ devices = [] }) => {
+  const paths = devices.flatMap(({ path }) => path ?? []);
+  const path = paths.find((path, i) => paths.indexOf(path) < i);
+  return path === undefined
+    ? undefined
+    : {
+        text: `Duplicated device path: ${path}`,
+        remedy: `Two of devices have the path ${path}: name each device once`,
+        kind: 'conflict',
+      };
+};
+
+const balloonSize: Rule = ({ balloon, memory }) =>
+  balloon === undefined || balloon.size < ramBytes(memory)
+    ? undefined
+    : {
+        text: `Balloon size (${balloon.size}) greater than RAM (${ramBytes(memory)})`,
+        remedy: `balloon.size is ${balloon.size}: give less than the guest's RAM`,
+      };
+
+const numaZones = each('numa', ({ memory_zones = [] }, at, { memory: { zones = [] } }) => {
+  const zone = memory_zones.find((zone) => !zones.some(({ id }) => id === zone));
+  return zone === undefined
+    ? undefined
+    : {
+        text: 'Invalid NUMA configuration',
+        remedy: `${at}.memory_zones names ${zone}: name zones of memory.zones`,
+      };
+});
+
+const UUID = /^[0-9a-f]{8}(-?[0-9a-f]{4}){3}-?[0-9a-f]{12}$/i;
+
+const uuid: Rule = ({ platform: { system_uuid } = {} }) =>
+  system_uuid === undefined || UUID.test(system_uuid)
+    ? undefined
+    : {
+        text: `Failure to parse uuid: ${system_uuid}`,
+        remedy:
+          `platform.system_uuid is ${system_uuid}: give a UUID ` +
+          'such as 4fa42d6f-5a5c-4d7c-9f5c-0b1d9d2d5a5c',
+      };
+
+const ACCESS = ['r', 'w', 'rw'];
+
+const landlockAccess = each('landlock_rules', ({ access }, at): Fault | undefined =>
+  ACCESS.includes(access)
+    ? undefined
+    : {
+        text: `Invalid Landlock access: Invalid access: ${access}`,
+        remedy: `${at}.access is ${access}: give ${ACCESS.join(', ')}`,
+      },
+);
+
+export const MACHINE_RULES: readonly Rule[] = [
+  firmwareAlone,
+  terminalFile,
+  serialSocket,
+  noSocketElsewhere,
+  uniqueIds,
+  reservedIds,
+  sharedRamUnlessFile,
+  vfioSource,
+  vfioPaths,
+  balloonSize,
+  numaZones,
+  uuid,
+  landlockAccess,
+];

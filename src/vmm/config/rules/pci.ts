@@ -1,0 +1,84 @@
+/** Where PCI devices may sit. */
+import type { VmConfig } from '../../config.ts';
+import { DEVICES } from '../../devices.ts';
+import type { Rule } from './rule.ts';
+
+const SEGMENTS_MAX = 96;
+const SLOTS = 32;
+
+const segmentCount: Rule = ({ platform: { num_pci_segments = 1 } = {} }) => {
+  if (num_pci_segments > 0 && num_pci_segments <= SEGMENTS_MAX) return undefined;
+  return {
+    text: `Number of PCI segments (${num_pci_segments}) not in range of 1 to ${SEGMENTS_MAX}`,
+    remedy: `platform.num_pci_segments is ${num_pci_segments}: give 1 to ${SEGMENTS_MAX}`,
+  };
+};
+
+interface Place {
+  at: string;
+  segment: number;
+  slot: number | undefined;
+}
+
+/** Every device that says where it sits. */
+function places(config: VmConfig): Place[] {
+  return Object.keys(DEVICES).flatMap((field) => {
+    const value = config[field as keyof typeof DEVICES];
+    const list: readonly unknown[] = Array.isArray(value) ? value : [value];
+    return list.flatMap((device, i) => {
+      if (typeof device !== 'object' || device === null || !('pci_segment' in device)) return [];
+      const { pci_segment, pci_device_id } = device as {
+        pci_segment: number;
+        pci_device_id?: number;
+      };
+      const at = Array.isArray(value) ? `${field}[${i}]` : field;
+      return [{ at, segment: pci_segment, slot: pci_device_id }];
+    });
+  });
+}
+
+const segmentsExist: Rule = (config) => {
+  const count = config.platform?.num_pci_segments ?? 1;
+  const lists = [
+    ...places(config).map(({ at, segment }) => [`${at}.pci_segment`, segment] as const),
+    ...(config.pci_segments ?? []).map(
+      ({ pci_segment }, i) => [`pci_segments[${i}].pci_segment`, pci_segment] as const,
+    ),
+    ...(config.platform?.iommu_segments ?? []).map(
+      (segment) => ['platform.iommu_segments', segment] as const,
+    ),
+  ];
+  const wrong = lists.find(([, segment]) => segment >= count);
+  return (
+    wrong && {
+      text: `Invalid PCI segment id: ${wrong[1]}`,
+      remedy: `${wrong[0]} is ${wrong[1]}: give less than platform.num_pci_segments, ${count}`,
+    }
+  );
+};
+
+const slotsExist: Rule = (config) => {
+  const wrong = places(config).find(({ slot = 1 }) => slot === 0 || slot >= SLOTS);
+  if (wrong === undefined) return undefined;
+  const reason = wrong.slot === 0 ? 'reserved' : `out of the supported range of 0..${SLOTS}`;
+  return {
+    text: `Given PCI device ID (${wrong.slot}) is ${reason}`,
+    remedy: `${wrong.at}.pci_device_id is ${wrong.slot}: give 1 to ${SLOTS - 1}`,
+  };
+};
+
+const slotsDiffer: Rule = (config) => {
+  const taken = places(config).filter(({ slot }) => slot !== undefined);
+  const twice = taken.find(({ segment, slot }, i) =>
+    taken.slice(0, i).some((other) => other.segment === segment && other.slot === slot),
+  );
+  return (
+    twice && {
+      text: `Valid PCI device identifier but already used: ${twice.slot}`,
+      remedy: `${twice.at}.pci_device_id is ${twice.slot}: give one that no other device has`,
+      kind: 'conflict',
+    }
+  );
+};
+
+export const PCI_RULES: readonly Rule[] = [segmentCount, segmentsExist, slotsExist, slotsDiffer];

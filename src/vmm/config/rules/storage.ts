@@ -1,0 +1,120 @@
+/** What disks, file systems and persistent memory must be. */
+import { MIB } from '../../../bytes.ts';
+import { each, isPowerOfTwo, type Rule } from './rule.ts';
+
+const QUEUE_SIZE_MAX = 32_768;
+
+/** VIRTIO 1.2 §5.2.6.1, VIRTIO_BLK_T_GET_ID. */
+const SERIAL_BYTES_MAX = 20;
+
+/** VIRTIO 1.2 §5.11.4. */
+const TAG_BYTES_MAX = 36;
+
+const PMEM_ALIGN_BYTES = 2 * MIB;
+
+const queueSizes: Rule = (config) => {
+  for (const field of ['disks', 'net', 'fs'] as const)
+    for (const [i, { queue_size }] of (config[field] ?? []).entries())
+      if (!isPowerOfTwo(queue_size) || queue_size > QUEUE_SIZE_MAX)
+        return {
+          text: `Queue size must be a power of 2 no greater than ${QUEUE_SIZE_MAX}: ${queue_size}`,
+          remedy: `${field}[${i}].queue_size is ${queue_size}: give a power of two`,
+        };
+  return undefined;
+};
+
+const diskQueueSize = each('disks', ({ queue_size }, at) =>
+  queue_size > 2
+    ? undefined
+    : {
+        text: `Block queue size must be greater than 2: ${queue_size}`,
+        remedy: `${at}.queue_size is ${queue_size}: give at least 4`,
+      },
+);
+
+const diskQueues = each('disks', ({ num_queues }, at, { cpus: { boot_vcpus } }) =>
+  num_queues <= boot_vcpus
+    ? undefined
+    : {
+        text: `Queue count (${num_queues}) must not exceed boot vCPUs (${boot_vcpus})`,
+        remedy: `${at}.num_queues is ${num_queues}: give at most cpus.boot_vcpus`,
+      },
+);
+
+const serial = each('disks', ({ serial = '' }, at) => {
+  const bytes = Buffer.byteLength(serial);
+  if (bytes <= SERIAL_BYTES_MAX) return undefined;
+  return {
+    text: `Block device serial length (${bytes}) exceeds maximum allowed length (${SERIAL_BYTES_MAX})`,
+    remedy: `${at}.serial is ${bytes} bytes long: give at most ${SERIAL_BYTES_MAX}`,
+  };
+});
+
+const pathOrSocket = each('disks', ({ path, vhost_socket }, at) =>
+  path === undefined || vhost_socket === undefined
+    ? undefined
+    : {
+        text: 'Disk path and vhost socket both provided',
+        remedy: `${at} has path ${path} and vhost_socket ${vhost_socket}: drop one of them`,
+      },
+);
+
+const vhostUserDisk = each('disks', (disk, at) => {
+  if (!disk.vhost_user) return undefined;
+  if (disk.vhost_socket === undefined)
+    return {
+      text: 'No socket provided when using vhost-user',
+      remedy: `${at}.vhost_user is true: name the backend's socket in ${at}.vhost_socket`,
+    };
+  const limited = disk.rate_limiter_config ?? disk.rate_limit_group;
+  if (!disk.iommu && limited === undefined) return undefined;
+  return {
+    text: 'Backend of a vhost-user disk can be neither limited nor put behind the IOMMU',
+    remedy: `${at}.vhost_user is true: drop iommu, rate_limiter_config and rate_limit_group`,
+  };
+});
+
+const limiter = each('disks', (disk, at, { rate_limit_groups = [] }) => {
+  const { rate_limit_group: group, rate_limiter_config } = disk;
+  if (group === undefined) return undefined;
+  if (rate_limiter_config !== undefined)
+    return {
+      text: 'Rate limiter group and rate limiter both provided',
+      remedy: `${at} has rate_limit_group and rate_limiter_config: drop one of them`,
+    };
+  if (rate_limit_groups.some(({ id }) => id === group)) return undefined;
+  return {
+    text: 'Invalid rate-limiter group',
+    remedy: `${at}.rate_limit_group is ${group}: name one of rate_limit_groups`,
+  };
+});
+
+const fsTag = each('fs', ({ tag }, at) => {
+  const bytes = Buffer.byteLength(tag);
+  if (bytes > 0 && bytes <= TAG_BYTES_MAX) return undefined;
+  return {
+    text: `Length of virtio-fs tag (${bytes}) is not within 1 to ${TAG_BYTES_MAX}`,
+    remedy: `${at}.tag is ${bytes} bytes long: give 1 to ${TAG_BYTES_MAX}`,
+  };
+});
+
+const pmemSize = each('pmem', ({ size }, at) =>
+  size === undefined || size % PMEM_ALIGN_BYTES === 0
+    ? undefined
+    : {
+        text: 'Trying to use a size that is not multiple of 2MiB',
+        remedy: `${at}.size is ${size}: give a multiple of ${PMEM_ALIGN_BYTES}`,
+      },
+);
+
+export const STORAGE_RULES: readonly Rule[] = [
+  queueSizes,
+  diskQueueSize,
+  diskQueues,
+  serial,
+  pathOrSocket,
+  vhostUserDisk,
+  limiter,
+  fsTag,
+  pmemSize,
+];

@@ -1,0 +1,201 @@
+import { expect, test } from 'vitest';
+import { normalise } from '../../../../src/api/dialects.ts';
+import { errorChain, VmmError } from '../../../../src/errors.ts';
+import { checkBootable, checkConfig } from '../../../../src/vmm/config/check.ts';
+import { type HostFacts, memTotal, parseCpuList, systemHost } from '../../../../src/vmm/host.ts';
+
+const MIB = 2 ** 20;
+const GIB = 2 ** 30;
+
+const host: HostFacts = {
+  memoryBytes: () => 4 * GIB,
+  cpus: () => new Set([0, 1]),
+};
+
+const configOf = (body: object) => normalise({ payload: { kernel: '/k' }, ...body }).config;
+
+function refusalOf(check: () => void): VmmError {
+  try {
+    check();
+  } catch (error) {
+    if (error instanceof VmmError) return error;
+    throw error;
+  }
+  throw new Error('Not refused');
+}
+
+const vcpus = (boot_vcpus: number, max_vcpus = boot_vcpus, rest = {}) => ({
+  cpus: { boot_vcpus, max_vcpus, ...rest },
+});
+const topology = (...[threads_per_core, cores_per_die, dies_per_package, packages]: number[]) => ({
+  topology: { threads_per_core, cores_per_die, dies_per_package, packages },
+});
+const memory = (size: number, rest = {}) => ({ memory: { size, ...rest } });
+const zone = (id: string, rest = {}) => ({ id, size: 256 * MIB, ...rest });
+const disk = (rest: object) => ({ disks: [{ path: '/d' }, { path: '/d', ...rest }] });
+const net = (rest: object) => ({ net: [rest] });
+const shared = { memory: { size: 256 * MIB, shared: true } };
+
+test.each<[body: object, text: string, remedy: string]>([
+  [vcpus(0), 'No vCPUs to boot', 'cpus.boot_vcpus is 0'],
+  [vcpus(2, 1), 'Max CPUs (1) lower than boot CPUs (2)', 'cpus.max_vcpus is 1'],
+  [vcpus(1, 255), 'Too many CPUs: specified 255 but 254 is the limit', 'cpus.max_vcpus is 255'],
+  [vcpus(1, 1, topology(1, 0, 1, 1)), 'empty part', 'cpus.topology.cores_per_die is 0'],
+  [vcpus(4, 4, topology(4, 1, 1, 1)), 'at most 2 threads', 'threads_per_core is 4'],
+  [vcpus(2, 2, topology(1, 1, 1, 1)), 'Product of CPU topology', 'multiplies to 1'],
+  [vcpus(1, 1, { affinity: [{ vcpu: 1, host_cpus: [0] }] }), 'No vCPU 1', 'affinity[0].vcpu is 1'],
+  [
+    vcpus(1, 1, { affinity: [{ vcpu: 0, host_cpus: [1, 2] }] }),
+    'Host has no CPU 2',
+    'cpus.affinity[0].host_cpus names 2',
+  ],
+  [vcpus(1, 1, { affinity: [{ vcpu: 0, host_cpus: [] }] }), 'No host CPU', 'host_cpus is empty'],
+  [vcpus(1, 1, { max_phys_bits: 20 }), 'Too few physical', 'cpus.max_phys_bits is 20'],
+
+  [memory(0), 'No memory zones found', 'memory.size is 0'],
+  [memory(1), 'Memory size is misaligned', 'memory.size is 1: give a multiple of 4096'],
+  [memory(300_000_001), 'Memory size is misaligned', 'memory.size is 300000001'],
+  [memory(3 * MIB, { hugepages: true }), 'Memory size is misaligned', 'a multiple of 2097152'],
+  [memory(512 * 1024), 'Too little memory', 'memory.size is 524288'],
+  [memory(5 * GIB), 'More memory than the host has', 'give at most 4294967296'],
+  [memory(GIB, { zones: [zone('a')] }), 'Memory configuration is not valid', 'drop the zones'],
+  [memory(0, { zones: [zone('a', { size: 4097 })] }), 'misaligned', 'memory.zones[0].size is 4097'],
+  [memory(0, { zones: [zone('a', { hotplug_size: GIB })] }), 'not valid', 'zones[0].hotplug_size'],
+  [
+    memory(0, { zones: [zone('a', { shared: true, file: '/f', host_numa_node: 0 })] }),
+    'not valid',
+    'memory.zones[0] has shared, file and host_numa_node',
+  ],
+  [memory(GIB, { shared: true, mergeable: true }), "'mergeable' and 'shared'", 'memory.shared'],
+  [memory(GIB, { hugepage_size: 2 * MIB }), 'Huge page size specified', 'hugepage_size is 2097152'],
+  [memory(GIB, { hugepages: true, hugepage_size: 2 ** 28 * 3 }), 'misaligned', 'memory.size'],
+  [memory(3 * MIB, { hugepages: true, hugepage_size: 3 * MIB }), 'not power of 2', '3145728'],
+  [memory(GIB, { hotplugged_size: MIB }), 'not valid', 'memory.hotplugged_size is 1048576'],
+
+  [{ payload: { kernel: '/k', firmware: '/f' } }, 'not bootable', 'firmware is provided'],
+  [{ serial: { mode: 'File' } }, 'Path missing when using file', 'serial.mode is File'],
+  [{ console: { mode: 'File', file: '' } }, 'Path missing when using file', 'console.mode is File'],
+  [{ serial: { mode: 'Socket' } }, 'Path missing when using socket', 'serial.mode is Socket'],
+  [{ console: { mode: 'Socket', socket: '/s' } }, 'No socket option', 'console.mode is Socket'],
+  [disk({ id: '__x' }), 'Identifier __x is not invalid', 'id __x'],
+  [{ devices: [{}] }, 'VFIO device config must specify', 'devices[0] has neither'],
+  [{ balloon: { size: 512 * MIB } }, 'Balloon size (536870912)', 'balloon.size is 536870912'],
+  [{ numa: [{ guest_numa_id: 0, memory_zones: ['q'] }] }, 'Invalid NUMA', 'numa[0].memory_zones'],
+  [
+    { platform: { uuid: 'nonsense' } },
+    'Failure to parse uuid: nonsense',
+    'system_uuid is nonsense',
+  ],
+  [{ landlock_rules: [{ path: '/', access: 'x' }] }, 'Invalid access: x', 'rules[0].access is x'],
+
+  [disk({ queue_size: 3 }), 'power of 2 no greater than 32768: 3', 'disks[1].queue_size is 3'],
+  [disk({ queue_size: 2 }), 'greater than 2: 2', 'disks[1].queue_size is 2'],
+  [disk({ num_queues: 2 }), 'Queue count (2) must not exceed', 'disks[1].num_queues is 2'],
+  [disk({ serial: 'x'.repeat(21) }), 'serial length (21)', 'disks[1].serial is 21 bytes'],
+  [disk({ vhost_socket: '/s' }), 'path and vhost socket both', 'disks[1] has path /d'],
+  [{ ...shared, disks: [{ vhost_user: true }] }, 'No socket provided', 'disks[0].vhost_user'],
+  [
+    { ...shared, disks: [{ vhost_user: true, vhost_socket: '/s', iommu: true }] },
+    'neither limited nor',
+    'disks[0].vhost_user is true',
+  ],
+  [disk({ rate_limit_group: 'g' }), 'Invalid rate-limiter group', 'rate_limit_group is g'],
+  [disk({ rate_limit_group: 'g', rate_limiter_config: {} }), 'both provided', 'disks[1] has'],
+  [{ ...shared, fs: [{ tag: 't'.repeat(37), socket: '/s' }] }, 'tag (37)', 'fs[0].tag is 37 bytes'],
+  [{ pmem: [{ file: '/p', size: 4096 }] }, 'not multiple of 2MiB', 'pmem[0].size is 4096'],
+
+  [net({ num_queues: 1 }), 'Number of queues (1)', 'net[0].num_queues is 1'],
+  [net({ num_queues: 4 }), 'Queue count (4) must not exceed', 'net[0].num_queues is 4'],
+  [net({ queue_size: 3 }), 'Queue size must be', 'net[0].queue_size is 3'],
+  [net({ mtu: 1000 }), 'MTU 1000 is lower than 1280', 'net[0].mtu is 1000'],
+  [net({ offload_csum: false }), 'depend on "offload_csum"', 'net[0].offload_csum is false'],
+  [net({ ip: '10.0.0.1' }), 'IP provided without a mask', 'net[0].ip is 10.0.0.1'],
+  [net({ mask: '255.0.0.0' }), 'Mask provided without an IP', 'net[0].mask is 255.0.0.0'],
+  [{ ...shared, ...net({ vhost_user: true }) }, 'No socket provided', 'net[0].vhost_user is true'],
+  [{ vsock: { cid: 2, socket: '/v' } }, '2 is a special VSOCK CID', 'vsock.cid is 2'],
+
+  [{ fs: [{ tag: 't', socket: '/s' }] }, 'Using vhost-user requires', 'fs[0] is given'],
+  [{ user_devices: [{ socket: '/s' }] }, 'Using user devices requires', 'user_devices[0]'],
+  [{ platform: { num_pci_segments: 97 } }, 'PCI segments (97)', 'num_pci_segments is 97'],
+  [disk({ pci_segment: 1 }), 'Invalid PCI segment id: 1', 'disks[1].pci_segment is 1'],
+  [disk({ pci_device_id: 0 }), 'device ID (0) is reserved', 'disks[1].pci_device_id is 0'],
+  [disk({ pci_device_id: 32 }), 'device ID (32) is out of', 'disks[1].pci_device_id is 32'],
+])('%j is refused: %s', (body, text, remedy) => {
+  const error = refusalOf(() => checkConfig(configOf(body), host));
+
+  const [what, why, how] = errorChain(error);
+  expect(error.kind).toBe('invalid-config');
+  expect(what).toBe('Failed to validate config');
+  expect(why).toContain(text);
+  expect(how).toContain(remedy);
+});
+
+test.each<[body: object, text: string]>([
+  [{ disks: [{ id: 'a' }], net: [{ id: 'a' }] }, 'Identifier a is not unique'],
+  [memory(0, { zones: [zone('a'), zone('a')] }), 'Memory zone identifier is not unique'],
+  [{ devices: [{ path: '/x' }, { path: '/x' }] }, 'Duplicated device path: /x'],
+  [{ disks: [{ pci_device_id: 5 }, { pci_device_id: 5 }] }, 'already used: 5'],
+  [{ net: [{ pci_device_id: 5 }], rng: { src: '/r', pci_device_id: 5 } }, 'already used: 5'],
+])('%j is a conflict: %s', (body, text) => {
+  const error = refusalOf(() => checkConfig(configOf(body), host));
+
+  expect(error.kind).toBe('conflict');
+  expect(errorChain(error)[1]).toContain(text);
+});
+
+test.each([
+  {},
+  vcpus(1, 254),
+  vcpus(2, 4, topology(1, 2, 1, 2)),
+  vcpus(1, 1, { affinity: [{ vcpu: 0, host_cpus: [0, 1] }] }),
+  memory(256 * MIB + 4096),
+  memory(0, { hotplug_method: 'VirtioMem', zones: [zone('a', { hotplug_size: GIB })] }),
+  memory(GIB, { hotplug_size: 64 * GIB }),
+  net({ num_queues: 3 }),
+  disk({ num_queues: 0, readonly: true }),
+  { ...shared, fs: [{ tag: 't', socket: '/s' }] },
+  {
+    platform: { num_pci_segments: 2 },
+    disks: [{ pci_device_id: 5 }, { pci_device_id: 5, pci_segment: 1 }],
+  },
+  { serial: { mode: 'Tty' }, console: { mode: 'Tty' } },
+])('%j makes sense', (body) => {
+  expect(() => checkConfig(configOf(body), host)).not.toThrow();
+});
+
+test('a VM without a payload can be created, but not booted', () => {
+  const { config } = normalise({});
+
+  expect(() => checkConfig(config, host)).not.toThrow();
+  expect(errorChain(refusalOf(() => checkBootable(config)))).toContain(
+    'No bootitem provided: neither firmware nor kernel',
+  );
+});
+
+test('a boot names everything that is not supported yet, and nothing that has no effect', () => {
+  const fine = configOf({ ...memory(GIB, { shared: true, hotplug_size: GIB }), ...vcpus(2, 4) });
+  const asking = configOf({
+    ...memory(GIB, { hugepages: true }),
+    disks: [{ path: '/d' }],
+    serial: { mode: 'Pty' },
+    rng: { src: '/dev/random' },
+    watchdog: true,
+    platform: { oem_strings: ['x'] },
+  });
+
+  expect(() => checkBootable(fine)).not.toThrow();
+  expect(refusalOf(() => checkBootable(asking)).message).toBe(
+    'Not supported yet: memory.hugepages, platform strings, ' +
+      'disks[0], rng /dev/random, watchdog, serial Pty',
+  );
+});
+
+test("the kernel's list of CPUs is read with its ranges", () => {
+  expect([...parseCpuList('0-2,8,10-11\n')]).toEqual([0, 1, 2, 8, 10, 11]);
+});
+
+test("the host's RAM is read from what the kernel says of it", () => {
+  expect(memTotal('MemFree: 1 kB\nMemTotal:       16309128 kB\n')).toBe(16_309_128 * 1024);
+  expect(systemHost.memoryBytes()).toBeGreaterThan(64 * MIB);
+  expect(systemHost.cpus()).toContain(0);
+});

@@ -1,0 +1,74 @@
+import fc from 'fast-check';
+import { describe, expect, test } from 'vitest';
+import { GIB, KIB, MIB } from '../../../src/bytes.ts';
+import { deviceArea, E820_RAM, E820_RESERVED, e820, ramRegions } from '../../../src/vmm/layout.ts';
+
+const PAGE = 4 * KIB;
+const ramBytes = fc.integer({ min: MIB / PAGE, max: 2 ** 42 / PAGE }).map((pages) => pages * PAGE);
+
+describe('ramRegions', () => {
+  test.each([
+    [512 * MIB, [[0, 512 * MIB]]],
+    [3 * GIB, [[0, 3 * GIB]]],
+    [
+      3 * GIB + PAGE,
+      [
+        [0, 3 * GIB],
+        [4 * GIB, PAGE],
+      ],
+    ],
+    [
+      8 * GIB,
+      [
+        [0, 3 * GIB],
+        [4 * GIB, 5 * GIB],
+      ],
+    ],
+  ])('%i bytes are split at the hole', (size, regions) => {
+    expect(ramRegions(size).map(({ gpa, sizeBytes }) => [gpa, sizeBytes])).toEqual(regions);
+  });
+});
+
+describe('e820', () => {
+  test('gives low RAM, RAM from 1 MiB, RAM above the hole, then what is reserved', () => {
+    expect(e820(4 * GIB)).toEqual([
+      { gpa: 0, sizeBytes: 0xa_0000, type: E820_RAM },
+      { gpa: MIB, sizeBytes: 3 * GIB - MIB, type: E820_RAM },
+      { gpa: 4 * GIB, sizeBytes: GIB, type: E820_RAM },
+      { gpa: 0xa_0000, sizeBytes: 0x6_0000, type: E820_RESERVED },
+      { gpa: 0xe800_0000, sizeBytes: 256 * MIB, type: E820_RESERVED },
+    ]);
+  });
+
+  test('accounts for all RAM but what lies from 640 KiB to 1 MiB, with no overlap', () => {
+    fc.assert(
+      fc.property(ramBytes, (size) => {
+        const entries = e820(size).sort((a, b) => a.gpa - b.gpa);
+        const ram = entries.filter(({ type }) => type === E820_RAM);
+        expect(ram.reduce((sum, { sizeBytes }) => sum + sizeBytes, 0)).toBe(size - 384 * KIB);
+        for (const [i, { gpa }] of entries.entries()) {
+          const below = entries[i - 1];
+          expect(below ? below.gpa + below.sizeBytes : 0).toBeLessThanOrEqual(gpa);
+        }
+      }),
+    );
+  });
+});
+
+describe('deviceArea', () => {
+  test('ends 1 MiB and 64 KiB below the last physical address, as the original has it', () => {
+    expect(deviceArea(40, 512 * MIB)).toEqual({
+      pci64: { gpa: 4 * GIB, sizeBytes: 0xff_ffef_0000 - 4 * GIB },
+      ged: { gpa: 0xff_ffef_0000, sizeBytes: 1 },
+    });
+  });
+
+  test('starts where RAM ends', () => {
+    expect(deviceArea(46, 8 * GIB).pci64.gpa).toBe(9 * GIB);
+  });
+
+  test('RAM that leaves no room is refused with the width that is too small', () => {
+    expect(() => deviceArea(36, 64 * GIB)).toThrow(/68719476736 bytes.*36 physical address bits/);
+    expect(() => deviceArea(32, 512 * MIB)).toThrow(/32 physical address bits/);
+  });
+});
