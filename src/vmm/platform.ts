@@ -2,7 +2,7 @@
  * The devices that every VM has, put together: bus, clock, power, events, serial port. What they
  * are stands in their own files; here only who gets which address, line and callback.
  */
-import { Ged } from '../devices/acpi/ged.ts';
+import { Ged, POWER_BUTTON } from '../devices/acpi/ged.ts';
 import { Shutdown } from '../devices/acpi/shutdown.ts';
 import type { AmlSource, BusDevice } from '../devices/device.ts';
 import { Cmos } from '../devices/legacy/cmos.ts';
@@ -25,7 +25,7 @@ export interface PlatformOptions {
 
 export interface Platform {
   pci: PciBus;
-  ged: Ged;
+  pressPowerButton: () => void;
   /** All that the guest's firmware tables tell of. */
   aml: AmlSource[];
 }
@@ -55,7 +55,12 @@ export function buildPlatform(options: PlatformOptions): Platform {
   for (const device of [pci.ports, pci.ecam, shutdown, ged, cmos, i8042]) claim(vm, device);
   vm.pmTimer(PORTS.pmTimer.base);
   for (const { base, count } of [PORTS.post, PORTS.firmwareDebug]) vm.sink(base, count);
-  return { pci, ged, aml: [pci, shutdown, ged, cmos, ...(options.serial ? [serial] : [])] };
+  const pressPowerButton = () => ged.notify(POWER_BUTTON);
+  return {
+    pci,
+    pressPowerButton,
+    aml: [pci, shutdown, ged, cmos, ...(options.serial ? [serial] : [])],
+  };
 }
 
 function claim(vm: Vm, device: BusDevice): void {

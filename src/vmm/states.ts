@@ -15,7 +15,10 @@ export type Verb =
   | 'snapshot'
   | 'shutdown'
   | 'reboot'
-  | 'delete';
+  | 'delete'
+  | 'powerButton'
+  | 'nmi'
+  | 'counters';
 
 interface Refusal {
   kind: ErrorKind;
@@ -57,6 +60,9 @@ const NEXT: Record<State, Record<Verb, State | Refusal>> = {
     shutdown: NOT_CREATED,
     reboot: NOT_CREATED,
     delete: 'None',
+    powerButton: NOT_CREATED,
+    nmi: NOT_CREATED,
+    counters: NOT_CREATED,
   },
   Created: {
     create: ALREADY_CREATED,
@@ -67,6 +73,9 @@ const NEXT: Record<State, Record<Verb, State | Refusal>> = {
     shutdown: NOT_RUNNING,
     reboot: NOT_RUNNING,
     delete: 'None',
+    powerButton: NOT_RUNNING,
+    nmi: NOT_RUNNING,
+    counters: NOT_RUNNING,
   },
   Running: {
     create: ALREADY_CREATED,
@@ -77,6 +86,9 @@ const NEXT: Record<State, Record<Verb, State | Refusal>> = {
     shutdown: 'Created',
     reboot: 'Running',
     delete: 'None',
+    powerButton: 'Running',
+    nmi: 'Running',
+    counters: 'Running',
   },
   Paused: {
     create: ALREADY_CREATED,
@@ -87,6 +99,9 @@ const NEXT: Record<State, Record<Verb, State | Refusal>> = {
     shutdown: 'Created',
     reboot: 'Running',
     delete: 'None',
+    powerButton: 'Paused',
+    nmi: 'Paused',
+    counters: 'Paused',
   },
 };
 

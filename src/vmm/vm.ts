@@ -12,6 +12,7 @@ import { planBoot } from './boot/plan.ts';
 import { ramBytes } from './config/memory.ts';
 import type { VmConfig } from './config.ts';
 import { apicId, flatTopology, guestCpuid, physBits, type Topology } from './cpuid.ts';
+import { type DeviceTree, platformNodes } from './device-tree.ts';
 import { deviceArea, MEMORY, ramRegions } from './layout.ts';
 import { buildPlatform, type Platform } from './platform.ts';
 import { SerialPort } from './serial-port.ts';
@@ -30,13 +31,13 @@ export class Vm {
   readonly #memory: GuestMemory;
   readonly #native: NativeVm;
   readonly #serial: SerialPort | undefined;
-  readonly platform: Platform;
+  readonly #platform: Platform;
 
   private constructor(parts: Parts) {
     this.#memory = parts.memory;
     this.#native = parts.native;
     this.#serial = parts.serial;
-    this.platform = parts.platform;
+    this.#platform = parts.platform;
   }
 
   /**
@@ -79,6 +80,18 @@ export class Vm {
 
   resume(): void {
     this.#native.resume();
+  }
+
+  powerButton(): void {
+    this.#platform.pressPowerButton();
+  }
+
+  nmi(): void {
+    this.#native.nmi();
+  }
+
+  get deviceTree(): DeviceTree {
+    return platformNodes({ serial: this.#serial !== undefined });
   }
 
   /** Ends it, whatever the guest does. What it has written to the serial port is kept. */

@@ -6,6 +6,7 @@ import { errorChain, VmmError } from '../errors.ts';
 import { checkBootable, checkConfig } from './config/check.ts';
 import { ramBytes } from './config/memory.ts';
 import type { VmConfig } from './config.ts';
+import type { DeviceTree } from './device-tree.ts';
 import { nextState, notCreated, type State, type Verb } from './states.ts';
 import { checkFiles, Vm } from './vm.ts';
 
@@ -22,8 +23,10 @@ export interface VmInfo<Dialect> {
   /** Whatever `create` was told. */
   dialect: Dialect;
   state: State;
-  /** RAM that the guest has now. */
+  /** RAM that the guest has now, in bytes. */
   memoryActualSize: number;
+  /** While the VM is booted. */
+  deviceTree?: DeviceTree;
 }
 
 /** The outermost text of a failure, by verb. */
@@ -36,6 +39,9 @@ const FAILURE: Record<Verb | 'info', string> = {
   shutdown: 'The VM could not shutdown',
   reboot: 'The VM could not reboot',
   delete: 'The VM could not be deleted',
+  powerButton: 'Error triggering power button',
+  nmi: 'Error triggering NMI',
+  counters: 'The VM info is not available',
   info: 'The VM info is not available',
 };
 
@@ -56,7 +62,8 @@ export class Vmm<Dialect> {
     if (!this.#created) throw new VmmError('not-created', FAILURE.info, notCreated());
     const { config, dialect } = this.#created;
     const memoryActualSize = ramBytes(config.memory);
-    return { config, dialect, state: this.#state, memoryActualSize };
+    const tree = this.#vm && { deviceTree: this.#vm.deviceTree };
+    return { config, dialect, state: this.#state, memoryActualSize, ...tree };
   }
 
   /** Validates all that can be known before a boot, and keeps the config. */
@@ -99,6 +106,22 @@ export class Vmm<Dialect> {
       await this.#shutdown();
       this.#created = undefined;
     });
+  }
+
+  /** What the guest does of it is its business; a paused one hears of it after `resume`. */
+  powerButton(): Promise<void> {
+    return this.#do('powerButton', async () => this.#vm?.powerButton());
+  }
+
+  /** To every vCPU. */
+  nmi(): Promise<void> {
+    return this.#do('nmi', async () => this.#vm?.nmi());
+  }
+
+  /** Of each device that counts, by id: what it counted since the boot. */
+  async counters(): Promise<Record<string, Record<string, number>>> {
+    await this.#do('counters', async () => {});
+    return {};
   }
 
   /** Ends the VM, then the process. Idempotent. */
