@@ -21,6 +21,8 @@ export default defineConfig({
         fileParallelism: false,
         testTimeout: 120_000,
         hookTimeout: 300_000,
+        // Nothing else is ever tried again: see test/host/README.md.
+        retry: { count: 2, condition: /The emulated host is lost/ },
         globalSetup: ['test/host/global-setup.ts'],
       }),
     ],

@@ -1,0 +1,204 @@
+/** A Linux guest under the product or a peer, as a test sees it: API, console, exit. */
+import { randomBytes } from 'node:crypto';
+import { dirname } from 'node:path';
+import { setTimeout as sleep, setImmediate as tick } from 'node:timers/promises';
+import { guestImages } from '../../../guest-images/images.ts';
+import { mustExec } from '../../host/exec.ts';
+import type { HostProcess, KvmHost } from '../../host/host.ts';
+import { ApiClient } from './api-client.ts';
+import { blame, currentHost } from './current-host.ts';
+import { keepLogOfFailedTest, writeLog } from './guest-log.ts';
+import { SerialConsole } from './serial-console.ts';
+import { type Answer, answerPattern, parseAnswer, QUIET, typedCommand } from './shell.ts';
+import { openTerminal, type TerminalStreams } from './terminal.ts';
+import { type Machine, product, type Terminal, type Vmm } from './vmm.ts';
+
+export interface GuestOptions {
+  /** The product if not given. */
+  vmm?: Vmm;
+  /** The one that the tests run on if not given. */
+  host?: KvmHost;
+  /** 1 if not given. */
+  cpus?: number;
+  /** As in `512M`, which it is if not given. */
+  memory?: string;
+  /** Raw images, by their paths on the host. */
+  disks?: readonly string[];
+  /** Added to the kernel's command line. */
+  cmdline?: string;
+  /** Added to the VMM's arguments. */
+  args?: readonly string[];
+  /** `serial-tty` if not given. A guest with `serial-file` cannot be typed at. */
+  terminal?: Terminal;
+  /** `vmlinux` if not given: nothing to decompress, which takes long on an emulated host. */
+  kernel?: 'vmlinux' | 'vmlinuz';
+}
+
+const INIT = /guest: init reached.*\n/;
+const READY = /guest: ready.*\n/;
+
+const BOOT_TIMEOUT_MS = 90_000;
+const COMMAND_TIMEOUT_MS = 30_000;
+const EVENTUALLY_TIMEOUT_MS = 30_000;
+const POLL_MS = 100;
+const TERMINATE_TIMEOUT_MS = 5000;
+
+export class Guest implements AsyncDisposable {
+  readonly host: KvmHost;
+  /** A directory on the host for this guest alone; removed at the end. */
+  readonly directory: string;
+  /** The VMM's own process. */
+  readonly vmm: HostProcess;
+  readonly api: ApiClient;
+  readonly console: SerialConsole;
+  /** The VMM's exit code; rejects with HostLostError. */
+  readonly exited: Promise<number>;
+  readonly #terminal: TerminalStreams;
+  /** True if a test runs, whose failure has the log kept. */
+  readonly #inTest: boolean;
+  /** Where the log of a failure was written. */
+  #logPath: string | undefined;
+  #vmmLog = '';
+
+  private constructor(
+    host: KvmHost,
+    machine: Machine,
+    vmm: HostProcess,
+    terminal: TerminalStreams,
+  ) {
+    this.host = host;
+    this.directory = dirname(machine.apiSocket);
+    this.vmm = vmm;
+    this.api = new ApiClient(() => host.connect(machine.apiSocket));
+    this.console = new SerialConsole(terminal.output, terminal.input);
+    this.exited = vmm.exited.then(({ code }) => code);
+    this.exited.catch(() => {}); // who awaits it hears of the loss; nobody has to
+    this.#terminal = terminal;
+    vmm.stderr.on('data', (chunk: Buffer) => {
+      this.#vmmLog += chunk;
+    });
+    if (terminal.output !== vmm.stdout) vmm.stdout.resume();
+    this.#inTest = keepLogOfFailedTest(() => this.#keepLog());
+  }
+
+  /** Starts a guest and waits until it takes commands. */
+  static async boot(options: GuestOptions = {}): Promise<Guest> {
+    const guest = await Guest.start(options);
+    try {
+      await guest.waitFor(INIT, BOOT_TIMEOUT_MS);
+      await guest.waitFor(READY, BOOT_TIMEOUT_MS);
+      if (options.terminal === 'serial-file') return guest;
+      guest.console.type(`${QUIET}\n`);
+      await guest.run('true');
+      return guest;
+    } catch (error) {
+      await guest[Symbol.asyncDispose]();
+      throw error;
+    }
+  }
+
+  /** Starts a guest and does not wait for anything. */
+  static async start(options: GuestOptions = {}): Promise<Guest> {
+    const host = options.host ?? (await currentHost());
+    const directory = `/tmp/guest-${randomBytes(4).toString('hex')}`;
+    const machine = await machineOf(host, directory, options);
+    const argv = await (options.vmm ?? product).argv(host, machine);
+    await mustExec(host, `mkdir ${directory}`);
+    const vmm = await host.spawn(argv, { cwd: directory });
+    return new Guest(host, machine, vmm, await openTerminal(host, vmm, machine));
+  }
+
+  /** What the VMM wrote to stderr. */
+  get vmmLog(): string {
+    return this.#vmmLog;
+  }
+
+  /** @returns what a command in the guest prints. @throws Error unless it ends with 0. */
+  async run(command: string, timeoutMs?: number): Promise<string> {
+    const { code, output } = await this.answer(command, timeoutMs);
+    if (code !== 0) throw new Error(`In the guest, this ended with ${code}: ${command}\n${output}`);
+    return output;
+  }
+
+  /** @returns what a command in the guest prints, and its exit code. */
+  async answer(command: string, timeoutMs = COMMAND_TIMEOUT_MS): Promise<Answer> {
+    const mark = `m${randomBytes(4).toString('hex')}`;
+    const answered = this.waitFor(answerPattern(mark), timeoutMs);
+    this.console.type(typedCommand(command, mark));
+    return parseAnswer(await answered, mark);
+  }
+
+  /** Repeats a command in the guest until it ends with 0. */
+  async eventually(command: string, timeoutMs = EVENTUALLY_TIMEOUT_MS): Promise<string> {
+    const deadline = Date.now() + timeoutMs;
+    for (;;) {
+      const { code, output } = await this.answer(command);
+      if (code === 0) return output;
+      if (Date.now() > deadline)
+        throw new Error(`In the guest, still ${code} after ${timeoutMs} ms: ${command}\n${output}`);
+      await sleep(POLL_MS);
+    }
+  }
+
+  /**
+   * Waits for text on the console that nobody waited for before.
+   *
+   * @returns what was printed up to its end.
+   * @throws ConsoleTimeoutError; Error if the VMM ends first; HostLostError
+   */
+  async waitFor(pattern: string | RegExp, timeoutMs: number): Promise<string> {
+    const found = this.console.waitFor(pattern, timeoutMs);
+    found.catch(() => {}); // of no interest once the VMM has ended
+    const ended = this.exited.then(async (code) => {
+      await tick(); // what it printed last comes first
+      throw new Error(`The VMM ended with ${code} before ${pattern} came\n${this.#vmmLog}`);
+    });
+    try {
+      return await Promise.race([found, ended]);
+    } catch (error) {
+      if (!this.#inTest) this.#keepLog();
+      throw await blame(this.host, error);
+    }
+  }
+
+  /** Ends the VMM, however it is, and cleans up after it. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.vmm.kill('SIGTERM');
+    const timer = setTimeout(() => this.vmm.kill('SIGKILL'), TERMINATE_TIMEOUT_MS);
+    const alive = await this.exited.then(
+      () => true,
+      () => false, // the host is lost, and all with it
+    );
+    clearTimeout(timer);
+    this.#terminal.close();
+    if (alive) await this.host.exec(`rm -rf ${this.directory}`);
+  }
+
+  #keepLog(): void {
+    const log = `${this.console.text}\n--- stderr of the VMM ---\n${this.#vmmLog}`;
+    this.#logPath = writeLog(log, this.#logPath);
+  }
+}
+
+/** The machine that `options` ask for, with its images on the host. */
+async function machineOf(
+  host: KvmHost,
+  directory: string,
+  options: GuestOptions,
+): Promise<Machine> {
+  const images = await guestImages();
+  const { terminal = 'serial-tty', kernel = 'vmlinux', cmdline = '' } = options;
+  const console = terminal === 'virtio-tty' ? 'hvc0' : 'ttyS0';
+  return {
+    cpus: options.cpus ?? 1,
+    memory: options.memory ?? '512M',
+    kernel: await host.stage(images[kernel]),
+    initramfs: await host.stage(images.initramfs),
+    cmdline: `console=${console} quiet panic=-1 ${cmdline}`.trimEnd(),
+    disks: options.disks ?? [],
+    terminal,
+    terminalPath: `${directory}/console`,
+    apiSocket: `${directory}/api.sock`,
+    args: options.args ?? [],
+  };
+}
