@@ -11,6 +11,7 @@ static Napi::Object Init(Napi::Env env, Napi::Object exports) {
   env.SetInstanceData(data);
   data->irq = Napi::Persistent(vmm::IrqWrap::Define(env));
   data->uart = Napi::Persistent(vmm::UartWrap::Define(env));
+  data->set_immediate = Napi::Persistent(env.Global().Get("setImmediate").As<Napi::Function>());
   exports.Set("GuestMemory", vmm::GuestMemoryWrap::Define(env));
   exports.Set("Vm", vmm::VmWrap::Define(env));
   exports.Set("supportedCpuid", Napi::Function::New<vmm::SupportedCpuid>(env));

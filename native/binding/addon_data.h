@@ -10,6 +10,7 @@ struct AddonData : JsQueue {
   using JsQueue::JsQueue;
   static AddonData& Of(Napi::Env env) { return *env.GetInstanceData<AddonData>(); }
   Napi::FunctionReference irq, uart;  // constructors of what only native code makes
+  Napi::FunctionReference set_immediate;
 };
 
 }  // namespace vmm

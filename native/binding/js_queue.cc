@@ -13,7 +13,7 @@ Napi::Promise JsQueue::RunOnWorker(Napi::Env env, std::function<Status()> job) {
   workers_.Post([this, deferred, job = std::move(job)]() mutable {
     const Status status = job();
     job = nullptr;  // what it holds goes here, not on the JS thread
-    Post([this, deferred, status](Napi::Env js) {
+    calls_->Post([this, deferred, status](Napi::Env js) {
       Drop(js);
       if (status.ok())
         deferred->Resolve(js.Undefined());

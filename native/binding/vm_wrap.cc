@@ -47,9 +47,8 @@ VmWrap::VmWrap(const Napi::CallbackInfo& info) : ObjectWrap(info) {
   const auto* memory = GuestMemoryWrap::Unwrap(ToObject(info[0], "memory"));
 
   link_ = std::make_shared<Link>(Link{this});
-  JsQueue& queue = JsQueue::Of(env);
-  const auto wake = [&queue, link = link_] {
-    queue.Post([link](Napi::Env js) {
+  const auto wake = [calls = JsQueue::Of(env).calls(), link = link_] {
+    calls->Post([link](Napi::Env js) {
       if (link->wrap != nullptr) link->wrap->OnWake(js);
     });
   };
@@ -109,8 +108,8 @@ Napi::Value VmWrap::CreateUart(const Napi::CallbackInfo& info) {
   auto on_room = std::make_shared<Napi::FunctionReference>(
       Napi::Persistent(ToFunction(options.Get("onRoom"), "onRoom")));
   // A FunctionReference must end on the JS thread, so the thread that calls has a weak one only.
-  const auto room = [&queue = JsQueue::Of(env), weak = std::weak_ptr(on_room)] {
-    queue.Post([weak](Napi::Env) {
+  const auto room = [calls = JsQueue::Of(env).calls(), weak = std::weak_ptr(on_room)] {
+    calls->Post([weak](Napi::Env) {
       if (const auto callback = weak.lock()) callback->Call({});
     });
   };
@@ -143,6 +142,7 @@ Napi::Value VmWrap::AddSink(const Napi::CallbackInfo& info) {
 Napi::Value VmWrap::Boot(const Napi::CallbackInfo& info) {
   Core(info.Env());
   auto plan = std::make_shared<const BootPlan>(ToBootPlan(info[0]));
+  if (std::exchange(boot_called_, true)) throw SysError(info.Env(), {EALREADY, "boot"});
   return JsQueue::Of(info.Env()).RunOnWorker(info.Env(), [core = core_, plan] {
     return core->Boot(*plan);
   });
@@ -150,6 +150,7 @@ Napi::Value VmWrap::Boot(const Napi::CallbackInfo& info) {
 
 Napi::Value VmWrap::Run(const Napi::CallbackInfo& info) {
   Vm& core = Core(info.Env());
+  if (!core.booted()) throw SysError(info.Env(), {EINVAL, "run before boot"});
   if (!std::exchange(running_, true)) {
     Ref();
     JsQueue::Of(info.Env()).Hold(info.Env());
@@ -163,7 +164,7 @@ Napi::Value VmWrap::Pause(const Napi::CallbackInfo& info) {
   pausing_.emplace_back(info.Env());
   const Napi::Promise paused = pausing_.back().Promise();
   core.Pause();
-  if (!running_) Settle(info.Env(), &pausing_);
+  if (!running_ || core.AllParked()) Settle(info.Env(), &pausing_);
   return paused;
 }
 
@@ -176,18 +177,32 @@ Napi::Value VmWrap::Stop(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
   ending_.emplace_back(env);
   const Napi::Promise ended = ending_.back().Promise();
-  if (core_ == nullptr) {
+  if (ended_) {
     Settle(env, &ending_);
   } else if (!std::exchange(stopping_, true)) {
+    Ref();  // until it has ended, whatever JS forgets meanwhile
     if (core_->Stop()) Dismantle(env);
   }
   return ended;
 }
 
+/// Node makes up to a thousand calls of a thread-safe function, each the cause of the next, before
+/// it looks at timers and sockets again. So once a turn's worth is served, the rest waits a turn.
 void VmWrap::OnWake(Napi::Env env) {
+  if (served_ < std::chrono::nanoseconds(ExitMailbox::kServeNsMax)) return Serve(env);
+  const auto next_turn = [link = link_](const Napi::CallbackInfo& info) {
+    if (link->wrap != nullptr) link->wrap->Serve(info.Env());
+  };
+  served_ = {};
+  AddonData::Of(env).set_immediate.Call({Napi::Function::New(env, next_turn)});
+}
+
+void VmWrap::Serve(Napi::Env env) {
   if (core_ == nullptr) return;
   const std::shared_ptr<Vm> core = core_;  // an answer or an event may end the Vm
+  const auto start = std::chrono::steady_clock::now();
   core->Serve([&](const Access& access) { return Answer(env, access); });
+  served_ += std::chrono::steady_clock::now() - start;
   for (const VmEvent& event : core->TakeEvents()) OnEvent(env, event);
 }
 
@@ -222,7 +237,9 @@ void VmWrap::OnEvent(Napi::Env env, const VmEvent& event) {
     case VmEvent::Kind::kVcpuFailure:
       return Emit(env, "vcpu-error", event);
     case VmEvent::Kind::kAllParked:
-      return Settle(env, &pausing_);
+      // It may be of a pause that a resume has ended since.
+      if (core_->AllParked()) Settle(env, &pausing_);
+      return;
     case VmEvent::Kind::kAllEnded:
       return Dismantle(env);
   }
@@ -234,7 +251,12 @@ void VmWrap::Emit(Napi::Env env, const char* type, const VmEvent& event) {
   object.Set("type", type);
   object.Set("vcpu", Napi::Number::New(env, static_cast<double>(event.vcpu)));
   object.Set("message", event.message);
-  on_event_.Call({object});
+  try {
+    on_event_.Call({object});
+  } catch (const Napi::Error& error) {
+    // Thrown through the mailbox, it would leave the vCPU waiting; so it is reported from here.
+    napi_fatal_exception(env, error.Value());
+  }
 }
 
 void VmWrap::Dismantle(Napi::Env env) {
@@ -247,8 +269,12 @@ void VmWrap::Dismantle(Napi::Env env) {
         core.reset();
         return Status{};
       });
-  const auto settle = [this](const Napi::CallbackInfo& info) { Settle(info.Env(), &ending_); };
-  done.Then(Napi::Function::New(env, settle));
+  const auto end = [this](const Napi::CallbackInfo& info) {
+    ended_ = true;
+    Settle(info.Env(), &ending_);
+    Unref();
+  };
+  done.Then(Napi::Function::New(env, end));
   if (std::exchange(running_, false)) {
     queue.Drop(env);
     Unref();

@@ -1,6 +1,7 @@
 #pragma once
 #include <napi.h>
 
+#include <chrono>
 #include <cstdint>
 #include <memory>
 #include <unordered_map>
@@ -46,6 +47,7 @@ class VmWrap : public Napi::ObjectWrap<VmWrap> {
   /// The core; throws ESHUTDOWN once it has stopped.
   Vm& Core(Napi::Env env);
   void OnWake(Napi::Env env);
+  void Serve(Napi::Env env);
   uint32_t Answer(Napi::Env env, const Access& access);
   void OnEvent(Napi::Env env, const VmEvent& event);
   void Emit(Napi::Env env, const char* type, const VmEvent& event);
@@ -59,8 +61,11 @@ class VmWrap : public Napi::ObjectWrap<VmWrap> {
   std::vector<std::shared_ptr<Napi::FunctionReference>> callbacks_;  // of native devices
   std::unordered_map<uint32_t, Handler> handlers_;
   uint32_t next_handler_ = 0;
+  std::chrono::steady_clock::duration served_{};  // since JS last had a turn of its own
+  bool boot_called_ = false;
   bool running_ = false;
   bool stopping_ = false;
+  bool ended_ = false;
   std::vector<Napi::Promise::Deferred> pausing_;
   std::vector<Napi::Promise::Deferred> ending_;
 };

@@ -4,6 +4,8 @@
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 
+#include <array>
+#include <charconv>
 #include <cstring>
 #include <string>
 
@@ -30,9 +32,9 @@ kvm_segment ToKvm(const Segment& segment) {
 }
 
 std::string Hex(uint64_t value) {
-  char text[19];
-  snprintf(text, sizeof(text), "0x%lx", static_cast<unsigned long>(value));
-  return text;
+  std::array<char, 16> digits{};
+  const auto written = std::to_chars(digits.begin(), digits.end(), value, 16);
+  return "0x" + std::string(digits.begin(), written.ptr);
 }
 
 }  // namespace
@@ -159,7 +161,8 @@ void Vcpu::ParkUntilOrdered() {
 
 void Vcpu::CompleteExit() {
   __atomic_store_n(&run_->immediate_exit, 1, __ATOMIC_SEQ_CST);
-  ioctl(fd_.get(), KVM_RUN, 0);
+  // One instruction can have several exits: an access to two pages has.
+  while (!dead_ && ioctl(fd_.get(), KVM_RUN, 0) == 0) dead_ = !HandleExit();
   exit_unfinished_ = false;
 }
 

@@ -83,6 +83,7 @@ Status Vm::Boot(const BootPlan& plan) {
   Status status = LoadBlobs(plan.blobs);
   for (size_t i = 0; status.ok() && i < vcpus_.size(); ++i)
     status = vcpus_[i]->Create(kvm_.get(), vm_.get(), plan);
+  booted_.store(status.ok());
   return status;
 }
 
@@ -104,6 +105,11 @@ void Vm::Run() {
 
 void Vm::Pause() {
   for (auto& vcpu : vcpus_) vcpu->Pause();
+}
+
+bool Vm::AllParked() {
+  const std::lock_guard lock(mutex_);
+  return parked_count_ == vcpus_.size();
 }
 
 void Vm::Resume() {

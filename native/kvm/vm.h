@@ -53,9 +53,13 @@ class Vm : private VcpuOwner {
 
   /// Lays RAM out and makes the vCPUs. Any one thread.
   Status Boot(const BootPlan& plan);
+  /// False until a Boot has ended well; before, nothing may Run.
+  bool booted() const { return booted_.load(); }
   void Run();
-  /// kAllParked follows.
+  /// kAllParked follows, unless AllParked() holds at once: a resume may not have reached the vCPUs.
   void Pause();
+  /// After Pause: true if no vCPU runs guest code, or will before Resume.
+  bool AllParked();
   void Resume();
   /// Releases every waiting exit with all ones; kAllEnded follows. True if nothing ever ran, so
   /// that nothing follows.
@@ -94,6 +98,7 @@ class Vm : private VcpuOwner {
   ExitMailbox mailbox_;
   std::vector<std::shared_ptr<NativeDevice>> natives_;
   std::atomic<bool> wake_pending_{false};
+  std::atomic<bool> booted_{false};
 
   std::mutex mutex_;  // guards the next three; held for a moment only
   std::vector<VmEvent> events_;

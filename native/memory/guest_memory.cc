@@ -40,7 +40,8 @@ std::byte* MapHost(const RegionOptions& options) {
 }  // namespace
 
 int GuestMemory::Add(const RegionOptions& options) {
-  const auto [gpa, size_bytes, shared, thp] = options;
+  const uint64_t gpa = options.gpa;
+  const uint64_t size_bytes = options.size_bytes;
   if (size_bytes == 0 || gpa % kPageBytes != 0 || size_bytes % kPageBytes != 0) return -EINVAL;
   if (gpa >= kGpaEnd || size_bytes > kGpaEnd - gpa) return -EINVAL;
   if (regions_.size() == kPiecesMax) return -ENOSPC;

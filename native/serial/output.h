@@ -14,7 +14,7 @@ namespace vmm {
 /// out. When the reader is too slow, the oldest bytes are lost, and the newest stay.
 class Output {
  public:
-  static constexpr size_t kRingBytes = 64 * 1024;
+  static constexpr size_t kRingBytes = size_t{64} * 1024;
 
   /// Writes to `fd`, borrowed, which may block for ever; -1 swallows everything.
   Output(const std::string& thread_name, int fd);

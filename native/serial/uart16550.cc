@@ -30,7 +30,9 @@ constexpr uint8_t kMsrConnected = 0xb0;  // DCD, DSR, CTS
 uint32_t Uart16550::Read(uint32_t offset, uint8_t size_bytes) {
   if (size_bytes != 1) return ~uint32_t{0};
   const std::lock_guard lock(mutex_);
-  return ReadRegister(offset);
+  const uint8_t value = ReadRegister(offset);
+  TellRoom();
+  return value;
 }
 
 void Uart16550::Write(uint32_t offset, uint8_t size_bytes, uint32_t value) {
@@ -40,14 +42,15 @@ void Uart16550::Write(uint32_t offset, uint8_t size_bytes, uint32_t value) {
   const uint8_t before = offset == kData ? uint8_t{kIirNone} : Pending();
   WriteRegister(offset, static_cast<uint8_t>(value));
   RaiseIfPending(before);
+  TellRoom();
 }
 
 size_t Uart16550::Input(const uint8_t* bytes, size_t count) {
   const std::lock_guard lock(mutex_);
-  if ((modem_control_ & kLoopback) != 0) return 0;  // the line is cut off from the chip
+  const bool connected = (modem_control_ & kLoopback) == 0;
   const uint8_t before = Pending();
   size_t taken = 0;
-  while (taken < count && Receive(bytes[taken])) ++taken;
+  while (connected && taken < count && Receive(bytes[taken])) ++taken;
   room_wanted_ = taken < count;
   RaiseIfPending(before);
   return taken;
@@ -115,7 +118,7 @@ uint8_t Uart16550::TakeReceived() {
   if (received_count_ == 0) return 0;
   const uint8_t byte = received_[received_start_];
   received_start_ = (received_start_ + 1) % kReceiveBytes;
-  if (--received_count_ == 0 && std::exchange(room_wanted_, false)) wiring_.room();
+  --received_count_;
   return byte;
 }
 
@@ -156,6 +159,13 @@ uint8_t Uart16550::Pending() const {
   if (received_count_ > 0 && (interrupt_enable_ & kEnableReceived) != 0) return kIirReceived;
   if (transmitter_emptied_ && (interrupt_enable_ & kEnableEmpty) != 0) return kIirEmpty;
   return kIirNone;
+}
+
+/// A driver empties the buffer by reading it or by clearing it, and ends loopback when it has
+/// probed.
+void Uart16550::TellRoom() {
+  const bool room = received_count_ == 0 && (modem_control_ & kLoopback) == 0;
+  if (room && std::exchange(room_wanted_, false)) wiring_.room();
 }
 
 void Uart16550::RaiseIfPending(uint8_t before) {

@@ -19,7 +19,7 @@ class Uart16550 : public NativeDevice {
   struct Wiring {
     std::function<void(uint8_t)> transmit;
     std::function<void()> interrupt;  // an edge
-    std::function<void()> room;       // once after an Input that did not fit: it is all read now
+    std::function<void()> room;       // once after an Input that did not fit: the buffer is empty
   };
   explicit Uart16550(Wiring wiring) : wiring_(std::move(wiring)) {}
 
@@ -38,6 +38,7 @@ class Uart16550 : public NativeDevice {
   uint8_t LineStatus() const;
   uint8_t ModemStatus() const;
   uint8_t Pending() const;
+  void TellRoom();
   void RaiseIfPending(uint8_t before);
 
   const Wiring wiring_;

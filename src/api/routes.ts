@@ -1,0 +1,71 @@
+/** The endpoints of the API: method, path, body, verb. */
+import { BUILD_VERSION, COMPATIBLE_VERSION } from '../version.ts';
+import type { Vmm } from '../vmm/vmm.ts';
+import { type Dialect, normalise, render } from './dialects.ts';
+
+/** What the API needs of a VMM. Failures are VmmErrors, outermost what was to be done. */
+export type VmmApi = Pick<
+  Vmm<Dialect>,
+  'info' | 'create' | 'boot' | 'shutdown' | 'reboot' | 'pause' | 'resume' | 'delete' | 'exit'
+>;
+
+/** Undefined is answered with an empty reply. */
+type Verb<Body> = (vmm: VmmApi, body: Body) => Promise<unknown>;
+
+export interface Route {
+  method: 'GET' | 'PUT';
+  path: string;
+  /** Makes what `run` takes of the body's JSON; without it the endpoint takes no body. */
+  read?: (json: unknown) => unknown;
+  run: Verb<never>;
+  /** Of a reply without a body. */
+  emptyStatus: 200 | 204;
+  ignoresBody: boolean;
+}
+
+export const ROOT = '/api/v1/';
+
+const get = (name: string, run: Verb<never>): Route => ({
+  method: 'GET',
+  path: ROOT + name,
+  run,
+  emptyStatus: 204,
+  ignoresBody: true,
+});
+
+const put = (name: string, run: Verb<never>): Route => ({
+  ...get(name, run),
+  method: 'PUT',
+  ignoresBody: false,
+});
+
+const putJson = <Body>(name: string, read: (json: unknown) => Body, run: Verb<Body>): Route => ({
+  ...put(name, run),
+  read,
+});
+
+const ping = () => ({
+  build_version: BUILD_VERSION,
+  version: COMPATIBLE_VERSION.slice(1),
+  pid: process.pid,
+  features: ['kvm'],
+});
+
+async function info(vmm: VmmApi): Promise<object> {
+  const { dialect, ...facts } = await vmm.info();
+  return render(facts, dialect);
+}
+
+export const ROUTES: readonly Route[] = [
+  get('vmm.ping', async () => ping()),
+  get('vm.info', info),
+  // The documents say 204; 200 without a body is what every version has answered.
+  { ...put('vmm.shutdown', (vmm) => vmm.exit(0)), emptyStatus: 200, ignoresBody: true },
+  putJson('vm.create', normalise, (vmm, { config, dialect }) => vmm.create(config, dialect)),
+  put('vm.boot', (vmm) => vmm.boot()),
+  put('vm.shutdown', (vmm) => vmm.shutdown()),
+  put('vm.reboot', (vmm) => vmm.reboot()),
+  put('vm.pause', (vmm) => vmm.pause()),
+  put('vm.resume', (vmm) => vmm.resume()),
+  put('vm.delete', (vmm) => vmm.delete()),
+];

@@ -1,0 +1,226 @@
+/**
+ * The HTTP server of the API: connections, replies and their order. node:http is never loaded: its
+ * reason phrases break ch-remote, it costs 10 ms of start-up, and it wakes every 30 s.
+ *
+ * A reply leaves in one write, with header names spelled as clients match them. Connections stay
+ * open until the client closes them, however long they are idle.
+ */
+import { createServer, type Server, type Socket } from 'node:net';
+import { RequestParser } from './request-parser.ts';
+
+/** As many as clients of the original could have. */
+const CONNECTIONS_MAX = 10;
+
+/** A request as Fastify wants it: what it looks at of an http.IncomingMessage. */
+export interface WireRequest {
+  readonly method: string;
+  url: string;
+  /** Only what tells Fastify whether there is a body; nothing here depends on another header. */
+  readonly headers: { readonly 'content-length': string };
+  readonly httpVersionMajor: 1;
+  readonly socket: Socket;
+  /** Read whole and unparsed. */
+  readonly body: Buffer;
+}
+
+export type WireHandler = (request: WireRequest, reply: WireReply) => void;
+
+/** JSON that is plain ASCII: ch-remote decodes each 256 bytes by themselves as UTF-8. */
+export function asciiJson(value: unknown): string {
+  const escaped = (unit: string) => `\\u${unit.charCodeAt(0).toString(16).padStart(4, '0')}`;
+  return JSON.stringify(value).replace(/[\u0080-\uffff]/g, escaped);
+}
+
+const HEAD_END = '\r\n\r\n';
+
+/** `body` is ASCII. 204 and 100 have no body and no header that speaks of one. */
+function render(status: number, body: string, allow?: string): string {
+  const head = [`HTTP/1.1 ${status} `, 'Server: Cloud Hypervisor API', 'Connection: keep-alive'];
+  if (allow) head.push(`Allow: ${allow}`);
+  if (status === 204 || status === 100) return head.join('\r\n') + HEAD_END;
+  head.push('Content-Type: application/json', `Content-Length: ${body.length}`);
+  return head.join('\r\n') + HEAD_END + body;
+}
+
+const TOO_MANY = '{ "error": "Too many open connections" }';
+const TOO_MANY_REPLY = [
+  'HTTP/1.1 503 ',
+  'Server: Cloud Hypervisor API',
+  'Connection: close',
+  `Content-Length: ${TOO_MANY.length}`,
+  '',
+  TOO_MANY,
+].join('\r\n');
+
+/** What Fastify uses of an http.ServerResponse. */
+export class WireReply {
+  statusCode = 200;
+  headersSent = false;
+  writableEnded = false;
+  readonly #send: (text: string) => void;
+  #allow: string | undefined;
+
+  constructor(send: (text: string) => void) {
+    this.#send = send;
+  }
+
+  writeHead(status: number, headers: { allow?: string } = {}): void {
+    this.headersSent = true;
+    this.statusCode = status;
+    this.#allow = headers.allow;
+  }
+
+  end(body?: string | null): void {
+    if (this.writableEnded) return;
+    this.writableEnded = true;
+    this.#send(render(this.statusCode, body ?? '', this.#allow));
+  }
+
+  // Fastify keeps headers of its own and asks here for those set past it: there are none.
+  hasHeader(): boolean {
+    return false;
+  }
+  getHeader(): undefined {}
+  getHeaders(): object {
+    return {};
+  }
+  removeHeader(): void {}
+}
+
+/** One client: requests are handled one at a time, in order, and read no faster than that. */
+class Connection {
+  readonly #socket: Socket;
+  readonly #handler: WireHandler;
+  readonly #parser = new RequestParser();
+  /** A request is being handled, or the client has yet to read what we said. */
+  #busy = false;
+  #advancing = false;
+  #clientEnded = false;
+  #closed = false;
+
+  constructor(socket: Socket, handler: WireHandler) {
+    this.#socket = socket;
+    this.#handler = handler;
+    socket.on('data', (bytes: Buffer) => {
+      this.#parser.push(bytes);
+      this.#advance();
+    });
+    // A client that has said all it will say still gets its answers, and then the end.
+    socket.on('end', () => {
+      this.#clientEnded = true;
+      this.#advance();
+    });
+    socket.on('error', () => socket.destroy()); // it went away: nobody to tell
+  }
+
+  /** Takes no further request, and ends once the one being handled is answered. */
+  close(): void {
+    this.#closed = true;
+    this.#advance();
+  }
+
+  /** Handlers may answer at once: then the loop goes on, and does not recurse. */
+  #advance(): void {
+    if (this.#advancing) return;
+    this.#advancing = true;
+    while (!this.#busy && !this.#closed && !this.#socket.destroyed && this.#step());
+    this.#advancing = false;
+
+    if (this.#busy) this.#socket.pause();
+    else if (this.#closed) this.#socket.destroySoon();
+    else if (this.#clientEnded) this.#socket.end();
+    else this.#socket.resume();
+  }
+
+  /** False if the client has to say more first. */
+  #step(): boolean {
+    const parsed = this.#parser.next();
+    switch (parsed?.kind) {
+      case undefined:
+        return false;
+      case 'continue':
+        this.#write(render(100, ''));
+        return true;
+      case 'refused':
+        this.#write(render(400, asciiJson({ error: parsed.message })));
+        // What comes after a lost frame is read and dropped: closing would lose the answer, too.
+        if (parsed.fatal) this.#socket.end();
+        return true;
+      case 'request':
+        this.#handle(parsed.method, parsed.target, parsed.body);
+        return true;
+    }
+  }
+
+  #handle(method: string, url: string, body: Buffer): void {
+    this.#busy = true;
+    const headers = { 'content-length': String(body.length) };
+    const request = {
+      method,
+      url,
+      headers,
+      httpVersionMajor: 1,
+      socket: this.#socket,
+      body,
+    } as const;
+    this.#handler(
+      request,
+      new WireReply((text) => {
+        this.#busy = false;
+        // To HEAD nothing but the head, or the client takes the body for the next reply.
+        this.#write(
+          method === 'HEAD' ? text.slice(0, text.indexOf(HEAD_END) + HEAD_END.length) : text,
+        );
+        this.#advance();
+      }),
+    );
+  }
+
+  /** A client that asks and does not read is not read from either. */
+  #write(text: string): void {
+    if (!this.#socket.writable || this.#socket.write(text, 'latin1')) return;
+    this.#busy = true;
+    this.#socket.once('drain', () => {
+      this.#busy = false;
+      this.#advance();
+    });
+  }
+}
+
+export class WireServer {
+  readonly #server: Server;
+  readonly #connections = new Set<Connection>();
+
+  constructor(handler: WireHandler) {
+    // Half-open, for a client that shuts its side down and then waits for the answer.
+    this.#server = createServer({ allowHalfOpen: true }, (socket) => {
+      if (this.#connections.size >= CONNECTIONS_MAX) {
+        socket.on('error', () => socket.destroy());
+        socket.end(TOO_MANY_REPLY, () => socket.destroy());
+        return;
+      }
+      const connection = new Connection(socket, handler);
+      this.#connections.add(connection);
+      socket.once('close', () => this.#connections.delete(connection));
+    });
+  }
+
+  /**
+   * Serves on a Unix socket: one that already listens, by its fd, which is then ours; or a path.
+   * Rejects with the SystemError of bind or listen.
+   */
+  listen(where: { fd: number } | { path: string }): Promise<void> {
+    return new Promise((resolve, reject) => {
+      this.#server.once('error', reject);
+      this.#server.listen(where, () => resolve());
+    });
+  }
+
+  /** Resolves when every connection has ended: each when its request in progress is answered. */
+  close(): Promise<void> {
+    return new Promise((resolve) => {
+      this.#server.close(() => resolve());
+      for (const connection of this.#connections) connection.close();
+    });
+  }
+}

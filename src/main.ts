@@ -1,0 +1,146 @@
+/**
+ * The process: argv → VM and API → exit code. The VM is started first, and what the API needs is
+ * loaded only if it is asked for, while the guest already runs.
+ */
+import { unlinkSync, writeFileSync, writeSync } from 'node:fs';
+import { type CommandLine, parseCommandLine } from './api/cli.ts';
+import { UsageError } from './api/cli-scan.ts';
+import type { Dialect } from './api/dialects.ts';
+import type { WireServer } from './api/wire.ts';
+import { errorChain, VmmError } from './errors.ts';
+import { child, configureLog, flushLog } from './log.ts';
+import type { VmConfig } from './vmm/config.ts';
+import { Vmm } from './vmm/vmm.ts';
+
+/** Nobody is awaited longer: not a VM that will not stop, not a client that reads no answer. */
+const AWAITED_MS_MAX = 400;
+
+/** As long as a timer can be: with neither a VM nor an API, a client's signal is still to come. */
+const FOREVER_MS = 2 ** 31 - 1;
+
+const START_FAILED = 'Failed to start the VMM thread';
+
+const SETTLE_AFTER_MS = 1000;
+
+const log = child('main');
+
+/** What the launcher did before there was node: see native/launcher/main.c. */
+function takeLaunchFacts(): { api?: { fd: number; path: string } } {
+  const { CLOUD_HYPERVISOR_API: api, CLOUD_HYPERVISOR_COMM: name } = process.env;
+  delete process.env['CLOUD_HYPERVISOR_API'];
+  delete process.env['CLOUD_HYPERVISOR_COMM'];
+  if (name) writeFileSync('/proc/self/comm', name); // exec called us node
+  if (!api) return {};
+  const colon = api.indexOf(':');
+  return { api: { fd: Number(api.slice(0, colon)), path: api.slice(colon + 1) } };
+}
+
+/** The text that the original prints; the chain is what went wrong, outermost first. */
+function failureText(chain: readonly string[]): string {
+  const title = 'Error: Cloud Hypervisor exited with the following';
+  if (chain.length === 1) return `${title} error:\n  ${chain[0]}\n`;
+  return [`${title} chain of errors:`, ...chain.map((text, i) => `  ${i}: ${text}`), ''].join('\n');
+}
+
+async function fail(chain: readonly string[]): Promise<never> {
+  log.error(`Fatal error: ${chain.at(-1)}`);
+  await flushLog();
+  writeSync(2, failureText(chain));
+  process.exit(1);
+}
+
+class Process {
+  readonly #vmm: Vmm<Dialect>;
+  #server: WireServer | undefined;
+  #ending = false;
+
+  constructor(noShutdown: boolean) {
+    this.#vmm = new Vmm({
+      noShutdown,
+      onExit: (code) => void this.#end(code),
+      onWarning: (message) => log.warn(message),
+    });
+    for (const signal of ['SIGTERM', 'SIGINT', 'SIGHUP'] as const)
+      process.on(signal, () => this.#onSignal());
+  }
+
+  async boot(config: VmConfig): Promise<void> {
+    try {
+      await this.#vmm.create(config, 'today');
+      await this.#vmm.boot();
+    } catch (error) {
+      await fail(['Error booting VM', ...errorChain(error)]);
+    }
+  }
+
+  async listen(where: { fd: number } | { path: string }): Promise<void> {
+    const { createApi } = await import('./api/server.ts');
+    this.#server = await createApi(this.#vmm);
+    try {
+      await this.#server.listen(where);
+    } catch (error) {
+      await fail([START_FAILED, "Error creation API server's socket", ...errorChain(error)]);
+    }
+  }
+
+  #onSignal(): void {
+    setTimeout(() => void this.#end(0), AWAITED_MS_MAX);
+    void this.#vmm.exit(0);
+  }
+
+  /** What clients and the log are still owed goes out first, if that takes no time. */
+  async #end(code: number): Promise<void> {
+    if (this.#ending) return;
+    this.#ending = true;
+    setTimeout(() => process.exit(code), AWAITED_MS_MAX);
+    await Promise.all([this.#server?.close(), flushLog()]);
+    process.exit(code);
+  }
+}
+
+/** The socket file goes with the process, whatever ends it. */
+function removeAtExit(path: string): void {
+  process.on('exit', () => {
+    try {
+      unlinkSync(path);
+    } catch {
+      // It is gone already.
+    }
+  });
+}
+
+function readCommandLine(): CommandLine {
+  try {
+    return parseCommandLine(process.argv.slice(2));
+  } catch (error) {
+    if (!(error instanceof UsageError)) throw error;
+    writeSync(error.stream === 'stdout' ? 1 : 2, error.message);
+    process.exit(error.exitCode);
+  }
+}
+
+/** Of what only pays later, when nobody waits for us any more. */
+async function settle(): Promise<void> {
+  const { setFlagsFromString } = await import('node:v8');
+  setFlagsFromString('--semi-space-growth-factor=1'); // else bursts of requests grow the heap
+}
+
+async function main(): Promise<void> {
+  process.on('SIGUSR1', () => {}); // node would open a port for debuggers
+  const { api } = takeLaunchFacts();
+  if (api?.path) removeAtExit(api.path);
+  const { apiSocket, config, logFile, noShutdown, verbosity } = readCommandLine();
+  try {
+    configureLog(verbosity, logFile);
+  } catch (error) {
+    throw new VmmError('invalid-config', 'Error creating log file', error);
+  }
+
+  const self = new Process(noShutdown);
+  setInterval(() => {}, FOREVER_MS);
+  if (config) await self.boot(config);
+  if (apiSocket) await self.listen(api ?? apiSocket);
+  setTimeout(() => void settle(), SETTLE_AFTER_MS);
+}
+
+main().catch((error: unknown) => fail(errorChain(error)));

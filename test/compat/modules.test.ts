@@ -1,0 +1,72 @@
+import { spawn } from 'node:child_process';
+import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterEach, beforeEach, expect, test } from 'vitest';
+import { bundle } from '../../scripts/build/bundle.ts';
+import { exchange } from './support/http.ts';
+
+const ROOT = join(import.meta.dirname, '../..');
+const DIST = join(ROOT, 'dist');
+
+/** Runs in the VMM's node before the loader: at SIGUSR2 tells what has been loaded, and ends it. */
+const SPY = `
+const { Session } = require('node:inspector');
+const { writeFileSync } = require('node:fs');
+const session = new Session();
+session.connect();
+session.post('Profiler.enable');
+session.post('Profiler.startPreciseCoverage', { callCount: false, detailed: false });
+process.on('SIGUSR2', () => session.post('Profiler.takePreciseCoverage', (_error, { result }) => {
+  const { functions } = result.find(({ url }) => url.endsWith('/vmm.cjs'));
+  const run = functions.filter(({ ranges: [range] }) => range.count > 0);
+  const loaded = [...process.moduleLoadList, ...run.map(({ functionName }) => functionName)];
+  writeFileSync(process.env.SPY_FILE, JSON.stringify(loaded));
+  process.exit(0);
+}));
+`;
+
+let directory: string;
+
+beforeEach(() => {
+  directory = mkdtempSync(join(tmpdir(), 'modules-'));
+});
+
+afterEach(() => {
+  rmSync(directory, { recursive: true });
+});
+
+/** Modules of node and of the bundle that are loaded after the first ping. */
+async function loadedAfterPing(): Promise<string[]> {
+  const [spy, file, socket] = ['spy.cjs', 'loaded', 'api'].map((name) => join(directory, name));
+  if (!spy || !file || !socket) throw new Error('Three names give three paths');
+  writeFileSync(spy, SPY);
+  const argv = ['--require', spy, join(DIST, 'loader.cjs'), '--api-socket', socket];
+  const child = spawn(process.execPath, argv, { env: { SPY_FILE: file }, stdio: 'inherit' });
+  const ended = new Promise((resolve) => child.on('exit', resolve));
+
+  await expect.poll(() => existsSync(socket), { timeout: 10_000 }).toBe(true);
+  expect(await exchange(socket, 'GET /api/v1/vmm.ping HTTP/1.1\r\n\r\n')).toContain('200');
+  child.kill('SIGUSR2');
+  await ended;
+  return JSON.parse(readFileSync(file, 'utf8')) as string[];
+}
+
+test('after the first ping nothing is loaded that a ping does not need', async () => {
+  const loaded = await loadedAfterPing();
+
+  expect(loaded).toContain('NativeModule net');
+  expect(loaded).toContain('node_modules/fastify/fastify.js'); // so the names are what we think
+  const unwanted =
+    /^NativeModule (http|_http_\w+|https|http2|crypto)$|\/(ajv|fast-json-stringify|pino|light-my-request|semver)\//;
+  expect(loaded.filter((name) => unwanted.test(name))).toEqual([]);
+});
+
+test('the bundle has no part of what compiles schemas or fakes requests', async () => {
+  const { inputs } = await bundle(ROOT, directory);
+
+  const names = Object.keys(inputs);
+  expect(names).toContain('node_modules/fastify/fastify.js');
+  const unwanted = /node_modules\/(ajv|fast-json-stringify|@sinclair\/typebox|light-my-request)\//;
+  expect(names.filter((name) => unwanted.test(name))).toEqual([]);
+});

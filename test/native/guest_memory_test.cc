@@ -1,0 +1,169 @@
+#include "../../native/memory/guest_memory.h"
+
+#include <errno.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <array>
+#include <random>
+#include <string>
+#include <thread>
+
+#include "../../native/base/bounded_list.h"
+#include "../../native/base/fd.h"
+#include "check.h"
+
+namespace {
+
+using vmm::GuestMemory;
+
+constexpr uint64_t kPage = 4096;
+
+int Add(GuestMemory* memory, uint64_t gpa, uint64_t size_bytes, bool shared = false) {
+  return memory->Add({gpa, size_bytes, shared, false});
+}
+
+/// RAM at pages 1 and 2, which are two regions, and at page 4.
+void Lay(GuestMemory* memory) {
+  CHECK(Add(memory, kPage, kPage) == 0);
+  CHECK(Add(memory, 2 * kPage, kPage, true) == 0);
+  CHECK(Add(memory, 4 * kPage, kPage) == 0);
+}
+
+bool IsRam(const GuestMemory& memory, uint64_t gpa, uint64_t len) {
+  std::vector<char> bytes(len);
+  const int rc = memory.CopyOut(gpa, bytes.data(), len);
+  CHECK(rc == 0 || rc == -EFAULT);
+  CHECK(memory.CopyIn(gpa, bytes.data(), len) == rc);
+  return rc == 0;
+}
+
+void RefusesBadRegions() {
+  GuestMemory memory;
+  constexpr uint64_t kEnd = uint64_t{1} << 52;
+  CHECK(Add(&memory, 0, 0) == -EINVAL);
+  CHECK(Add(&memory, 1, kPage) == -EINVAL);
+  CHECK(Add(&memory, 0, kPage + 1) == -EINVAL);
+  CHECK(Add(&memory, kEnd, kPage) == -EINVAL);
+  CHECK(Add(&memory, kEnd - kPage, 2 * kPage) == -EINVAL);
+  CHECK(Add(&memory, kPage, UINT64_MAX - kPage + 1) == -EINVAL);
+  CHECK(Add(&memory, kEnd - kPage, kPage) == 0);
+  CHECK(Add(&memory, 0, kEnd - kPage) < 0);  // more than the host can map
+}
+
+void RefusesOverlap() {
+  GuestMemory memory;
+  CHECK(Add(&memory, 4 * kPage, 4 * kPage) == 0);
+  CHECK(Add(&memory, 3 * kPage, 2 * kPage) == -EEXIST);
+  CHECK(Add(&memory, 7 * kPage, kPage) == -EEXIST);
+  CHECK(Add(&memory, 0, 16 * kPage) == -EEXIST);
+  CHECK(Add(&memory, 3 * kPage, kPage) == 0);
+  CHECK(Add(&memory, 8 * kPage, kPage) == 0);
+}
+
+void BoundsRegions() {
+  GuestMemory memory;
+  int rc = 0;
+  uint64_t count = 0;
+  for (; rc == 0; ++count) rc = Add(&memory, count * kPage, kPage);
+  CHECK(rc == -ENOSPC && count == 65);
+}
+
+void ChecksBounds() {
+  GuestMemory memory;
+  Lay(&memory);
+  CHECK(IsRam(memory, kPage, 1) && IsRam(memory, kPage, 2 * kPage));
+  CHECK(IsRam(memory, 3 * kPage - 1, 1) && !IsRam(memory, 3 * kPage - 1, 2));
+  CHECK(!IsRam(memory, kPage - 1, 1) && !IsRam(memory, kPage - 1, 2));
+  CHECK(!IsRam(memory, 2 * kPage, 3 * kPage));  // over the hole
+  CHECK(!IsRam(memory, 0, 1) && !IsRam(memory, 5 * kPage, 1));
+  CHECK(!IsRam(memory, UINT64_MAX, 1) && !IsRam(memory, UINT64_MAX - 1, 4));
+  CHECK(IsRam(memory, 0, 0));  // nothing of nothing
+  char byte = 0;
+  CHECK(memory.CopyOut(kPage, &byte, UINT64_MAX) == -EFAULT);
+  CHECK(memory.CopyOut(kPage, &byte, UINT64_MAX - kPage + 1) == -EFAULT);
+}
+
+void CopiesAcrossRegions() {
+  GuestMemory memory;
+  Lay(&memory);
+  std::mt19937 random(1);
+  std::vector<uint8_t> model(2 * kPage);
+  for (int round = 0; round < 1000; ++round) {
+    const uint64_t offset = random() % model.size();
+    const uint64_t len = random() % (model.size() - offset + 1);
+    for (uint64_t i = offset; i < offset + len; ++i) model[i] = static_cast<uint8_t>(random());
+    CHECK(memory.CopyIn(kPage + offset, model.data() + offset, len) == 0);
+  }
+  std::vector<uint8_t> read(model.size());
+  CHECK(memory.CopyOut(kPage, read.data(), read.size()) == 0);
+  CHECK(read == model);
+}
+
+void CopiesAllOrNothing() {
+  GuestMemory memory;
+  Lay(&memory);
+  const std::array<uint8_t, 8> ones{1, 1, 1, 1, 1, 1, 1, 1};
+  std::array<uint8_t, 4> before{9, 9, 9, 9};
+  CHECK(memory.CopyIn(3 * kPage - 4, ones.data(), ones.size()) == -EFAULT);
+  CHECK(memory.CopyOut(3 * kPage - 4, before.data(), before.size()) == 0);
+  CHECK((before == std::array<uint8_t, 4>{}));
+}
+
+void BoundsPieces() {
+  GuestMemory memory;
+  Lay(&memory);
+  vmm::BoundedList<iovec, 1> one;
+  CHECK(!memory.Snapshot()->Map(kPage, 2 * kPage, &one));
+}
+
+void Loads() {
+  GuestMemory memory;
+  Lay(&memory);
+  const vmm::Fd file(memfd_create("test", MFD_CLOEXEC));
+  const std::string text(2 * kPage, 'x');
+  CHECK(write(file.get(), text.data(), text.size()) == static_cast<ssize_t>(text.size()));
+  std::array<char, 2> edge{};
+
+  CHECK(memory.Load(kPage, file.get(), 0, 2 * kPage) == 0);
+  CHECK(memory.CopyOut(2 * kPage - 1, edge.data(), 2) == 0 && edge[0] == 'x' && edge[1] == 'x');
+  CHECK(memory.Load(kPage, file.get(), 1, 2 * kPage) == -ENODATA);
+  CHECK(memory.Load(kPage, file.get(), 1 << 20, 1) == -ENODATA);
+  CHECK(memory.Load(kPage, file.get(), 1 << 20, 0) == 0);
+  CHECK(memory.Load(2 * kPage, file.get(), 0, 2 * kPage) == -EFAULT);
+  CHECK(memory.Load(kPage, file.get(), UINT64_MAX, 1) == -EINVAL);
+  CHECK(memory.Load(kPage, -1, 0, 1) == -EBADF);
+  std::array<int, 2> pipe_fds{};
+  CHECK(pipe(pipe_fds.data()) == 0);
+  CHECK(memory.Load(kPage, pipe_fds[0], 0, 1) == -ESPIPE);  // and does not wait
+  for (const int fd : pipe_fds) close(fd);
+}
+
+/// A region that is removed stays mapped for who took a snapshot before.
+void SnapshotsLive() {
+  GuestMemory memory;
+  Lay(&memory);
+  auto snapshot = memory.Snapshot();
+  memory.Clear();
+  CHECK(!IsRam(memory, kPage, 1));
+  *snapshot->all()[0].host = std::byte{1};
+  std::jthread reader([held = std::move(snapshot)] { CHECK(held->all().size() == 3); });
+  for (int i = 0; i < 100; ++i) {
+    CHECK(Add(&memory, 0, kPage) == 0);
+    memory.Clear();
+  }
+}
+
+}  // namespace
+
+int main() {
+  Test("empty, unaligned and too high regions are refused", RefusesBadRegions);
+  Test("overlapping regions are refused, neighbours are not", RefusesOverlap);
+  Test("there is a limit to the regions", BoundsRegions);
+  Test("an access must be RAM wholly", ChecksBounds);
+  Test("copies go across regions", CopiesAcrossRegions);
+  Test("a refused copy changes nothing", CopiesAllOrNothing);
+  Test("a range of too many pieces is refused", BoundsPieces);
+  Test("files are loaded, and short or bad ones refused", Loads);
+  Test("a snapshot outlives what it shows", SnapshotsLive);
+}
