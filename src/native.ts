@@ -16,6 +16,15 @@ export interface RegionOptions {
   shared: boolean;
   /** Linux may back it by transparent huge pages. */
   thp: boolean;
+  /** Linux may merge equal pages of it with those of other VMs. */
+  mergeable?: boolean;
+  /** Swap is set aside for all of it now. */
+  reserve?: boolean;
+  /** Backed by huge pages of this size, a power of two, all set aside now; 0 for ordinary ones. */
+  hugePageBytes?: number;
+  /** Maps this file, shared, from `fileOffset` on. Borrowed for the call. */
+  fd?: number;
+  fileOffset?: number;
 }
 
 /** Guest RAM. Never an ArrayBuffer: a copy in or out is checked, whatever the guest does. */
@@ -30,6 +39,8 @@ export interface GuestMemory {
    * Rejects: EFAULT if not all RAM, ENODATA if the file ends early, or what pread(2) says.
    */
   load(gpa: number, fd: number, offset: number, length: number): Promise<void>;
+  /** Touches every page on a worker thread, so that no access faults later. */
+  prefault(): Promise<void>;
   /** Idempotent. Call it when no Vm uses the RAM: what is mapped is unmapped, on a worker. */
   close(): Promise<void>;
 }
@@ -129,9 +140,15 @@ export type VmEvent =
   /** An AccessHandler threw: the guest was answered all ones. */
   | { type: 'handler-error'; message: string };
 
+export interface VcpuOptions {
+  apicId: number;
+  /** Where its thread may run; anywhere if empty. */
+  hostCpus: readonly number[];
+}
+
 export interface VmOptions {
   /** 1 to 254. */
-  vcpus: number;
+  vcpus: VcpuOptions[];
   /** Where KVM may put four pages of its own, outside RAM. */
   tssGpa: number;
   onEvent: (event: VmEvent) => void;

@@ -1,5 +1,6 @@
 #include "boot_plan_args.h"
 
+#include <cpuid.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <sys/ioctl.h>
@@ -94,6 +95,14 @@ std::vector<T> ToVector(Napi::Value value, const char* name, T (*convert)(Napi::
   return out;
 }
 
+/// KVM leaves the leaves of the brand string empty; a guest is told the host's.
+kvm_cpuid_entry2 WithBrand(kvm_cpuid_entry2 entry) {
+  constexpr uint32_t kBrandFirst = 0x80000002, kBrandLast = 0x80000004;
+  if (entry.function >= kBrandFirst && entry.function <= kBrandLast)
+    __get_cpuid(entry.function, &entry.eax, &entry.ebx, &entry.ecx, &entry.edx);
+  return entry;
+}
+
 }  // namespace
 
 BootPlan ToBootPlan(Napi::Value value) {
@@ -120,7 +129,7 @@ Napi::Value SupportedCpuid(const Napi::CallbackInfo& info) {
   const uint32_t count = cpuid.header().entries;
   const Napi::Array out = Napi::Array::New(info.Env(), count);
   for (uint32_t i = 0; i < count; ++i) {
-    const kvm_cpuid_entry2 entry = cpuid.entry(i);
+    const kvm_cpuid_entry2 entry = WithBrand(cpuid.entry(i));
     Napi::Object object = Napi::Object::New(info.Env());
     object.Set("function", entry.function);
     object.Set("index", entry.index);

@@ -12,14 +12,24 @@ Napi::Function GuestMemoryWrap::Define(Napi::Env env) {
                       InstanceMethod<&GuestMemoryWrap::Read>("read"),
                       InstanceMethod<&GuestMemoryWrap::Write>("write"),
                       InstanceMethod<&GuestMemoryWrap::Load>("load"),
+                      InstanceMethod<&GuestMemoryWrap::Prefault>("prefault"),
                       InstanceMethod<&GuestMemoryWrap::Close>("close")});
 }
 
 Napi::Value GuestMemoryWrap::AddRegion(const Napi::CallbackInfo& info) {
   const Napi::Object options = ToObject(info[0], "options");
-  const RegionOptions region{
-      ToU64(options.Get("gpa"), "gpa"), ToU64(options.Get("sizeBytes"), "sizeBytes"),
-      options.Get("shared").ToBoolean().Value(), options.Get("thp").ToBoolean().Value()};
+  const auto flag = [&](const char* name) { return options.Get(name).ToBoolean().Value(); };
+  const auto number = [&](const char* name) {
+    return options.Has(name) ? ToU64(options.Get(name), name) : 0;
+  };
+  RegionOptions region{ToU64(options.Get("gpa"), "gpa"), number("sizeBytes")};
+  region.shared = flag("shared");
+  region.thp = flag("thp");
+  region.mergeable = flag("mergeable");
+  region.reserve = flag("reserve");
+  region.huge_page_bytes = number("hugePageBytes");
+  if (options.Has("fd")) region.fd = ToFd(options.Get("fd"), "fd");
+  region.file_offset = number("fileOffset");
   ThrowIfFailed(info.Env(), core_->Add(region), "mmap(guest RAM)");
   return info.Env().Undefined();
 }
@@ -45,6 +55,12 @@ Napi::Value GuestMemoryWrap::Load(const Napi::CallbackInfo& info) {
   const uint64_t len = ToU64(info[3], "length");
   return JsQueue::Of(info.Env()).RunOnWorker(info.Env(), [=, memory = core_] {
     return Status{-memory->Load(gpa, fd, offset, len), "pread(guest RAM)"};
+  });
+}
+
+Napi::Value GuestMemoryWrap::Prefault(const Napi::CallbackInfo& info) {
+  return JsQueue::Of(info.Env()).RunOnWorker(info.Env(), [memory = core_] {
+    return Status{-memory->Prefault(), "madvise(MADV_POPULATE_WRITE)"};
   });
 }
 

@@ -19,6 +19,14 @@ Space ToSpace(Napi::Value value) {
   return value.ToString().Utf8Value() == "mmio" ? Space::kMmio : Space::kPort;
 }
 
+VcpuOptions ToVcpuOptions(Napi::Object from) {
+  VcpuOptions options{ToUint<uint32_t>(from.Get("apicId"), "apicId"), {}};
+  const Napi::Array cpus = ToArray(from.Get("hostCpus"), "hostCpus");
+  for (uint32_t i = 0; i < cpus.Length(); ++i)
+    options.host_cpus.push_back(ToUint<uint32_t>(cpus.Get(i), "hostCpus"));
+  return options;
+}
+
 /// Wraps a native object that only native code may make: its constructor is given it as External.
 template <class T>
 Napi::Value NewWrapped(Napi::Env env, const Napi::FunctionReference& constructor, T* core) {
@@ -35,14 +43,16 @@ Napi::Function VmWrap::Define(Napi::Env env) {
        InstanceMethod<&VmWrap::AddPmTimer>("pmTimer"), InstanceMethod<&VmWrap::AddSink>("sink"),
        InstanceMethod<&VmWrap::Boot>("boot"), InstanceMethod<&VmWrap::Run>("run"),
        InstanceMethod<&VmWrap::Pause>("pause"), InstanceMethod<&VmWrap::Resume>("resume"),
-       InstanceMethod<&VmWrap::Stop>("stop")});
+       InstanceMethod<&VmWrap::Nmi>("nmi"), InstanceMethod<&VmWrap::Stop>("stop")});
 }
 
 VmWrap::VmWrap(const Napi::CallbackInfo& info) : ObjectWrap(info) {
   const Napi::Env env = info.Env();
   const Napi::Object options = ToObject(info[1], "options");
-  const VmOptions core_options{ToUint<uint8_t>(options.Get("vcpus"), "vcpus"),
-                               ToU64(options.Get("tssGpa"), "tssGpa")};
+  VmOptions core_options{{}, ToU64(options.Get("tssGpa"), "tssGpa")};
+  const Napi::Array vcpus = ToArray(options.Get("vcpus"), "vcpus");
+  for (uint32_t i = 0; i < vcpus.Length(); ++i)
+    core_options.vcpus.push_back(ToVcpuOptions(ToObject(vcpus.Get(i), "vcpus")));
   on_event_ = Napi::Persistent(ToFunction(options.Get("onEvent"), "onEvent"));
   const auto* memory = GuestMemoryWrap::Unwrap(ToObject(info[0], "memory"));
 
@@ -170,6 +180,11 @@ Napi::Value VmWrap::Pause(const Napi::CallbackInfo& info) {
 
 Napi::Value VmWrap::Resume(const Napi::CallbackInfo& info) {
   Core(info.Env()).Resume();
+  return info.Env().Undefined();
+}
+
+Napi::Value VmWrap::Nmi(const Napi::CallbackInfo& info) {
+  Core(info.Env()).Nmi();
   return info.Env().Undefined();
 }
 

@@ -42,6 +42,7 @@ class VmWrap : public Napi::ObjectWrap<VmWrap> {
   Napi::Value Run(const Napi::CallbackInfo& info);
   Napi::Value Pause(const Napi::CallbackInfo& info);
   Napi::Value Resume(const Napi::CallbackInfo& info);
+  Napi::Value Nmi(const Napi::CallbackInfo& info);
   Napi::Value Stop(const Napi::CallbackInfo& info);
 
   /// The core; throws ESHUTDOWN once it has stopped.

@@ -1,6 +1,7 @@
 #include "vcpu.h"
 
 #include <errno.h>
+#include <sched.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 
@@ -43,7 +44,7 @@ void Vcpu::Unmap::operator()(kvm_run* run) const { munmap(run, size_bytes); }
 
 Status Vcpu::Create(int kvm_fd, int vm_fd, const BootPlan& plan) {
   const int index = static_cast<int>(index_);
-  fd_ = Fd(ioctl(vm_fd, KVM_CREATE_VCPU, index_));
+  fd_ = Fd(ioctl(vm_fd, KVM_CREATE_VCPU, options_.apic_id));
   if (!fd_.ok()) return {errno, "ioctl(KVM_CREATE_VCPU)", index};
 
   const int run_bytes = ioctl(kvm_fd, KVM_GET_VCPU_MMAP_SIZE, 0);
@@ -123,7 +124,25 @@ Status Vcpu::SetLapic() {
 }
 
 void Vcpu::Start() {
-  thread_ = Thread("vcpu" + std::to_string(index_), [this] { Loop(); });
+  thread_ = Thread("vcpu" + std::to_string(index_), [this] {
+    PinToHostCpus();
+    Loop();
+  });
+}
+
+void Vcpu::PinToHostCpus() const {
+  if (options_.host_cpus.empty()) return;
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  for (const uint32_t cpu : options_.host_cpus)
+    if (cpu < CPU_SETSIZE) CPU_SET(cpu, &set);
+  // They were there when the VM was created; without them it runs where it can.
+  sched_setaffinity(0, sizeof(set), &set);
+}
+
+void Vcpu::Nmi() {
+  nmi_.store(true);
+  if (thread_.joinable()) thread_.Kick();
 }
 
 /// The store comes before the kick, and the thread clears immediate_exit before it loads the order:
@@ -154,6 +173,8 @@ void Vcpu::Loop() {
 
 void Vcpu::ParkUntilOrdered() {
   if (exit_unfinished_) CompleteExit();
+  // A guest with a kvmclock learns that it was stopped, and does not blame itself for lost time.
+  ioctl(fd_.get(), KVM_KVMCLOCK_CTRL, 0);
   owner_->OnParked(index_, true);
   order_.wait(kPark);
   owner_->OnParked(index_, false);
@@ -168,6 +189,7 @@ void Vcpu::CompleteExit() {
 
 bool Vcpu::RunOnce() {
   exit_unfinished_ = false;
+  if (nmi_.exchange(false)) ioctl(fd_.get(), KVM_NMI, 0);
   if (ioctl(fd_.get(), KVM_RUN, 0) == 0) return HandleExit();
   if (errno == EINTR || errno == EAGAIN) return true;
   Fail("KVM_RUN failed: " + std::string(strerrorname_np(errno)));

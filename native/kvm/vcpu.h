@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "../base/fd.h"
@@ -15,6 +16,13 @@
 #include "exit_bus.h"
 
 namespace vmm {
+
+struct VcpuOptions {
+  /// KVM gives a vCPU's local APIC the id that the vCPU is made with.
+  uint32_t apic_id;
+  /// Where its thread may run; anywhere if empty.
+  std::vector<uint32_t> host_cpus;
+};
 
 /// What a vCPU tells its VM. Called on the vCPU's own thread; none may block.
 class VcpuOwner {
@@ -35,7 +43,8 @@ class VcpuOwner {
 /// One vCPU and its thread. The commands come from one thread, the JS thread, and never wait.
 class Vcpu {
  public:
-  Vcpu(size_t index, VcpuOwner* owner) : index_(index), owner_(owner) {}
+  Vcpu(size_t index, VcpuOptions options, VcpuOwner* owner)
+      : index_(index), options_(std::move(options)), owner_(owner) {}
 
   /// Makes the vCPU and its register state; its thread does not run yet.
   Status Create(int kvm_fd, int vm_fd, const BootPlan& plan);
@@ -44,6 +53,8 @@ class Vcpu {
   void Pause() { Command(kPark); }
   void Resume() { Command(kRun); }
   void Stop() { Command(kEnd); }
+  /// Injects an NMI when it next runs.
+  void Nmi();
   /// After OnEnded, or when it is sure to come.
   void Join() { thread_.Join(); }
 
@@ -70,11 +81,15 @@ class Vcpu {
   Status SetMsrs(const std::vector<kvm_msr_entry>& msrs);
   Status SetLapic();
 
+  void PinToHostCpus() const;
+
   const size_t index_;
+  const VcpuOptions options_;
   VcpuOwner* const owner_;
   Fd fd_;
   std::unique_ptr<kvm_run, Unmap> run_;
   std::atomic<uint32_t> order_{kRun};
+  std::atomic<bool> nmi_{false};
   // Its own thread's only:
   bool exit_unfinished_ = false;
   bool dead_ = false;

@@ -23,7 +23,8 @@ ExitMailbox::SpinTimes Spin() {
 
 Status Vm::Create(const VmOptions& options, std::shared_ptr<GuestMemory> memory,
                   std::function<void()> wake, std::unique_ptr<Vm>* out) {
-  if (options.vcpus == 0 || options.vcpus > ExitMailbox::kVcpusMax) return {EINVAL, "vcpus"};
+  if (options.vcpus.empty() || options.vcpus.size() > ExitMailbox::kVcpusMax)
+    return {EINVAL, "vcpus"};
   std::unique_ptr<Vm> vm(new Vm(options, std::move(memory), std::move(wake)));
   Status status = vm->Open(options);
   if (status.ok()) status = vm->MapMemory();
@@ -34,10 +35,10 @@ Status Vm::Create(const VmOptions& options, std::shared_ptr<GuestMemory> memory,
 Vm::Vm(const VmOptions& options, std::shared_ptr<GuestMemory> memory, std::function<void()> wake)
     : memory_(std::move(memory)),
       wake_(std::move(wake)),
-      bus_(options.vcpus),
-      mailbox_(options.vcpus, Spin()) {
-  for (size_t i = 0; i < options.vcpus; ++i)
-    vcpus_.push_back(std::make_unique<Vcpu>(i, static_cast<VcpuOwner*>(this)));
+      bus_(options.vcpus.size()),
+      mailbox_(options.vcpus.size(), Spin()) {
+  for (size_t i = 0; i < options.vcpus.size(); ++i)
+    vcpus_.push_back(std::make_unique<Vcpu>(i, options.vcpus[i], static_cast<VcpuOwner*>(this)));
 }
 
 Vm::~Vm() {
@@ -113,7 +114,19 @@ bool Vm::AllParked() {
 }
 
 void Vm::Resume() {
+  {
+    const std::lock_guard lock(mutex_);
+    if (paused_clock_ns_.has_value()) {
+      kvm_clock_data clock{};
+      clock.clock = *std::exchange(paused_clock_ns_, std::nullopt);
+      ioctl(vm_.get(), KVM_SET_CLOCK, &clock);
+    }
+  }
   for (auto& vcpu : vcpus_) vcpu->Resume();
+}
+
+void Vm::Nmi() {
+  for (auto& vcpu : vcpus_) vcpu->Nmi();
 }
 
 bool Vm::Stop() {
@@ -176,6 +189,8 @@ void Vm::OnParked(size_t vcpu, bool parked) {
   {
     const std::lock_guard lock(mutex_);
     if (parked ? ++parked_count_ < vcpus_.size() : (--parked_count_, true)) return;
+    kvm_clock_data clock{};
+    if (ioctl(vm_.get(), KVM_GET_CLOCK, &clock) == 0) paused_clock_ns_ = clock.clock;
     events_.push_back({VmEvent::Kind::kAllParked, vcpu, ""});
   }
   Wake();

@@ -5,6 +5,7 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -20,7 +21,7 @@
 namespace vmm {
 
 struct VmOptions {
-  size_t vcpus;
+  std::vector<VcpuOptions> vcpus;
   /// Three pages, and the page after them, that KVM takes for itself on some Intel hosts.
   uint64_t tss_gpa;
 };
@@ -60,7 +61,9 @@ class Vm : private VcpuOwner {
   void Pause();
   /// After Pause: true if no vCPU runs guest code, or will before Resume.
   bool AllParked();
+  /// The guest's clock goes on from where the pause stopped it.
   void Resume();
+  void Nmi();
   /// Releases every waiting exit with all ones; kAllEnded follows. True if nothing ever ran, so
   /// that nothing follows.
   bool Stop();
@@ -100,10 +103,11 @@ class Vm : private VcpuOwner {
   std::atomic<bool> wake_pending_{false};
   std::atomic<bool> booted_{false};
 
-  std::mutex mutex_;  // guards the next three; held for a moment only
+  std::mutex mutex_;  // guards the next four; held for a moment only
   std::vector<VmEvent> events_;
   size_t parked_count_ = 0;
   size_t ended_count_ = 0;
+  std::optional<uint64_t> paused_clock_ns_;
 
   bool running_ = false;                      // JS thread only: threads exist
   std::vector<std::unique_ptr<Vcpu>> vcpus_;  // last: their threads use all of the above

@@ -1,8 +1,12 @@
 #include "guest_memory.h"
 
 #include <errno.h>
+#include <linux/memfd.h>
 #include <sys/mman.h>
 #include <unistd.h>
+
+#include <algorithm>
+#include <bit>
 
 #include "../base/bounded_list.h"
 #include "../base/fd.h"
@@ -16,25 +20,72 @@ constexpr uint64_t kGpaEnd = uint64_t{1} << 52;  // the widest physical address 
 constexpr size_t kPiecesMax = 64;
 using Pieces = BoundedList<iovec, kPiecesMax>;
 
-/// The mapping of one region; null with errno set.
-std::byte* MapHost(const RegionOptions& options) {
-  const int prot = PROT_READ | PROT_WRITE;
-  void* host = MAP_FAILED;
-  if (options.shared) {
-    const Fd memfd(memfd_create("guest-ram", MFD_CLOEXEC));
-    if (!memfd.ok() || ftruncate(memfd.get(), static_cast<off_t>(options.size_bytes)) < 0)
-      return nullptr;
-    host = mmap(nullptr, options.size_bytes, prot, MAP_SHARED | MAP_NORESERVE, memfd.get(), 0);
-  } else {
-    const int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
-    host = mmap(nullptr, options.size_bytes, prot, flags, -1, 0);
-  }
-  if (host == MAP_FAILED) return nullptr;
+/// Guest and host addresses agree up to this, so that huge pages of one are those of the other.
+constexpr uint64_t kAlignBytes = uint64_t{2} << 20;
+
+/// `-errno` or a file descriptor, for a region that others are to map.
+int CreateMemfd(const RegionOptions& options) {
+  const int huge =
+      options.huge_page_bytes == 0
+          ? 0
+          : static_cast<int>(
+                MFD_HUGETLB |
+                static_cast<unsigned>(std::countr_zero(options.huge_page_bytes) << MFD_HUGE_SHIFT));
+  Fd memfd(memfd_create("guest-ram", MFD_CLOEXEC | static_cast<unsigned>(huge)));
+  if (!memfd.ok() || ftruncate(memfd.get(), static_cast<off_t>(options.size_bytes)) < 0)
+    return -errno;
+  return memfd.Release();
+}
+
+int MapFlags(const RegionOptions& options, bool file) {
+  int flags = MAP_FIXED | (file ? MAP_SHARED : MAP_PRIVATE | MAP_ANONYMOUS);
+  // Huge pages that are not set aside now may be missing later, and then the guest dies.
+  if (!options.reserve && options.huge_page_bytes == 0) flags |= MAP_NORESERVE;
+  if (!file && options.huge_page_bytes != 0)
+    flags |= MAP_HUGETLB | (std::countr_zero(options.huge_page_bytes) << MAP_HUGE_SHIFT);
+  return flags;
+}
+
+/// What the config asks of the pages; none of it is worth refusing a VM for.
+void Advise(void* host, const RegionOptions& options) {
   // A child process has no business in guest RAM, nor has a core dump.
   madvise(host, options.size_bytes, MADV_DONTFORK);
   madvise(host, options.size_bytes, MADV_DONTDUMP);
   if (options.thp) madvise(host, options.size_bytes, MADV_HUGEPAGE);
-  return static_cast<std::byte*>(host);
+  if (options.mergeable) madvise(host, options.size_bytes, MADV_MERGEABLE);
+}
+
+/// The mapping of one region; null with errno set.
+std::byte* MapHost(const RegionOptions& options) {
+  Fd memfd;
+  if (options.fd < 0 && options.shared) {
+    const int created = CreateMemfd(options);
+    if (created < 0) return errno = -created, nullptr;
+    memfd = Fd(created);
+  }
+  const int fd = options.fd >= 0 ? options.fd : memfd.get();
+
+  // Room for the region and to align it in; what is left over goes back.
+  const uint64_t align = std::max(kAlignBytes, options.huge_page_bytes);
+  const uint64_t room_bytes = options.size_bytes + align;
+  void* room =
+      mmap(nullptr, room_bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (room == MAP_FAILED) return nullptr;
+  const auto start = reinterpret_cast<uintptr_t>(room);
+  const uintptr_t aligned = (start + align - 1) / align * align;
+  auto* host = static_cast<std::byte*>(room) + (aligned - start);
+  if (aligned > start) munmap(room, aligned - start);
+  munmap(host + options.size_bytes, start + align - aligned);
+
+  const auto offset = static_cast<off_t>(options.file_offset);
+  if (mmap(host, options.size_bytes, PROT_READ | PROT_WRITE, MapFlags(options, fd >= 0), fd,
+           offset) == MAP_FAILED) {
+    const int error = errno;
+    munmap(host, options.size_bytes);
+    return errno = error, nullptr;
+  }
+  Advise(host, options);
+  return host;
 }
 
 }  // namespace
@@ -52,6 +103,12 @@ int GuestMemory::Add(const RegionOptions& options) {
   const auto unmap = [size_bytes](std::byte* p) { munmap(p, size_bytes); };
   regions_.push_back({gpa, size_bytes, std::shared_ptr<std::byte>(host, unmap)});
   Publish();
+  return 0;
+}
+
+int GuestMemory::Prefault() const {
+  for (const Region& region : Snapshot()->all())
+    if (madvise(region.host.get(), region.size_bytes, MADV_POPULATE_WRITE) < 0) return -errno;
   return 0;
 }
 

@@ -54,8 +54,15 @@ class Regions {
 struct RegionOptions {
   uint64_t gpa;
   uint64_t size_bytes;
-  bool shared;  // a memfd, so that another process can map it too
-  bool thp;     // may be backed by transparent huge pages
+  bool shared = false;     // a memfd, so that another process can map it too
+  bool thp = false;        // may be backed by transparent huge pages
+  bool mergeable = false;  // may be merged with equal pages of other VMs
+  bool reserve = false;    // swap is set aside for all of it now
+  /// Backed by huge pages of this size, a power of two; 0 for ordinary ones. All are set aside now.
+  uint64_t huge_page_bytes = 0;
+  /// Maps this file, shared, from `file_offset` on; -1 for none. Borrowed for the call.
+  int fd = -1;
+  uint64_t file_offset = 0;
 };
 
 /// Guest RAM, which hotplug changes while engines run. Only the JS thread adds and removes.
@@ -72,6 +79,9 @@ class GuestMemory {
   /// -EINVAL unless page aligned and within 52 bits, -EEXIST on overlap, or what mmap says.
   int Add(const RegionOptions& options);
   void Clear();
+
+  /// Touches every page of RAM, so that no access faults later. Long: any thread but the JS one.
+  int Prefault() const;
 
   /// All of the range is copied, or -EFAULT and none of it.
   int CopyOut(uint64_t gpa, void* to, uint64_t len) const;

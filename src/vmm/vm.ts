@@ -3,7 +3,13 @@
  * them. It lives from boot to shutdown; a reboot makes a new one.
  */
 import { VmmError } from '../errors.ts';
-import { type GuestMemory, type Vm as NativeVm, native, type VmEvent } from '../native.ts';
+import {
+  type GuestMemory,
+  type Vm as NativeVm,
+  native,
+  type VcpuOptions,
+  type VmEvent,
+} from '../native.ts';
 import { dsdtTerms } from './acpi/dsdt.ts';
 import { buildAcpi } from './acpi/tables.ts';
 import { ImageFile } from './boot/image.ts';
@@ -13,7 +19,8 @@ import { ramBytes } from './config/memory.ts';
 import type { VmConfig } from './config.ts';
 import { apicId, flatTopology, guestCpuid, physBits, type Topology } from './cpuid.ts';
 import { type DeviceTree, platformNodes } from './device-tree.ts';
-import { deviceArea, MEMORY, ramRegions } from './layout.ts';
+import { deviceArea, MEMORY } from './layout.ts';
+import { addRam } from './memory.ts';
 import { buildPlatform, type Platform } from './platform.ts';
 import { SerialPort } from './serial-port.ts';
 import { buildSmbios } from './smbios.ts';
@@ -50,14 +57,14 @@ export class Vm {
     let vm: NativeVm | undefined;
     let serial: SerialPort | undefined;
     try {
-      addRam(memory, config);
+      await addRam(memory, config.memory);
+      const machine = describe(config);
       vm = new native.Vm(memory, {
-        vcpus: config.cpus.boot_vcpus,
+        vcpus: vcpuOptions(config, machine.topology),
         tssGpa: MEMORY.kvmTss.gpa,
         onEvent: (event) => onEvent(event, hooks),
       });
       if (config.serial.mode !== 'Off') serial = new SerialPort(vm, config.serial);
-      const machine = describe(config);
       const platform = buildPlatform({ vm, serial: serial !== undefined, ...machine, ...hooks });
       await vm.boot(plan(config, payload, machine, platform));
       vm.run();
@@ -144,9 +151,11 @@ function openPayload({ payload }: VmConfig) {
   }
 }
 
-function addRam(memory: GuestMemory, { memory: settings }: VmConfig): void {
-  const { shared, thp } = settings;
-  for (const region of ramRegions(ramBytes(settings))) memory.addRegion({ ...region, shared, thp });
+function vcpuOptions({ cpus }: VmConfig, topology: Topology): VcpuOptions[] {
+  return Array.from({ length: cpus.boot_vcpus }, (_, vcpu) => ({
+    apicId: apicId(topology, vcpu),
+    hostCpus: cpus.affinity?.find((entry) => entry.vcpu === vcpu)?.host_cpus ?? [],
+  }));
 }
 
 /** The facts that follow from config and host, which tables, CPUID and devices must agree on. */

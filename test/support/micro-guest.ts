@@ -138,7 +138,8 @@ export class MicroGuest implements AsyncDisposable {
     this.#vcpus = vcpus;
     this.memory.addRegion({ gpa: 0, sizeBytes: RAM_BYTES, shared, thp: false });
     const onEvent = (event: VmEvent) => void this.events.push(event);
-    this.vm = new native.Vm(this.memory, { vcpus, tssGpa: 0xf800_0000, onEvent });
+    const ids = Array.from({ length: vcpus }, (_, apicId) => ({ apicId, hostCpus: [] }));
+    this.vm = new native.Vm(this.memory, { vcpus: ids, tssGpa: 0xf800_0000, onEvent });
     const done = { read: () => 0, write: () => void this.#done++ };
     this.vm.claim({ space: 'port', base: DONE_PORT, sizeBytes: 1 }, done);
   }

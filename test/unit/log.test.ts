@@ -28,7 +28,9 @@ test('a line has the format of the original, ends in CR LF, and is one line', as
 
   child('api').warn('Odd\r\n');
 
-  expect(await lines()).toMatch(/^cloud-hypervisor: [ \d]{3}\d\.\d{6}s: <main> WARN:api -- Odd {2}\r\n$/);
+  expect(await lines()).toMatch(
+    /^cloud-hypervisor: [ \d]{2}\d\.\d{6}s: <main> WARN:api -- Odd {2}\r\n$/,
+  );
   expect(statSync(file).mode & 0o777).toBe(0o600);
 });
 

@@ -20,6 +20,8 @@ export interface GuestOptions {
   host?: KvmHost;
   /** 1 if not given. */
   cpus?: number;
+  /** See Machine. */
+  topology?: string;
   /** As in `512M`, which it is if not given. */
   memory?: string;
   /** Raw images, by their paths on the host. */
@@ -191,6 +193,7 @@ async function machineOf(
   const console = terminal === 'virtio-tty' ? 'hvc0' : 'ttyS0';
   return {
     cpus: options.cpus ?? 1,
+    ...(options.topology && { topology: options.topology }),
     memory: options.memory ?? '512M',
     kernel: await host.stage(images[kernel]),
     initramfs: await host.stage(images.initramfs),

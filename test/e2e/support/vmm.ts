@@ -9,6 +9,8 @@ export type Terminal = 'serial-tty' | 'serial-file' | 'serial-socket' | 'virtio-
 /** A guest to start. Paths are the host's. */
 export interface Machine {
   cpus: number;
+  /** As the command line takes it, `2:2:1:1`; the VMM's own if not given. */
+  topology?: string;
   /** As in `512M`. */
   memory: string;
   kernel: string;
@@ -39,7 +41,7 @@ export const product: Vmm = {
   async argv(host, machine) {
     if (!existsSync(DIST)) throw new Error(`There is no ${DIST}: run \`npm run build\` first`);
     const dist = await host.stage(DIST);
-    const { cpus, memory, kernel, initramfs, cmdline, disks } = machine;
+    const { cpus, topology, memory, kernel, initramfs, cmdline, disks } = machine;
     const serial = {
       'serial-tty': ['--serial', 'tty', '--console', 'off'],
       'serial-file': ['--serial', `file=${machine.terminalPath}`, '--console', 'off'],
@@ -49,7 +51,14 @@ export const product: Vmm = {
     return [
       `${dist}/cloud-hypervisor`,
       ...['--api-socket', machine.apiSocket, '--kernel', kernel, '--initramfs', initramfs],
-      ...['--cmdline', cmdline, '--cpus', `boot=${cpus}`, '--memory', `size=${memory}`],
+      ...[
+        '--cmdline',
+        cmdline,
+        '--cpus',
+        `boot=${cpus}${topology ? `,topology=${topology}` : ''}`,
+        '--memory',
+        `size=${memory}`,
+      ],
       ...(disks.length > 0 ? ['--disk', ...disks.map((path) => `path=${path}`)] : []),
       ...serial,
       ...machine.args,

@@ -1,0 +1,56 @@
+/** Guest RAM: what backs it, and where it lies. */
+import { closeSync, constants, ftruncateSync, openSync, unlinkSync } from 'node:fs';
+import { join } from 'node:path';
+import { MIB } from '../bytes.ts';
+import { VmmError } from '../errors.ts';
+import type { GuestMemory } from '../native.ts';
+import { type MemoryConfig, ramBytes } from './config/memory.ts';
+import { ramRegions } from './layout.ts';
+
+const HUGE_PAGE_BYTES = 2 * MIB;
+
+/**
+ * Gives the guest its RAM; pages come when they are touched, or with `prefault` now.
+ * @throws VmmError 'host' if the host has not got it.
+ */
+export async function addRam(memory: GuestMemory, config: MemoryConfig): Promise<void> {
+  const { shared, thp, mergeable, reserve, hugepages } = config;
+  const hugePageBytes = hugepages ? (config.hugepage_size ?? HUGE_PAGE_BYTES) : 0;
+  const fd = config.file === undefined ? -1 : openBacking(config.file, ramBytes(config));
+  let fileOffset = 0;
+  try {
+    for (const region of ramRegions(ramBytes(config))) {
+      const options = { shared, thp, mergeable, reserve, hugePageBytes };
+      memory.addRegion({ ...region, ...options, ...(fd >= 0 && { fd, fileOffset }) });
+      fileOffset += region.sizeBytes;
+    }
+    if (config.prefault) await memory.prefault();
+  } catch (cause) {
+    const pages = hugepages ? ` in huge pages of ${hugePageBytes}` : '';
+    throw new VmmError(
+      'host',
+      `The host has no ${ramBytes(config)} bytes of memory${pages} for memory.size: give the VM less`,
+      cause,
+    );
+  } finally {
+    if (fd >= 0) closeSync(fd);
+  }
+}
+
+/** A file without a name, in the directory given, as large as RAM. */
+function openBacking(directory: string, sizeBytes: number): number {
+  const path = join(directory, `guest-ram-${process.pid}-${Date.now()}`);
+  try {
+    const { O_CREAT, O_EXCL, O_RDWR } = constants;
+    const fd = openSync(path, O_RDWR | O_CREAT | O_EXCL, 0o600);
+    unlinkSync(path);
+    ftruncateSync(fd, sizeBytes);
+    return fd;
+  } catch (cause) {
+    throw new VmmError(
+      'invalid-config',
+      `memory.file is ${directory}, where no file can be made: name a directory for one`,
+      cause,
+    );
+  }
+}
