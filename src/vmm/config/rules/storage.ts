@@ -51,7 +51,7 @@ const serial = each('disks', ({ serial = '' }, at) => {
 });
 
 const pathOrSocket = each('disks', ({ path, vhost_socket }, at) =>
-  path === undefined || vhost_socket === undefined
+  !path || vhost_socket === undefined // the document of 2020 requires a path, if only ""
     ? undefined
     : {
         text: 'Disk path and vhost socket both provided',
