@@ -6,7 +6,9 @@
 /** What an API may see of the VMM: its verbs, its config, and the tables made from the config. */
 const VMM_CONTRACT = '^src/vmm/(vmm|config|schema-tables|host)[.]ts$|^src/vmm/config/[^/]+[.]ts$';
 
-/** What devices share. Everything else under src/devices is a device, and no device knows another. */
+/**
+ * What devices share. Everything else under src/devices is a device, and no device knows another.
+ */
 const DEVICE_PARTS =
   '^src/devices/(device|registers|acpi/aml|[^/]+/device|pci/(config-space|msix)|virtio/queue|vhost-user/(protocol|frontend))[.]ts$';
 

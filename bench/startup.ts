@@ -5,11 +5,11 @@
  *
  * Subjects alternate within each round, and start in a clean environment.
  */
-import { execFileSync } from 'node:child_process';
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { microGuest } from './support/micro-guest.ts';
+import { buildProbe } from './support/probe.ts';
 import { add, type Goal, report, type Samples } from './support/record.ts';
 import { benchOptions, type Subject } from './support/subjects.ts';
 
@@ -25,16 +25,10 @@ const GOALS: Goal[] = [
 
 const root = join(import.meta.dirname, '..');
 const directory = mkdtempSync(join(tmpdir(), 'startup-'));
-const probe = join(directory, 'probe');
 const kernel = join(directory, 'kernel');
 const samples: Samples = new Map();
 
-/** What the probe prints, in ms. */
-const run = (...args: string[]): number[] =>
-  execFileSync(probe, args, { encoding: 'utf8' })
-    .trim()
-    .split(' ')
-    .map((ns) => Number(ns) / 1e6);
+const run = buildProbe(directory);
 
 function measure(subject: Subject): void {
   const socket = join(directory, 'socket');
@@ -49,17 +43,6 @@ function measure(subject: Subject): void {
 
 try {
   const options = benchOptions(join(root, 'dist/cloud-hypervisor'), process.argv.slice(2));
-  const source = join(root, 'bench/support/probe.c');
-  execFileSync('gcc', [
-    '-D_GNU_SOURCE',
-    '-std=c11',
-    '-O2',
-    '-Wall',
-    '-Wextra',
-    '-o',
-    probe,
-    source,
-  ]);
   writeFileSync(kernel, microGuest());
   for (const subject of options.subjects) measure(subject); // once for the page cache
   samples.clear();

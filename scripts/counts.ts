@@ -8,7 +8,7 @@ export interface Counts {
   skipped: number;
 }
 
-const DIRECTORY = 'test-results';
+export const DIRECTORY = 'test-results';
 
 export const reportPath = (tier: string): string => join(DIRECTORY, `${tier}.json`);
 

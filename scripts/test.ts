@@ -4,20 +4,12 @@
  */
 import { spawnSync } from 'node:child_process';
 import { existsSync, mkdirSync, readFileSync, rmSync } from 'node:fs';
-import { join } from 'node:path';
-
-interface Counts {
-  passed: number;
-  failed: number;
-  skipped: number;
-}
+import { type Counts, DIRECTORY, readCounts, reportPath } from './counts.ts';
 
 interface Tier {
   name: string;
   run: () => Counts;
 }
-
-const RESULTS = 'test-results';
 
 /** One command that passes or fails as a whole counts as one test. */
 const command = (name: string, ...argv: [string, ...string[]]): Tier => ({
@@ -29,11 +21,21 @@ const command = (name: string, ...argv: [string, ...string[]]): Tier => ({
   },
 });
 
+/** A script of ours, which reports its own counts. */
+const script = (name: string, path: string): Tier => ({
+  name,
+  run: () => {
+    rmSync(reportPath(name), { force: true });
+    spawnSync('node_modules/.bin/tsx', [path], { stdio: 'inherit' });
+    return existsSync(reportPath(name)) ? readCounts(name) : { passed: 0, failed: 1, skipped: 0 };
+  },
+});
+
 /** A vitest project, counted from its own report; one that made none failed as a whole. */
 const vitest = (project: string): Tier => ({
   name: project,
   run: () => {
-    const report = join(RESULTS, `${project}.json`);
+    const report = reportPath(project);
     rmSync(report, { force: true });
     const args = ['vitest', 'run', '--project', project, '--reporter=default', '--reporter=json'];
     const { status } = spawnSync('npx', [...args, `--outputFile.json=${report}`], {
@@ -52,7 +54,25 @@ const vitest = (project: string): Tier => ({
   },
 });
 
-const TIERS: Tier[] = [command('addon', 'npx', 'node-gyp', 'rebuild', '--silent'), vitest('kvm')];
+/** A tier for hosts that have `path`; elsewhere it counts as one test, skipped. */
+const needs = (path: string, tier: Tier): Tier => ({
+  name: tier.name,
+  run: () => {
+    if (existsSync(path)) return tier.run();
+    console.log(`skipped: no ${path}`);
+    return { passed: 0, failed: 0, skipped: 1 };
+  },
+});
+
+const TIERS: Tier[] = [
+  script('check', 'scripts/check.ts'),
+  command('build', 'node_modules/.bin/tsx', 'scripts/build.ts'),
+  vitest('unit'),
+  vitest('compat'),
+  script('native', 'scripts/native-tests.ts'),
+  needs('/dev/kvm', vitest('kvm')),
+  vitest('e2e'),
+];
 
 const wanted = process.argv.slice(2);
 const unknown = wanted.filter((name) => !TIERS.some((tier) => tier.name === name));
@@ -61,7 +81,7 @@ if (unknown.length > 0) {
   process.exit(2);
 }
 
-mkdirSync(RESULTS, { recursive: true });
+mkdirSync(DIRECTORY, { recursive: true });
 const total: Counts = { passed: 0, failed: 0, skipped: 0 };
 const failures: string[] = [];
 for (const tier of TIERS) {

@@ -18,12 +18,17 @@ import {
 import { createRequire } from 'node:module';
 import { dirname, join } from 'node:path';
 import { Script } from 'node:vm';
+import type { Native } from './native.ts';
 
 /** Set by the build. V8 knows a source by its length only, so the cache's name has to tell more. */
 declare const __BUNDLE_HASH__: string;
 
-/** By then all that a start needs has been compiled, and nobody is waiting. */
-const REBUILD_AFTER_MS = 2000;
+/**
+ * By then what a start needs has been compiled. Before main.ts changes flags of V8, which would
+ * make
+ * the cache one for other flags than a start has.
+ */
+const REBUILD_AFTER_MS = 500;
 
 const BUNDLE = join(__dirname, 'vmm.cjs');
 
@@ -35,7 +40,9 @@ function compile(cachedData?: Buffer): Script {
   });
 }
 
-/** Undefined without a home; the launcher takes it away where we have more rights than its owner. */
+/**
+ * Undefined without a home; the launcher takes it away where we have more rights than its owner.
+ */
 function userCachePath(): string | undefined {
   const { HOME, XDG_CACHE_HOME } = process.env;
   const root = XDG_CACHE_HOME || (HOME && join(HOME, '.cache'));
@@ -71,20 +78,24 @@ function writeAtomically(path: string, bytes: Buffer): void {
   renameSync(unfinished, path);
 }
 
+/**
+ * There is a cache of the user's only if node has refused ours before. One is tried, not both:
+ * after
+ * the first V8 has compiled the source, and takes that for the second.
+ */
 function load(): Script {
-  const shipped = compile(attempt(() => readFileSync(join(__dirname, 'vmm.cache'))));
-  if (shipped.cachedDataRejected === false) return shipped;
   const path = userCachePath();
-  if (path === undefined) return shipped;
-
-  const script = compile(attempt(() => readTrusted(path)));
-  if (script.cachedDataRejected !== false)
-    setTimeout(
-      () => attempt(() => writeAtomically(path, script.createCachedData())),
-      REBUILD_AFTER_MS,
-    ).unref();
+  const own = path === undefined ? undefined : attempt(() => readTrusted(path));
+  const script = compile(own ?? attempt(() => readFileSync(join(__dirname, 'vmm.cache'))));
+  if (script.cachedDataRejected !== false && path !== undefined) {
+    const rebuild = () => attempt(() => writeAtomically(path, script.createCachedData()));
+    setTimeout(rebuild, REBUILD_AFTER_MS).unref();
+  }
   return script;
 }
 
+// First of all, so that KVM works while V8 reads. Whatever is wrong with it, main.ts will say.
+if (process.argv.some((word) => word.startsWith('--kernel')))
+  attempt(() => (createRequire(BUNDLE)('./cloud_hypervisor.node') as Native).prepareVm());
 const run = load().runInThisContext() as (require: NodeJS.Require, filename: string) => void;
 run(createRequire(BUNDLE), BUNDLE);

@@ -1,5 +1,5 @@
 /**
- * The log: pino in the original's line format, to stderr or --log-file. Loaded with the first line
+ * The log: pino in the original's line formats, to stderr or --log-file. Loaded with the first line
  * that is written, which most VMs never do.
  *
  * `error`: a request failed; `warn`: odd but contained; `info`: a change of state. What a guest can
@@ -14,6 +14,48 @@ type Level = (typeof LEVELS)[number];
 /** Logs under the name of a part of the VMM, which stands where the original has file and line. */
 export type Logger = Record<Level, (message: string) => void>;
 
+interface Line {
+  /** Since the process started. */
+  seconds: number;
+  level: string;
+  name: string;
+  text: string;
+}
+
+const DEFAULT_FORMAT = 'cloud-hypervisor: {boottime}s: <{thread}> {level}:{location} -- {msg}';
+
+/** `2026-01-31T23:59:59.123456Z`: Date knows no microseconds. */
+function isoTime(seconds: number, zoneMinutes: number): string {
+  const ms = performance.timeOrigin + seconds * 1000;
+  const us = Math.floor((ms % 1) * 1000);
+  const date = new Date(ms - zoneMinutes * 60_000);
+  return date.toISOString().replace('Z', `${us.toString().padStart(3, '0')}Z`);
+}
+
+/** `0131 23:59:59.123456` */
+const glogTime = (iso: string): string => iso.replace(/^\d+-(\d\d)-(\d\d)T(.*)Z$/, '$1$2 $3');
+
+const zoneMinutes = () => new Date().getTimezoneOffset();
+
+/** What may stand in braces in a format. */
+const TOKENS: Readonly<Record<string, (line: Line) => string>> = {
+  boottime: ({ seconds }) => seconds.toFixed(6).padStart(10),
+  wallclock: ({ seconds }) => isoTime(seconds, 0),
+  glog: ({ seconds }) => glogTime(isoTime(seconds, 0)),
+  localglog: ({ seconds }) => glogTime(isoTime(seconds, zoneMinutes())),
+  thread: () => 'main',
+  level: ({ level }) => level,
+  location: ({ name }) => name,
+  msg: ({ text }) => text,
+};
+
+/** The first `{token}` of a format that is none. */
+export const unknownToken = (format: string): string | undefined =>
+  format.match(/\{[^}]*\}/g)?.find((token) => !Object.hasOwn(TOKENS, token.slice(1, -1)));
+
+const render = (format: string, line: Line): string =>
+  format.replace(/\{([^}]*)\}/g, (token, name: string) => TOKENS[name]?.(line) ?? token);
+
 /** Lines that wait for a slow reader; later ones are dropped, so that nothing else waits. */
 const WAITING_BYTES_MAX = 1024 * 1024;
 
@@ -27,14 +69,17 @@ interface Sink {
 
 let threshold = LEVELS.indexOf('warn');
 let fd = 2;
+let format = DEFAULT_FORMAT;
 let sink: Promise<Sink> | undefined;
 
 /**
  * To be called before the first line.
  * @param verbosity how many `-v` were given: 0 is warn, 3 and more trace.
+ * @param lineFormat has no unknown token.
  * @throws SystemError of open(2).
  */
-export function configureLog(verbosity: number, file?: string): void {
+export function configureLog(verbosity: number, file?: string, lineFormat = DEFAULT_FORMAT): void {
+  format = lineFormat;
   threshold = Math.min(LEVELS.indexOf('warn') + verbosity, LEVELS.length - 1);
   const { O_WRONLY, O_CREAT, O_TRUNC, O_APPEND, O_NOCTTY } = constants;
   fd =
@@ -99,10 +144,9 @@ function formatter(write: (line: string) => void): DestinationStream {
     lastMsg: '',
     write() {
       const { name, seconds } = stream.lastObj;
-      const level = LEVELS[LEVELS.length - stream.lastLevel / 10]?.toUpperCase();
-      const time = seconds.toFixed(6).padStart(10);
+      const level = LEVELS[LEVELS.length - stream.lastLevel / 10]?.toUpperCase() ?? '';
       const text = stream.lastMsg.replace(/\p{Cc}/gu, ' '); // a guest can't forge lines
-      write(`cloud-hypervisor: ${time}s: <main> ${level}:${name} -- ${text}\r\n`);
+      write(`${render(format, { seconds, level, name, text })}\r\n`);
     },
   };
   return stream;

@@ -8,12 +8,16 @@ import { UsageError } from './api/cli-scan.ts';
 import type { Dialect } from './api/dialects.ts';
 import type { WireServer } from './api/wire.ts';
 import { errorChain, VmmError } from './errors.ts';
-import { child, configureLog, flushLog } from './log.ts';
+import { child, configureLog, flushLog, limited } from './log.ts';
+import { native } from './native.ts';
 import type { VmConfig } from './vmm/config.ts';
 import { Vmm } from './vmm/vmm.ts';
 
-/** Nobody is awaited longer: not a VM that will not stop, not a client that reads no answer. */
-const AWAITED_MS_MAX = 400;
+/** A VM that will not stop is not awaited longer. */
+const STOP_MS_MAX = 400;
+
+/** Nor is a client that reads no answer. */
+const ANSWERS_MS_MAX = 200;
 
 /** As long as a timer can be: with neither a VM nor an API, a client's signal is still to come. */
 const FOREVER_MS = 2 ** 31 - 1;
@@ -52,22 +56,24 @@ async function fail(chain: readonly string[]): Promise<never> {
 class Process {
   readonly #vmm: Vmm<Dialect>;
   #server: WireServer | undefined;
+  #stopped = false;
   #ending = false;
 
   constructor(noShutdown: boolean) {
     this.#vmm = new Vmm({
       noShutdown,
-      onExit: (code) => void this.#end(code),
-      onWarning: (message) => log.warn(message),
+      onExit: (code) => {
+        this.#stopped = true;
+        void this.#end(code);
+      },
+      onBooted: settleLater,
+      onWarning: limited(log), // a guest can cause them at will
     });
-    for (const signal of ['SIGTERM', 'SIGINT', 'SIGHUP'] as const)
-      process.on(signal, () => this.#onSignal());
   }
 
   async boot(config: VmConfig): Promise<void> {
     try {
-      await this.#vmm.create(config, 'today');
-      await this.#vmm.boot();
+      await this.#vmm.createAndBoot(config, 'today');
     } catch (error) {
       await fail(['Error booting VM', ...errorChain(error)]);
     }
@@ -83,8 +89,8 @@ class Process {
     }
   }
 
-  #onSignal(): void {
-    setTimeout(() => void this.#end(0), AWAITED_MS_MAX);
+  onSignal(): void {
+    setTimeout(() => void this.#end(0), STOP_MS_MAX);
     void this.#vmm.exit(0);
   }
 
@@ -92,10 +98,17 @@ class Process {
   async #end(code: number): Promise<void> {
     if (this.#ending) return;
     this.#ending = true;
-    setTimeout(() => process.exit(code), AWAITED_MS_MAX);
+    setTimeout(() => leave(code), ANSWERS_MS_MAX);
     await Promise.all([this.#server?.close(), flushLog()]);
-    process.exit(code);
+    if (this.#stopped) process.exit(code);
+    leave(code);
   }
+}
+
+/** For when not everything has ended. What must be put back first listens for `exit`. */
+function leave(code: number): void {
+  process.emit('exit', code);
+  native.exitNow(code);
 }
 
 /** The socket file goes with the process, whatever ends it. */
@@ -119,28 +132,55 @@ function readCommandLine(): CommandLine {
   }
 }
 
-/** Of what only pays later, when nobody waits for us any more. */
+let settling: NodeJS.Timeout | undefined;
+
+/** After a start and after each boot, when nobody waits for us any more. */
+function settleLater(): void {
+  clearTimeout(settling);
+  settling = setTimeout(() => void settle(), SETTLE_AFTER_MS);
+}
+
+/** Gives back what a start needed and idling does not. */
 async function settle(): Promise<void> {
   const { setFlagsFromString } = await import('node:v8');
+  const { runInNewContext } = await import('node:vm');
   setFlagsFromString('--semi-space-growth-factor=1'); // else bursts of requests grow the heap
+  setFlagsFromString('--expose-gc'); // for contexts that are made from now on
+  runInNewContext('gc')();
+  await native.trimMemory();
+}
+
+/** Whoever asks for these must not think that he has them. */
+function refuseUnserved({ eventMonitor, restore }: CommandLine): void {
+  const names = Object.entries({ '--event-monitor': eventMonitor, '--restore': restore })
+    .filter(([, value]) => value !== undefined)
+    .map(([name]) => name);
+  if (names.length === 0) return;
+  throw new VmmError('invalid-config', `Not supported yet: ${names.join(', ')}`);
 }
 
 async function main(): Promise<void> {
+  let self: Process | undefined;
+  for (const signal of ['SIGTERM', 'SIGINT', 'SIGHUP'] as const)
+    process.on(signal, () => self?.onSignal());
   process.on('SIGUSR1', () => {}); // node would open a port for debuggers
+  process.on('SIGUSR2', () => {}); // it would end us
   const { api } = takeLaunchFacts();
   if (api?.path) removeAtExit(api.path);
-  const { apiSocket, config, logFile, noShutdown, verbosity } = readCommandLine();
+  const commandLine = readCommandLine();
+  const { apiSocket, config, logFile, logFormat, noShutdown, verbosity } = commandLine;
   try {
-    configureLog(verbosity, logFile);
+    configureLog(verbosity, logFile, logFormat);
   } catch (error) {
     throw new VmmError('invalid-config', 'Error creating log file', error);
   }
+  refuseUnserved(commandLine);
 
-  const self = new Process(noShutdown);
+  self = new Process(noShutdown);
   setInterval(() => {}, FOREVER_MS);
   if (config) await self.boot(config);
   if (apiSocket) await self.listen(api ?? apiSocket);
-  setTimeout(() => void settle(), SETTLE_AFTER_MS);
+  settleLater();
 }
 
 main().catch((error: unknown) => fail(errorChain(error)));

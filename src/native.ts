@@ -9,7 +9,7 @@
 import { createRequire } from 'node:module';
 
 /** One range of guest RAM. Ranges do not overlap; `gpa` and `sizeBytes` are multiples of 4 KiB. */
-export interface RegionOptions {
+interface RegionOptions {
   gpa: number;
   sizeBytes: number;
   /** A memfd mapped shared, so that another process can be handed the RAM; else anonymous. */
@@ -71,14 +71,30 @@ export interface Uart16550 {
   flush(timeoutMs: number): Promise<void>;
 }
 
-export interface UartOptions {
-  base: number;
-  gsi: number;
-  /** Where output goes, -1 for nowhere. Borrowed: it must stay open until the Vm has stopped. */
-  fd: number;
-  /** The guest has read all input, and some had not fitted. */
-  onRoom: () => void;
+/**
+ * What a serial port is plugged into from outside: a pty, or a socket that takes one client at a
+ * time, the newest. It keeps the newest 64 KiB of output while nobody is there, and outlives the
+ * Vm.
+ */
+export interface SerialLine {
+  /** Of the pty's slave, or of the socket. */
+  readonly path: string;
+  /** Idempotent. The file of a socket stays. */
+  close(): void;
 }
+
+/**
+ * Either `line`, which takes both directions, or `fd` for output, and input by `Uart16550.input`.
+ */
+type UartOptions = { base: number; gsi: number } & (
+  | { line: SerialLine }
+  | {
+      /** -1 for nowhere. Borrowed: it must stay open until the Vm has stopped. */
+      fd: number;
+      /** The guest has read all input, and some had not fitted. */
+      onRoom: () => void;
+    }
+);
 
 /** One CPUID leaf, `struct kvm_cpuid_entry2`. All are unsigned 32-bit. */
 export interface CpuidEntry {
@@ -146,7 +162,7 @@ export interface VcpuOptions {
   hostCpus: readonly number[];
 }
 
-export interface VmOptions {
+interface VmOptions {
   /** 1 to 254. */
   vcpus: VcpuOptions[];
   /** Where KVM may put four pages of its own, outside RAM. */
@@ -188,6 +204,24 @@ export interface Native {
     memory: GuestMemory,
     options: VmOptions,
   ) => Vm;
+  /**
+   * Has a thread make what the next `new Vm` needs of KVM, which takes milliseconds. Idempotent.
+   */
+  prepareVm: () => void;
+  /**
+   * Listens at the path of a socket, or makes a pty.
+   * @throws SystemError EADDRINUSE if anything lies at the path.
+   */
+  SerialLine: new (
+    socketPath?: string,
+  ) => SerialLine;
+  /** Gives back heap that is free and pages of files that can be read again, on a worker. */
+  trimMemory: () => Promise<void>;
+  /**
+   * Ends the process at once, unlike process.exit, which waits until each thread of ours is out of
+   * its system call.
+   */
+  exitNow: (code: number) => never;
   /** What KVM can show a guest of this host's CPUID. */
   supportedCpuid: () => CpuidEntry[];
 }
@@ -211,6 +245,18 @@ export const native: Native = {
   },
   get Vm() {
     return addon().Vm;
+  },
+  get trimMemory() {
+    return addon().trimMemory;
+  },
+  get prepareVm() {
+    return addon().prepareVm;
+  },
+  get SerialLine() {
+    return addon().SerialLine;
+  },
+  get exitNow() {
+    return addon().exitNow;
   },
   get supportedCpuid() {
     return addon().supportedCpuid;

@@ -2,14 +2,15 @@
 import { writeFileSync } from 'node:fs';
 import { cpus } from 'node:os';
 
-/** Milliseconds, one a round, by measure and subject. */
+/** Milliseconds, or what else the measure names, one a round, by measure and subject. */
 export type Samples = Map<string, Map<string, number[]>>;
 
-/** A goal: the measure of ours, at most `limit` ms, or `limit` times that of another subject. */
+/** A goal: the measure of ours, at most `limit`, or `limit` times that of another subject. */
 export interface Goal {
   measure: string;
   limit: number;
-  times?: string;
+  /** The subject, of the same measure if no other is named. */
+  times?: string | { measure: string; subject: string };
 }
 
 export function add(samples: Samples, measure: string, subject: string, ms: number): void {
@@ -18,7 +19,7 @@ export function add(samples: Samples, measure: string, subject: string, ms: numb
   bySubject.set(subject, [...(bySubject.get(subject) ?? []), ms]);
 }
 
-export function median(values: readonly number[]): number {
+function median(values: readonly number[]): number {
   const sorted = [...values].sort((a, b) => a - b);
   const middle = sorted.length / 2;
   const [low = Number.NaN, high = low] = sorted.slice(
@@ -29,9 +30,11 @@ export function median(values: readonly number[]): number {
 }
 
 function verdict(samples: Samples, { measure, limit, times }: Goal): string {
-  const of = (subject: string) => median(samples.get(measure)?.get(subject) ?? []);
-  const value = times === undefined ? of('ours') : of('ours') / of(times);
-  const unit = times === undefined ? ' ms' : ` × ${times}`;
+  const of = (what: string, subject: string) => median(samples.get(what)?.get(subject) ?? []);
+  const peer = typeof times === 'string' ? { measure, subject: times } : times;
+  const ours = of(measure, 'ours');
+  const value = peer ? ours / of(peer.measure, peer.subject) : ours;
+  const unit = peer ? ` × ${peer.subject}` : '';
   const met = value <= limit ? 'met' : 'MISSED';
   return `goal ≤ ${limit}${unit}: ${value.toFixed(2)}${unit}, ${met}`;
 }
@@ -43,9 +46,7 @@ export function report(
   goals: readonly Goal[],
   json?: string,
 ): void {
-  console.log(
-    `| ${name} | subject | min ms | median ms | max ms |\n| --- | --- | --- | --- | --- |`,
-  );
+  console.log(`| ${name} | subject | min | median | max |\n| --- | --- | --- | --- | --- |`);
   for (const [measure, bySubject] of samples)
     for (const [subject, values] of bySubject) {
       const figures = [Math.min(...values), median(values), Math.max(...values)];

@@ -7,7 +7,7 @@
 #define VMM_ASSERT(condition)                                                                \
   do {                                                                                       \
     if (!(condition)) {                                                                      \
-      std::fprintf(stderr, "%s:%d: invariant broken: %s\n", __FILE__, __LINE__, #condition); \
+      (void)std::fprintf(stderr, "%s:%d: invariant broken: %s\n", __FILE__, __LINE__, #condition); \
       std::abort();                                                                          \
     }                                                                                        \
   } while (false)

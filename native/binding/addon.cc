@@ -1,9 +1,26 @@
 #include <napi.h>
+#include <unistd.h>
 
+#include "../sys/trim.h"
 #include "addon_data.h"
 #include "boot_plan_args.h"
 #include "guest_memory_wrap.h"
+#include "serial_line_wrap.h"
 #include "vm_wrap.h"
+
+static Napi::Value Trim(const Napi::CallbackInfo& info) {
+  return vmm::JsQueue::Of(info.Env()).RunOnWorker(info.Env(), [] {
+    vmm::TrimMemory();
+    return vmm::Status{};
+  });
+}
+
+static void PrepareVm(const Napi::CallbackInfo& info) {
+  vmm::AddonData::Of(info.Env()).spare_vm.Prepare();
+}
+
+/// What process.exit does before this, it does by joining our threads, whatever they wait for.
+static void ExitNow(const Napi::CallbackInfo& info) { _exit(info[0].ToNumber().Int32Value()); }
 
 /// What src/native.ts declares as `Native`.
 static Napi::Object Init(Napi::Env env, Napi::Object exports) {
@@ -13,8 +30,12 @@ static Napi::Object Init(Napi::Env env, Napi::Object exports) {
   data->uart = Napi::Persistent(vmm::UartWrap::Define(env));
   data->set_immediate = Napi::Persistent(env.Global().Get("setImmediate").As<Napi::Function>());
   exports.Set("GuestMemory", vmm::GuestMemoryWrap::Define(env));
+  exports.Set("SerialLine", vmm::SerialLineWrap::Define(env));
   exports.Set("Vm", vmm::VmWrap::Define(env));
   exports.Set("supportedCpuid", Napi::Function::New<vmm::SupportedCpuid>(env));
+  exports.Set("trimMemory", Napi::Function::New<Trim>(env));
+  exports.Set("prepareVm", Napi::Function::New<PrepareVm>(env));
+  exports.Set("exitNow", Napi::Function::New<ExitNow>(env));
   return exports;
 }
 

@@ -1,6 +1,7 @@
 #pragma once
 #include <napi.h>
 
+#include "../kvm/spare_vm.h"
 #include "js_queue.h"
 
 namespace vmm {
@@ -11,6 +12,7 @@ struct AddonData : JsQueue {
   static AddonData& Of(Napi::Env env) { return *env.GetInstanceData<AddonData>(); }
   Napi::FunctionReference irq, uart;  // constructors of what only native code makes
   Napi::FunctionReference set_immediate;
+  SpareVm spare_vm;
 };
 
 }  // namespace vmm

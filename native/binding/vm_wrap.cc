@@ -6,10 +6,12 @@
 
 #include "../platform/pm_timer.h"
 #include "../platform/sink.h"
+#include "../serial/output.h"
 #include "addon_data.h"
 #include "args.h"
 #include "boot_plan_args.h"
 #include "guest_memory_wrap.h"
+#include "serial_line_wrap.h"
 #include "sys_error.h"
 
 namespace vmm {
@@ -63,7 +65,9 @@ VmWrap::VmWrap(const Napi::CallbackInfo& info) : ObjectWrap(info) {
     });
   };
   std::unique_ptr<Vm> core;
-  ThrowIfFailed(env, Vm::Create(core_options, memory->core(), wake, &core));
+  VmFds fds;
+  ThrowIfFailed(env, AddonData::Of(env).spare_vm.Take(&fds));
+  ThrowIfFailed(env, Vm::Create(core_options, std::move(fds), memory->core(), wake, &core));
   core_ = std::move(core);
 }
 
@@ -102,10 +106,12 @@ Napi::Value VmWrap::Release(const Napi::CallbackInfo& info) {
 }
 
 Napi::Value VmWrap::CreateIrq(const Napi::CallbackInfo& info) {
-  Irq irq;
-  const int rc = Core(info.Env()).CreateIrq(ToUint<uint32_t>(info[0], "gsi"), &irq);
+  auto irq = std::make_shared<Irq>();
+  const int rc = Core(info.Env()).CreateIrq(ToUint<uint32_t>(info[0], "gsi"), irq.get());
   ThrowIfFailed(info.Env(), rc, "ioctl(KVM_IRQFD)");
-  return NewWrapped(info.Env(), AddonData::Of(info.Env()).irq, &irq);
+  std::weak_ptr<Irq> weak = irq;
+  irqs_.push_back(std::move(irq));
+  return NewWrapped(info.Env(), AddonData::Of(info.Env()).irq, &weak);
 }
 
 Napi::Value VmWrap::CreateUart(const Napi::CallbackInfo& info) {
@@ -115,21 +121,38 @@ Napi::Value VmWrap::CreateUart(const Napi::CallbackInfo& info) {
   Irq irq;
   const int rc = Core(env).CreateIrq(ToUint<uint32_t>(options.Get("gsi"), "gsi"), &irq);
   ThrowIfFailed(env, rc, "ioctl(KVM_IRQFD)");
+  const uint64_t base = ToU64(options.Get("base"), "base");
+  const auto port =
+      options.Has("line") ? LineUart(std::move(irq), options) : OutputUart(std::move(irq), options);
+  ThrowIfFailed(env, Core(env).AddNative(Space::kPort, base, kUartPorts, port), "claim");
+  std::weak_ptr<SerialPort> weak = port;
+  return NewWrapped(env, AddonData::Of(env).uart, &weak);
+}
+
+/// Input comes by JS.
+std::shared_ptr<SerialPort> VmWrap::OutputUart(Irq irq, Napi::Object options) {
   auto on_room = std::make_shared<Napi::FunctionReference>(
       Napi::Persistent(ToFunction(options.Get("onRoom"), "onRoom")));
   // A FunctionReference must end on the JS thread, so the thread that calls has a weak one only.
-  const auto room = [calls = JsQueue::Of(env).calls(), weak = std::weak_ptr(on_room)] {
+  auto room = [calls = JsQueue::Of(options.Env()).calls(), weak = std::weak_ptr(on_room)] {
     calls->Post([weak](Napi::Env) {
       if (const auto callback = weak.lock()) callback->Call({});
     });
   };
-  const int fd = ToFd(options.Get("fd"), "fd");
-  auto port = std::make_shared<SerialPort>(std::move(irq), "serial", fd, room);
   callbacks_.push_back(std::move(on_room));
-  const uint64_t base = ToU64(options.Get("base"), "base");
-  ThrowIfFailed(env, Core(env).AddNative(Space::kPort, base, kUartPorts, port), "claim");
-  std::weak_ptr<SerialPort> weak = port;
-  return NewWrapped(env, AddonData::Of(env).uart, &weak);
+  auto output = std::make_shared<Output>("serial", ToFd(options.Get("fd"), "fd"));
+  return std::make_shared<SerialPort>(std::move(irq), std::move(output), std::move(room));
+}
+
+/// The line has both directions, and JS neither.
+std::shared_ptr<SerialPort> VmWrap::LineUart(Irq irq, Napi::Object options) {
+  const auto line = SerialLineWrap::Unwrap(ToObject(options.Get("line"), "line"))->core();
+  auto port = std::make_shared<SerialPort>(std::move(irq), line, [line] { line->Resume(); });
+  line->Attach([weak = std::weak_ptr(port)](const uint8_t* bytes, size_t count) {
+    const auto alive = weak.lock();
+    return alive ? alive->chip().Input(bytes, count) : 0;
+  });
+  return port;
 }
 
 Napi::Value VmWrap::AddPmTimer(const Napi::CallbackInfo& info) {
@@ -277,6 +300,7 @@ void VmWrap::Emit(Napi::Env env, const char* type, const VmEvent& event) {
 void VmWrap::Dismantle(Napi::Env env) {
   link_->wrap = nullptr;
   handlers_.clear();
+  irqs_.clear();
   Settle(env, &pausing_);
   JsQueue& queue = JsQueue::Of(env);
   const Napi::Promise done =
@@ -307,11 +331,11 @@ Napi::Function IrqWrap::Define(Napi::Env env) {
 
 IrqWrap::IrqWrap(const Napi::CallbackInfo& info) : ObjectWrap(info) {
   if (!info[0].IsExternal()) throw Napi::TypeError::New(info.Env(), "Irq is made by Vm.irq");
-  irq_ = std::move(*info[0].As<Napi::External<Irq>>().Data());
+  irq_ = std::move(*info[0].As<Napi::External<std::weak_ptr<Irq>>>().Data());
 }
 
 Napi::Value IrqWrap::Trigger(const Napi::CallbackInfo& info) {
-  irq_.Trigger();
+  if (const auto irq = irq_.lock()) irq->Trigger();
   return info.Env().Undefined();
 }
 

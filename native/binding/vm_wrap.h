@@ -45,6 +45,8 @@ class VmWrap : public Napi::ObjectWrap<VmWrap> {
   Napi::Value Nmi(const Napi::CallbackInfo& info);
   Napi::Value Stop(const Napi::CallbackInfo& info);
 
+  static std::shared_ptr<SerialPort> LineUart(Irq irq, Napi::Object options);
+  std::shared_ptr<SerialPort> OutputUart(Irq irq, Napi::Object options);
   /// The core; throws ESHUTDOWN once it has stopped.
   Vm& Core(Napi::Env env);
   void OnWake(Napi::Env env);
@@ -60,6 +62,7 @@ class VmWrap : public Napi::ObjectWrap<VmWrap> {
   std::shared_ptr<Link> link_;
   Napi::FunctionReference on_event_;
   std::vector<std::shared_ptr<Napi::FunctionReference>> callbacks_;  // of native devices
+  std::vector<std::shared_ptr<Irq>> irqs_;  // of the Irq objects that JS has
   std::unordered_map<uint32_t, Handler> handlers_;
   uint32_t next_handler_ = 0;
   std::chrono::steady_clock::duration served_{};  // since JS last had a turn of its own
@@ -71,7 +74,9 @@ class VmWrap : public Napi::ObjectWrap<VmWrap> {
   std::vector<Napi::Promise::Deferred> ending_;
 };
 
-/// `class Irq` of src/native.ts, made by `Vm.irq`.
+/// `class Irq` of src/native.ts, made by `Vm.irq`. Does nothing once the Vm has gone: its fd must
+/// not
+/// stay until the garbage is collected.
 class IrqWrap : public Napi::ObjectWrap<IrqWrap> {
  public:
   static Napi::Function Define(Napi::Env env);
@@ -79,7 +84,7 @@ class IrqWrap : public Napi::ObjectWrap<IrqWrap> {
 
  private:
   Napi::Value Trigger(const Napi::CallbackInfo& info);
-  Irq irq_;
+  std::weak_ptr<Irq> irq_;
 };
 
 /// `class Uart16550` of src/native.ts, made by `Vm.uart`. Does nothing once the Vm has gone.

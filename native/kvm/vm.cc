@@ -1,7 +1,6 @@
 #include "vm.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <linux/kvm.h>
 #include <sys/ioctl.h>
 
@@ -21,20 +20,23 @@ ExitMailbox::SpinTimes Spin() {
 
 }  // namespace
 
-Status Vm::Create(const VmOptions& options, std::shared_ptr<GuestMemory> memory,
+Status Vm::Create(const VmOptions& options, VmFds fds, std::shared_ptr<GuestMemory> memory,
                   std::function<void()> wake, std::unique_ptr<Vm>* out) {
   if (options.vcpus.empty() || options.vcpus.size() > ExitMailbox::kVcpusMax)
     return {EINVAL, "vcpus"};
-  std::unique_ptr<Vm> vm(new Vm(options, std::move(memory), std::move(wake)));
-  Status status = vm->Open(options);
+  std::unique_ptr<Vm> vm(new Vm(options, std::move(fds), std::move(memory), std::move(wake)));
+  Status status = vm->PlaceKvmPages(options.tss_gpa);
   if (status.ok()) status = vm->MapMemory();
   if (status.ok()) *out = std::move(vm);
   return status;
 }
 
-Vm::Vm(const VmOptions& options, std::shared_ptr<GuestMemory> memory, std::function<void()> wake)
+Vm::Vm(const VmOptions& options, VmFds fds, std::shared_ptr<GuestMemory> memory,
+       std::function<void()> wake)
     : memory_(std::move(memory)),
       wake_(std::move(wake)),
+      kvm_(std::move(fds.kvm)),
+      vm_(std::move(fds.vm)),
       bus_(options.vcpus.size()),
       mailbox_(options.vcpus.size(), Spin()) {
   for (size_t i = 0; i < options.vcpus.size(); ++i)
@@ -46,17 +48,11 @@ Vm::~Vm() {
   for (auto& vcpu : vcpus_) vcpu->Join();
 }
 
-Status Vm::Open(const VmOptions& options) {
-  kvm_ = Fd(open("/dev/kvm", O_RDWR | O_CLOEXEC));
-  if (!kvm_.ok()) return {errno, "open(/dev/kvm)"};
-  vm_ = Fd(ioctl(kvm_.get(), KVM_CREATE_VM, 0));
-  if (!vm_.ok()) return {errno, "ioctl(KVM_CREATE_VM)"};
-  const uint64_t identity_map_gpa = options.tss_gpa + 3 * kPageBytes;
+Status Vm::PlaceKvmPages(uint64_t tss_gpa) const {
+  const uint64_t identity_map_gpa = tss_gpa + 3 * kPageBytes;
   if (ioctl(vm_.get(), KVM_SET_IDENTITY_MAP_ADDR, &identity_map_gpa) < 0)
     return {errno, "ioctl(KVM_SET_IDENTITY_MAP_ADDR)"};
-  if (ioctl(vm_.get(), KVM_SET_TSS_ADDR, options.tss_gpa) < 0)
-    return {errno, "ioctl(KVM_SET_TSS_ADDR)"};
-  if (ioctl(vm_.get(), KVM_CREATE_IRQCHIP, 0) < 0) return {errno, "ioctl(KVM_CREATE_IRQCHIP)"};
+  if (ioctl(vm_.get(), KVM_SET_TSS_ADDR, tss_gpa) < 0) return {errno, "ioctl(KVM_SET_TSS_ADDR)"};
   return {};
 }
 

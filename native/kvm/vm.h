@@ -16,6 +16,7 @@
 #include "exit_bus.h"
 #include "exit_mailbox.h"
 #include "irq.h"
+#include "spare_vm.h"
 #include "vcpu.h"
 
 namespace vmm {
@@ -40,7 +41,7 @@ struct VmEvent {
 class Vm : private VcpuOwner {
  public:
   /// `wake` has TakeEvents and Serve called soon on the JS thread. It is called on vCPU threads.
-  static Status Create(const VmOptions& options, std::shared_ptr<GuestMemory> memory,
+  static Status Create(const VmOptions& options, VmFds fds, std::shared_ptr<GuestMemory> memory,
                        std::function<void()> wake, std::unique_ptr<Vm>* out);
   ~Vm() override;
   Vm(const Vm&) = delete;
@@ -78,8 +79,9 @@ class Vm : private VcpuOwner {
   }
 
  private:
-  Vm(const VmOptions& options, std::shared_ptr<GuestMemory> memory, std::function<void()> wake);
-  Status Open(const VmOptions& options);
+  Vm(const VmOptions& options, VmFds fds, std::shared_ptr<GuestMemory> memory,
+     std::function<void()> wake);
+  Status PlaceKvmPages(uint64_t tss_gpa) const;
   Status MapMemory();
   Status LoadBlobs(const std::vector<Blob>& blobs) const;
 
@@ -95,8 +97,8 @@ class Vm : private VcpuOwner {
 
   const std::shared_ptr<GuestMemory> memory_;
   const std::function<void()> wake_;
-  Fd kvm_;
-  Fd vm_;
+  const Fd kvm_;
+  const Fd vm_;
   ExitBus bus_;
   ExitMailbox mailbox_;
   std::vector<std::shared_ptr<NativeDevice>> natives_;

@@ -43,8 +43,8 @@ static void Lock(const char* path) {
   FailCreate(errno);
 }
 
-/// Makes room at `address`: a socket that nobody listens on goes, and so does an empty file. What
-/// someone still uses or has put there stays.
+/// Makes room at `address`: a socket that nobody listens on goes, and so does an empty file, for
+/// that is how names are reserved. What someone still uses or has put there stays.
 static void RemoveStale(const struct sockaddr_un* address) {
   const char* path = address->sun_path;
   struct stat status;
@@ -52,14 +52,14 @@ static void RemoveStale(const struct sockaddr_un* address) {
     if (errno == ENOENT) return;
     FailCreate(errno);
   }
-  if (S_ISREG(status.st_mode) && status.st_size > 0)
-    FailText("API socket \"%s\" is an existing file with contents; remove it or name another", path);
+  const bool is_empty_file = S_ISREG(status.st_mode) && status.st_size == 0;
+  if (!S_ISSOCK(status.st_mode) && !is_empty_file)
+    FailText("API socket \"%s\" is there already, and no socket; remove it or name another", path);
   if (S_ISSOCK(status.st_mode)) {
     const int probe = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
     if (probe < 0) FailCreate(errno);
-    const bool refused =
-        connect(probe, (const struct sockaddr*)address, sizeof *address) < 0 &&
-        errno != EAGAIN;  // its queue is full, so it is alive
+    const bool refused = connect(probe, (const struct sockaddr*)address, sizeof *address) < 0 &&
+                         errno != EAGAIN;  // its queue is full, so it is alive
     close(probe);
     if (!refused) FailInUse(path);
   }

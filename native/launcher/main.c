@@ -3,8 +3,6 @@
 ///
 /// Beside it lie the bundle and its loader; it finds them by /proc/self/exe. Static, so that no
 /// dynamic linker stands between exec and a connectable socket.
-#include "launcher.h"
-
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/capability.h>
@@ -18,6 +16,7 @@
 #include <unistd.h>
 
 #include "build_config.h"  // generated: VERSION_LINE, HELP, NODE_CANDIDATES
+#include "launcher.h"
 
 /// For main.ts. The socket's fd and, if we made it, its path, as in `5:/run/api.sock`.
 #define API_VARIABLE "CLOUD_HYPERVISOR_API"

@@ -4,7 +4,6 @@
 #include <poll.h>
 #include <unistd.h>
 
-#include <algorithm>
 #include <chrono>
 
 namespace vmm {
@@ -32,20 +31,14 @@ Output::~Output() {
 void Output::Put(const uint8_t* bytes, size_t count) {
   if (fd_ < 0) return;
   const std::lock_guard lock(mutex_);
-  for (size_t i = 0; i < count; ++i) {
-    ring_[(start_ + count_) % kRingBytes] = bytes[i];
-    if (count_ < kRingBytes)
-      ++count_;
-    else
-      start_ = (start_ + 1) % kRingBytes;
-  }
+  ring_.Put(bytes, count);
   changed_.notify_all();
 }
 
 bool Output::Flush(uint32_t timeout_ms) {
   std::unique_lock lock(mutex_);
   return changed_.wait_for(lock, std::chrono::milliseconds(timeout_ms),
-                           [this] { return count_ == 0 && !writing_; });
+                           [this] { return ring_.empty() && !writing_; });
 }
 
 void Output::Run() {
@@ -60,14 +53,10 @@ void Output::Run() {
 bool Output::TakeChunk(std::vector<uint8_t>* chunk) {
   std::unique_lock lock(mutex_);
   writing_ = false;
-  if (count_ == 0) changed_.notify_all();
-  changed_.wait(lock, [this] { return stop_ || count_ > 0; });
+  if (ring_.empty()) changed_.notify_all();
+  changed_.wait(lock, [this] { return stop_ || !ring_.empty(); });
   if (stop_) return false;
-  const size_t take = std::min(count_, kChunkBytes);
-  chunk->clear();
-  for (size_t i = 0; i < take; ++i) chunk->push_back(ring_[(start_ + i) % kRingBytes]);
-  start_ = (start_ + take) % kRingBytes;
-  count_ -= take;
+  ring_.Take(kChunkBytes, chunk);
   writing_ = true;
   return true;
 }

@@ -7,24 +7,22 @@
 #include <vector>
 
 #include "../base/thread.h"
+#include "byte_sink.h"
+#include "ring.h"
 
 namespace vmm {
 
 /// A byte stream that never makes its producer wait: a bounded ring and the thread that writes it
 /// out. When the reader is too slow, the oldest bytes are lost, and the newest stay.
-class Output {
+class Output : public ByteSink {
  public:
-  static constexpr size_t kRingBytes = size_t{64} * 1024;
-
   /// Writes to `fd`, borrowed, which may block for ever; -1 swallows everything.
   Output(const std::string& thread_name, int fd);
   /// What is still in the ring is lost, unless Flush came first.
-  ~Output();
+  ~Output() override;
 
-  /// Any thread.
-  void Put(const uint8_t* bytes, size_t count);
-  /// Any thread but the writer. False if the ring is not written out within `timeout_ms`.
-  bool Flush(uint32_t timeout_ms);
+  void Put(const uint8_t* bytes, size_t count) override;
+  bool Flush(uint32_t timeout_ms) override;
 
  private:
   void Run();
@@ -35,9 +33,7 @@ class Output {
   const int fd_;
   std::mutex mutex_;  // guards all below; never held over a system call
   std::condition_variable changed_;
-  std::vector<uint8_t> ring_ = std::vector<uint8_t>(kRingBytes);
-  size_t start_ = 0;
-  size_t count_ = 0;
+  Ring ring_;
   bool writing_ = false;
   bool stop_ = false;
   Thread writer_;  // last: it starts when the rest is there

@@ -1,4 +1,7 @@
-/** `dist/cloud_hypervisor.node`: the C++ core, built by node-gyp when something it is made of changed. */
+/**
+ * `dist/cloud_hypervisor.node`: the C++ core, built by node-gyp when something it is made of
+ * changed.
+ */
 import { execFileSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { copyFileSync, existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';

@@ -3,6 +3,7 @@
  * the body that vm.create would take, and go through the same edge.
  */
 import { VmmError } from '../errors.ts';
+import { unknownToken } from '../log.ts';
 import type { Schema } from '../schema.ts';
 import { checkConfig } from '../vmm/config/check.ts';
 import type { RestoreConfig } from '../vmm/config/restore.ts';
@@ -71,20 +72,8 @@ const failure = (cause: unknown, ...texts: string[]): VmmError =>
     cause,
   ) as VmmError;
 
-const LOG_TOKENS = [
-  'boottime',
-  'wallclock',
-  'glog',
-  'localglog',
-  'thread',
-  'level',
-  'location',
-  'msg',
-];
-
 function checkLogFormat(format: string): void {
-  const tokens = format.match(/\{[^}]*\}/g) ?? [];
-  const unknown = tokens.find((token) => !LOG_TOKENS.includes(token.slice(1, -1)));
+  const unknown = unknownToken(format);
   if (unknown !== undefined)
     throw failure(new Error(`Unknown format token '${unknown}'`), 'Error parsing logger format');
 }

@@ -1,4 +1,6 @@
-/** What `--help` and `--version` print. The launcher has both built in, and needs no node for them. */
+/**
+ * What `--help` and `--version` print. The launcher has both built in, and needs no node for them.
+ */
 import type { Schema } from '../schema.ts';
 import { COMPATIBLE_VERSION } from '../version.ts';
 import { SCHEMAS } from '../vmm/schema-tables.ts';

@@ -6,7 +6,18 @@ import { type Dialect, normalise, render } from './dialects.ts';
 /** What the API needs of a VMM. Failures are VmmErrors, outermost what was to be done. */
 export type VmmApi = Pick<
   Vmm<Dialect>,
-  'info' | 'create' | 'boot' | 'shutdown' | 'reboot' | 'pause' | 'resume' | 'delete' | 'exit'
+  | 'info'
+  | 'counters'
+  | 'create'
+  | 'boot'
+  | 'shutdown'
+  | 'reboot'
+  | 'pause'
+  | 'resume'
+  | 'powerButton'
+  | 'nmi'
+  | 'delete'
+  | 'exit'
 >;
 
 /** Undefined is answered with an empty reply. */
@@ -59,6 +70,7 @@ async function info(vmm: VmmApi): Promise<object> {
 export const ROUTES: readonly Route[] = [
   get('vmm.ping', async () => ping()),
   get('vm.info', info),
+  get('vm.counters', (vmm) => vmm.counters()),
   // The documents say 204; 200 without a body is what every version has answered.
   { ...put('vmm.shutdown', (vmm) => vmm.exit(0)), emptyStatus: 200, ignoresBody: true },
   putJson('vm.create', normalise, (vmm, { config, dialect }) => vmm.create(config, dialect)),
@@ -67,5 +79,7 @@ export const ROUTES: readonly Route[] = [
   put('vm.reboot', (vmm) => vmm.reboot()),
   put('vm.pause', (vmm) => vmm.pause()),
   put('vm.resume', (vmm) => vmm.resume()),
+  put('vm.power-button', (vmm) => vmm.powerButton()),
+  put('vm.nmi', (vmm) => vmm.nmi()),
   put('vm.delete', (vmm) => vmm.delete()),
 ];

@@ -53,7 +53,7 @@ const TOO_MANY_REPLY = [
 ].join('\r\n');
 
 /** What Fastify uses of an http.ServerResponse. */
-export class WireReply {
+class WireReply {
   statusCode = 200;
   headersSent = false;
   writableEnded = false;

@@ -1,7 +1,7 @@
 /** The devices of a booted VM as vm.info lists them. */
 
 /** Where a device answers, in the API's own terms. */
-export interface PciBar {
+interface PciBar {
   PciBar: {
     index: number;
     base: number;
@@ -12,7 +12,7 @@ export interface PciBar {
 }
 
 /** A device; a PCI function is a node of its own, the parent of what it carries. */
-export interface DeviceNode {
+interface DeviceNode {
   id: string;
   resources: PciBar[];
   parent?: string;

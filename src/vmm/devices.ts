@@ -51,7 +51,7 @@ type Identified = { readonly id?: string };
 
 /** What of a device that is built, or that a config has unasked, cannot be served yet. */
 const UNSERVED: { readonly [F in DeviceField]?: (config: never) => string[] } = {
-  serial: ({ mode }: SerialConfig) => otherThan(mode, ['Off', 'Null', 'Tty', 'File']),
+  serial: () => [],
   console: ({ mode }: ConsoleConfig) => otherThan(mode, ['Off', 'Null', 'Tty']),
   rng: ({ src }: RngConfig) => otherThan(src, [RNG_DEFAULT_SRC]),
   debug_console: ({ mode }: DebugConsoleConfig) => otherThan(mode, ['Off']),

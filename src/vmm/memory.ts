@@ -29,7 +29,7 @@ export async function addRam(memory: GuestMemory, config: MemoryConfig): Promise
     const pages = hugepages ? ` in huge pages of ${hugePageBytes}` : '';
     throw new VmmError(
       'host',
-      `The host has no ${ramBytes(config)} bytes of memory${pages} for memory.size: give the VM less`,
+      `The host has no ${ramBytes(config)} bytes${pages} for memory.size: give the VM less`,
       cause,
     );
   } finally {

@@ -1,6 +1,6 @@
 /**
- * The terminal that the VMM was started in, as the guest's keyboard. It is raw while a VM has it, so
- * that Ctrl-C reaches the guest; Node puts it back at exit, whatever ends the process.
+ * The terminal that the VMM was started in, or what stands in its place, as the guest's keyboard.
+ * It is raw while a VM has it, so that Ctrl-C reaches the guest.
  */
 export class Terminal {
   readonly #deliver: (bytes: Uint8Array) => number;
@@ -10,9 +10,11 @@ export class Terminal {
   /** `deliver` says how many bytes it took; the rest is offered again after `resume`. */
   constructor(deliver: (bytes: Uint8Array) => number) {
     this.#deliver = deliver;
+    process.on('exit', this.#restore);
     if (this.#stdin.isTTY) this.#stdin.setRawMode(true);
     this.#stdin.on('data', this.#onData);
     this.#stdin.on('error', this.#onError);
+    this.#stdin.resume(); // a VM before this one may have paused it
   }
 
   resume(): void {
@@ -24,8 +26,13 @@ export class Terminal {
     this.#stdin.off('data', this.#onData);
     this.#stdin.off('error', this.#onError);
     this.#stdin.pause();
-    if (this.#stdin.isTTY) this.#stdin.setRawMode(false);
+    process.off('exit', this.#restore);
+    this.#restore();
   }
+
+  #restore = (): void => {
+    if (this.#stdin.isTTY) this.#stdin.setRawMode(false);
+  };
 
   #onData = (bytes: Uint8Array): void => {
     const taken = this.#deliver(bytes);

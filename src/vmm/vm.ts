@@ -1,9 +1,11 @@
 /**
- * One booted VM: builds RAM, vCPUs, devices and firmware tables from a config, runs, pauses and ends
+ * One booted VM: builds RAM, vCPUs, devices and firmware tables from a config, runs, pauses and
+ * ends
  * them. It lives from boot to shutdown; a reboot makes a new one.
  */
 import { VmmError } from '../errors.ts';
 import {
+  type CpuidEntry,
   type GuestMemory,
   type Vm as NativeVm,
   native,
@@ -22,10 +24,13 @@ import { type DeviceTree, platformNodes } from './device-tree.ts';
 import { deviceArea, MEMORY } from './layout.ts';
 import { addRam } from './memory.ts';
 import { buildPlatform, type Platform } from './platform.ts';
+import type { SerialBackend } from './serial-backend.ts';
 import { SerialPort } from './serial-port.ts';
 import { buildSmbios } from './smbios.ts';
 
-/** What a running VM tells of itself. Each is called in the middle of other work: start, don't do. */
+/**
+ * What a running VM tells of itself. Each is called in the middle of other work: start, don't do.
+ */
 export interface VmHooks {
   /** The guest asked to be reset: by ACPI, the keyboard controller, CMOS, or a triple fault. */
   onReset: () => void;
@@ -48,10 +53,10 @@ export class Vm {
   }
 
   /**
-   * Resolves when the guest runs. If it rejects, nothing is left of the VM.
+   * Resolves when the guest runs. If it rejects, nothing is left of the VM. `backend` is open.
    * @throws VmmError 'invalid-config' if kernel, RAM and the rest do not fit, 'host' if KVM fails.
    */
-  static async boot(config: VmConfig, hooks: VmHooks): Promise<Vm> {
+  static async boot(config: VmConfig, backend: SerialBackend, hooks: VmHooks): Promise<Vm> {
     const payload = openPayload(config);
     const memory = new native.GuestMemory();
     let vm: NativeVm | undefined;
@@ -64,7 +69,7 @@ export class Vm {
         tssGpa: MEMORY.kvmTss.gpa,
         onEvent: (event) => onEvent(event, hooks),
       });
-      if (config.serial.mode !== 'Off') serial = new SerialPort(vm, config.serial);
+      if (config.serial.mode !== 'Off') serial = new SerialPort(vm, backend);
       const platform = buildPlatform({ vm, serial: serial !== undefined, ...machine, ...hooks });
       await vm.boot(plan(config, payload, machine, platform));
       vm.run();
@@ -123,6 +128,7 @@ interface Parts {
  * @throws VmmError 'invalid-config'.
  */
 export function checkFiles(config: VmConfig): void {
+  native.prepareVm(); // a boot is about to follow
   const payload = openPayload(config);
   try {
     const { ramBytes } = describe(config);
@@ -158,9 +164,13 @@ function vcpuOptions({ cpus }: VmConfig, topology: Topology): VcpuOptions[] {
   }));
 }
 
+/** Of the host, which does not change: asked for once. */
+let hostCpuid: CpuidEntry[] | undefined;
+
 /** The facts that follow from config and host, which tables, CPUID and devices must agree on. */
 function describe({ cpus, memory }: VmConfig) {
-  const host = native.supportedCpuid();
+  hostCpuid ??= native.supportedCpuid();
+  const host = hostCpuid;
   const bits = physBits(host, cpus.max_phys_bits);
   const bytes = ramBytes(memory);
   const topology: Topology = cpus.topology

@@ -1,5 +1,6 @@
 /**
- * The VMM: holds at most one VM, as its config and, once booted, as a `Vm`. Every verb of the API is
+ * The VMM: holds at most one VM, as its config and, once booted, as a `Vm`. Every verb of the API
+ * is
  * a method here; they run one after another, and none can hang, whatever the guest does.
  */
 import { errorChain, VmmError } from '../errors.ts';
@@ -7,6 +8,7 @@ import { checkBootable, checkConfig } from './config/check.ts';
 import { ramBytes } from './config/memory.ts';
 import type { VmConfig } from './config.ts';
 import type { DeviceTree } from './device-tree.ts';
+import { SerialBackend } from './serial-backend.ts';
 import { nextState, notCreated, type State, type Verb } from './states.ts';
 import { checkFiles, Vm } from './vm.ts';
 
@@ -15,6 +17,8 @@ export interface VmmOptions {
   noShutdown: boolean;
   /** The process is to end, with this exit code. Called once; nothing runs any more. */
   onExit: (code: number) => void;
+  /** A guest has begun to run. */
+  onBooted: () => void;
   onWarning: (message: string) => void;
 }
 
@@ -27,6 +31,13 @@ export interface VmInfo<Dialect> {
   memoryActualSize: number;
   /** While the VM is booted. */
   deviceTree?: DeviceTree;
+}
+
+/** What is there from `create` to `delete`. */
+interface Created<Dialect> {
+  config: VmConfig;
+  dialect: Dialect;
+  serial: SerialBackend;
 }
 
 /** The outermost text of a failure, by verb. */
@@ -48,10 +59,12 @@ const FAILURE: Record<Verb | 'info', string> = {
 export class Vmm<Dialect> {
   readonly #options: VmmOptions;
   #state: State = 'None';
-  #created: { config: VmConfig; dialect: Dialect } | undefined;
+  #created: Created<Dialect> | undefined;
   #vm: Vm | undefined;
   #turn: Promise<unknown> = Promise.resolve();
   #exiting = false;
+  /** What the guest asked for just before it was paused. */
+  #owed: (() => Promise<void>) | undefined;
 
   constructor(options: VmmOptions) {
     this.#options = options;
@@ -71,8 +84,14 @@ export class Vmm<Dialect> {
     return this.#do('create', async () => {
       checkConfig(config);
       if (config.payload?.kernel !== undefined) checkFiles(config);
-      this.#created = { config, dialect };
+      this.#keep(config, dialect);
     });
+  }
+
+  /** For a config that was checked: what is wrong with its files, the boot finds. */
+  async createAndBoot(config: VmConfig, dialect: Dialect): Promise<void> {
+    await this.#do('create', async () => this.#keep(config, dialect));
+    await this.boot();
   }
 
   /** If it fails, the config stays, and can be booted again. */
@@ -84,26 +103,26 @@ export class Vmm<Dialect> {
     return this.#do('pause', async () => this.#vm?.pause());
   }
 
-  resume(): Promise<void> {
-    return this.#do('resume', async () => this.#vm?.resume());
+  async resume(): Promise<void> {
+    await this.#do('resume', async () => this.#vm?.resume());
+    const owed = this.#owed;
+    this.#owed = undefined;
+    if (owed) void this.#onGuest(owed);
   }
 
   shutdown(): Promise<void> {
-    return this.#do('shutdown', () => this.#shutdown());
+    return this.#do('shutdown', () => this.#powerDown());
   }
 
   /** A new boot of the same config. If that fails, the VM is Created. */
   reboot(): Promise<void> {
-    return this.#do('reboot', async () => {
-      await this.#shutdown();
-      this.#state = 'Created';
-      await this.#boot();
-    });
+    return this.#do('reboot', () => this.#reboot());
   }
 
   delete(): Promise<void> {
     return this.#do('delete', async () => {
       await this.#shutdown();
+      this.#created?.serial.close();
       this.#created = undefined;
     });
   }
@@ -129,45 +148,87 @@ export class Vmm<Dialect> {
     if (this.#exiting) return;
     this.#exiting = true;
     await this.#exclusively(() => this.#shutdown());
+    this.#created?.serial.close();
     this.#options.onExit(code);
   }
 
   async #boot(): Promise<void> {
-    const { config } = this.#existing();
+    const { config, serial } = this.#existing();
     checkBootable(config);
+    serial.open();
     // A guest may ask many times before its vCPUs have stopped; it is heard once.
     let asked = false;
     const once = (work: () => Promise<void>) => () => {
-      if (!asked) void work();
+      if (!asked) void this.#onGuest(work);
       asked = true;
     };
-    this.#vm = await Vm.boot(config, {
-      onReset: once(() => this.#onGuestReset()),
-      onPowerOff: once(() => this.#onGuestPowerOff()),
+    this.#vm = await Vm.boot(config, serial, {
+      onReset: once(() => this.#reboot()),
+      onPowerOff: once(() => this.#powerOff()),
       onError: (error) => this.#options.onWarning(error.message),
     });
+    this.#options.onBooted();
   }
 
   async #shutdown(): Promise<void> {
     await this.#vm?.shutdown();
     this.#vm = undefined;
+    this.#owed = undefined;
   }
 
-  #existing(): { config: VmConfig; dialect: Dialect } {
+  /** Unlike at a reboot, the far side of the serial port is told. */
+  async #powerDown(): Promise<void> {
+    await this.#shutdown();
+    this.#created?.serial.hangUp();
+  }
+
+  #keep(config: VmConfig, dialect: Dialect): void {
+    const serial = new SerialBackend(config.serial);
+    const file = serial.ptyPath;
+    const told = file === undefined ? config : { ...config, serial: { ...config.serial, file } };
+    this.#created = { config: told, dialect, serial };
+  }
+
+  #existing(): Created<Dialect> {
     if (!this.#created) throw new VmmError('internal', 'VM config is missing');
     return this.#created;
   }
 
-  /** A guest that cannot be started again stays shut down; only the log can tell. */
-  async #onGuestReset(): Promise<void> {
-    await this.reboot().catch((error: unknown) => {
-      this.#options.onWarning(errorChain(error).join(': '));
-    });
+  async #reboot(): Promise<void> {
+    await this.#shutdown();
+    try {
+      await this.#boot();
+      this.#state = 'Running';
+    } catch (error) {
+      this.#state = 'Created';
+      throw error;
+    }
   }
 
-  async #onGuestPowerOff(): Promise<void> {
-    if (this.#options.noShutdown) await this.shutdown().catch(() => {});
-    else await this.exit(0);
+  async #powerOff(): Promise<void> {
+    await this.#powerDown();
+    this.#state = 'Created';
+    if (this.#options.noShutdown || this.#exiting) return;
+    this.#exiting = true;
+    this.#options.onExit(0);
+  }
+
+  /**
+   * Does in its turn what the guest asked for. Where a pause came in between, it waits for
+   * `resume`,
+   * as the guest does. A guest that cannot be started again stays shut down; only the log can tell.
+   */
+  async #onGuest(work: () => Promise<void>): Promise<void> {
+    const vm = this.#vm;
+    try {
+      await this.#exclusively(async () => {
+        if (this.#vm !== vm) return;
+        if (this.#state === 'Paused') this.#owed = work;
+        else await work();
+      });
+    } catch (error) {
+      this.#options.onWarning([FAILURE.reboot, ...errorChain(error)].join(': '));
+    }
   }
 
   /** Runs a verb in its turn: checks the state, does the work, enters the next state. */

@@ -1,6 +1,7 @@
 /**
  * Replays every recorded command line: what was refused before anything was opened is refused with
- * the recorded text and status, and what went further is taken; but for the differences listed here.
+ * the recorded text and status, and what went further is taken; but for the differences listed
+ * here.
  */
 import { expect, test } from 'vitest';
 import { parseCommandLine } from '../../src/api/cli.ts';

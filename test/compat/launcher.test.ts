@@ -100,10 +100,9 @@ test('what would change how node starts is dropped from the environment', async 
   const child = start(`${LAUNCHER} --api-socket ${socket}`, { ...unwanted, KEPT: '1' });
 
   expect(await answersPing()).toContain('200');
-  const environment = readFileSync(`/proc/${child.pid}/environ`, 'utf8');
-  expect(environment).toContain('KEPT=1');
-  expect(environment).not.toMatch(/^(NODE_|LD_|OPENSSL_CONF)/m);
-  expect(environment).not.toContain('--bad');
+  const names = readFileSync(`/proc/${child.pid}/environ`, 'utf8').split('\0');
+  expect(names).toContain('KEPT=1');
+  expect(names.filter((name) => /^(NODE_|LD_|OPENSSL_CONF)/.test(name))).toEqual([]);
 });
 
 test('with every standard fd closed it runs, and nothing else takes their place', async () => {

@@ -13,7 +13,7 @@ const ALLOWED: readonly { line: RegExp; why: string }[] = [
     why: 'the host CPU model: the guest is told of the CPU that there is',
   },
   {
-    line: /^(Unstable clock|If you want to keep using|.*trace_clock=local|on the kernel command|clocksource:)/,
+    line: /^(Unstable clock|If you want to keep|.*trace_clock=local|on the kernel|clocksource:)/,
     why: 'the emulated host TSC, which runs unevenly: its watchdog says so in guests of any VMM',
   },
 ];

@@ -5,7 +5,7 @@
 import { BODY_BYTES_MAX, type Parsed, RequestParser } from '../../src/api/request-parser.ts';
 
 /** A small seeded generator, so that a failure can be repeated from its seed alone. */
-export function random(seed: number): (below: number) => number {
+function random(seed: number): (below: number) => number {
   let state = seed >>> 0;
   return (below) => {
     state = (state + 0x6d2b79f5) >>> 0;
@@ -45,7 +45,7 @@ const WHOLE = [
 ];
 
 /** Mostly whole requests, some pieces out of place, few bytes changed. */
-export function stream(seed: number): Buffer {
+function stream(seed: number): Buffer {
   const below = random(seed);
   const pick = (from: string[]) => from[below(from.length)] ?? '';
   let text = '';
@@ -56,7 +56,7 @@ export function stream(seed: number): Buffer {
 }
 
 /** Everything that the parser finds, given the stream in reads of the sizes that `cut` says. */
-export function parse(bytes: Buffer, cut: () => number): Parsed[] {
+function parse(bytes: Buffer, cut: () => number): Parsed[] {
   const parser = new RequestParser();
   const found: Parsed[] = [];
   for (let at = 0; at < bytes.length; ) {

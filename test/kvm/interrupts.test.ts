@@ -22,7 +22,9 @@ const STI_HLT_FOREVER = [0xfb, 0xf4, 0xeb, 0xfc];
 /** inc word [RESULT_GPA]; end of interrupt; iret. */
 const COUNT_IT = [0xff, 0x06, RESULT_GPA & 0xff, RESULT_GPA >> 8, ...outb(0x20, 0x20), 0xcf];
 
-/** A guest that sets up and is waited for, then runs `handler` at each interrupt and else sleeps. */
+/**
+ * A guest that sets up and is waited for, then runs `handler` at each interrupt and else sleeps.
+ */
 async function start(guest: MicroGuest, setUp: number[], handler: number[]): Promise<void> {
   const vector = Uint8Array.from([HANDLER_GPA & 0xff, HANDLER_GPA >> 8, 0, 0]);
   await guest.boot(

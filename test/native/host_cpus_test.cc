@@ -42,6 +42,7 @@ void Quotas() {
   CHECK(CgroupFs(nullptr, nullptr, "max 100000\n").Quota() == kUnlimited);
   CHECK(CgroupFs(nullptr, nullptr, "250000 100000\n").Quota() == 2);
   CHECK(CgroupFs(nullptr, "100000 100000\n", "300000 100000\n").Quota() == 1);
+  CHECK(CgroupFs(nullptr, "300000 100000\n", "100000 100000\n").Quota() == 1);
   CHECK(CgroupFs("100000 100000\n", "max 100000\n", nullptr).Quota() == 1);
   CHECK(CgroupFs(nullptr, nullptr, "50000 100000\n").Quota() == 0);
   CHECK(CgroupFs(nullptr, nullptr, "not a number\n").Quota() == kUnlimited);

@@ -82,8 +82,8 @@ void KeepsNewest() {
   });
   CHECK(output.Flush(kSoonMs));
   reader.join();
-  CHECK(got.size() >= Output::kRingBytes && got.size() < text.size());
-  CHECK(got.ends_with(text.substr(text.size() - Output::kRingBytes)));
+  CHECK(got.size() >= vmm::Ring::kBytes && got.size() < text.size());
+  CHECK(got.ends_with(text.substr(text.size() - vmm::Ring::kBytes)));
 }
 
 void EndsWhileWriting(int flags) {
@@ -114,6 +114,18 @@ void OutlivesReader() {
   CHECK(output.Flush(kSoonMs));  // dropped, and no SIGPIPE
 }
 
+/// Taken from the ring is not written: a pipe that is full to the last byte takes no more.
+void FlushWaitsForWrite() {
+  const Pipe pipe;
+  const std::string full(4096, 'f');
+  CHECK(write(pipe.writer.get(), full.data(), full.size()) == 4096);
+  Output output("serial", pipe.writer.get());
+  Put(&output, "last words");
+  CHECK(!output.Flush(50));
+  CHECK(pipe.Read(4096) == full);
+  CHECK(output.Flush(kSoonMs) && pipe.Read(10) == "last words");
+}
+
 void SwallowsAll() {
   Output output("serial", -1);
   Put(&output, Stream(1 << 20));
@@ -130,5 +142,6 @@ int main() {
   Test("it ends though a non-blocking descriptor stays full", [] { EndsWhileWriting(O_NONBLOCK); });
   Test("a full non-blocking descriptor is waited for", WaitsForNonBlockingFd);
   Test("a reader that has gone is no error", OutlivesReader);
+  Test("a flush waits for what is being written", FlushWaitsForWrite);
   Test("without a descriptor all is swallowed", SwallowsAll);
 }

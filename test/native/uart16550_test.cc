@@ -164,7 +164,7 @@ void Room() {
   chip.Write(kFcr, 0x03);  // a driver that opens the port clears what came before
   CHECK(chip.rooms == 2);
   chip.Write(kMcr, 0x10);
-  CHECK(chip.Input("cut off") == 0 && chip.rooms == 2);
+  CHECK(chip.Input("cut off") == 0 && (chip.Read(kLsr) & 1) == 0 && chip.rooms == 2);
   chip.Write(kMcr, 0);
   CHECK(chip.rooms == 3);
 }

@@ -18,9 +18,9 @@ export const HLT = [0xf4];
 export const STOS_NEXT = [0xab]; // mov [edi], eax; add edi, 4
 
 export const movEax = (value: number): number[] => [0xb8, ...le32(value)];
-export const movEcx = (value: number): number[] => [0xb9, ...le32(value)];
-export const movEsi = (value: number): number[] => [0xbe, ...le32(value)];
 export const movEdi = (value: number): number[] => [0xbf, ...le32(value)];
+const movEcx = (value: number): number[] => [0xb9, ...le32(value)];
+const movEsi = (value: number): number[] => [0xbe, ...le32(value)];
 const movDx = (port: number): number[] => [OPERAND_16, 0xba, ...le16(port)];
 
 /** Writes AL, AX or EAX to a port. */

@@ -1,6 +1,7 @@
 /**
  * Guests of a few bytes of machine code, for the tests that need a vCPU but no kernel. The code
- * lies at `CODE_GPA` in 1 MiB of RAM, and the boot vCPU starts there in the mode that the test names.
+ * lies at `CODE_GPA` in 1 MiB of RAM, and the boot vCPU starts there in the mode that the test
+ * names.
  */
 import {
   type AccessHandler,
@@ -12,7 +13,7 @@ import {
 } from '../../src/native.ts';
 import { movEax, out, store } from './machine-code.ts';
 
-export const CODE_GPA = 0x1000;
+const CODE_GPA = 0x1000;
 /** Where guests leave what the test looks at. */
 export const RESULT_GPA = 0x8000;
 /** An address that is not RAM, within what the page tables of `LONG_MODE` map. */

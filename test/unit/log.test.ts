@@ -2,7 +2,7 @@ import { mkdtempSync, readFileSync, rmSync, statSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, test, vi } from 'vitest';
-import { child, configureLog, flushLog, limited } from '../../src/log.ts';
+import { child, configureLog, flushLog, limited, unknownToken } from '../../src/log.ts';
 
 let directory: string;
 let file: string;
@@ -16,6 +16,7 @@ afterEach(() => {
   configureLog(0);
   rmSync(directory, { recursive: true });
   vi.useRealTimers();
+  vi.restoreAllMocks();
 });
 
 const lines = async () => {
@@ -32,6 +33,46 @@ test('a line has the format of the original, ends in CR LF, and is one line', as
     /^cloud-hypervisor: [ \d]{2}\d\.\d{6}s: <main> WARN:api -- Odd {2}\r\n$/,
   );
   expect(statSync(file).mode & 0o777).toBe(0o600);
+});
+
+test.each([
+  [
+    '{wallclock} {thread} {level} {msg}',
+    /^20\d\d-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z main WARN \{level\}\r\n$/,
+  ],
+  ['{glog} {msg}', /^\d{4} \d\d:\d\d:\d\d\.\d{6} \{level\}\r\n$/],
+  ['{boottime} {location}', /^[ \d]{2}\d\.\d{6} api\r\n$/],
+  ['no token', /^no token\r\n$/],
+])('a line has the format %j', async (format, line) => {
+  configureLog(0, file, format);
+
+  child('api').warn('{level}');
+
+  expect(await lines()).toMatch(line);
+});
+
+test('{wallclock} and {glog} are the time of now in UTC, {localglog} is that of here', async () => {
+  vi.spyOn(Date.prototype, 'getTimezoneOffset').mockReturnValue(-90);
+  const before = Date.now();
+  configureLog(0, file, '{wallclock}|{glog}|{localglog}');
+
+  child('api').warn('');
+
+  const [wallclock = '', glog = '', local = ''] = (await lines()).trimEnd().split('|');
+  expect(Math.abs(Date.parse(wallclock) - before)).toBeLessThan(5000);
+  const numbers = (iso: string) => iso.replace(/\D/g, '').slice(4);
+  expect(glog.replace(/\D/g, '')).toBe(numbers(wallclock));
+  const here = new Date(Date.parse(wallclock) + 90 * 60_000).toISOString();
+  expect(local.replace(/\D/g, '').slice(0, -3)).toBe(numbers(here));
+});
+
+test.each([
+  ['{bogus} {msg}', '{bogus}'],
+  ['{constructor}', '{constructor}'],
+  ['{}', '{}'],
+  ['{msg} {level}', undefined],
+])('the unknown token of %j is %j', (format, unknown) => {
+  expect(unknownToken(format)).toBe(unknown);
 });
 
 test.each([

@@ -113,7 +113,7 @@ export const device = (at: string, ...body: Aml[]): Aml =>
   bytes(0x5b, 0x82, pkg(path(at), ...body));
 export const packageOf = (...values: Term[]): Aml =>
   bytes(0x12, pkg(int(values.length, 1), ...values.map(term)));
-export const buffer = (content: Aml): Aml => bytes(0x11, pkg(term(content.length), content));
+const buffer = (content: Aml): Aml => bytes(0x11, pkg(term(content.length), content));
 
 const SERIALIZED = 1 << 3;
 export const method = (at: string, args: number, ...body: Aml[]): Aml =>

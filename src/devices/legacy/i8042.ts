@@ -1,6 +1,7 @@
 /**
  * What is left of the keyboard controller: the reset line, and port 0x61, whose timer-2 output bit
- * old calibration loops wait for. There is no keyboard: the FADT says so, and port 0x60 is nobody's.
+ * old calibration loops wait for. There is no keyboard: the FADT says so, and port 0x60 is
+ * nobody's.
  */
 import { allOnes } from '../../bytes.ts';
 import type { Claim } from '../../native.ts';

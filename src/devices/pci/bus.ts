@@ -8,7 +8,7 @@ import * as aml from '../acpi/aml.ts';
 import type { AmlSource, BusDevice } from '../device.ts';
 import { ConfigSpace, FUNCTION_BYTES } from './config-space.ts';
 
-export const SLOT_COUNT = 32;
+const SLOT_COUNT = 32;
 const FUNCTIONS_PER_SLOT = 8;
 
 const ADDRESS = 0; // offset of 0xcf8
@@ -141,7 +141,9 @@ export class PciBus implements AmlSource {
 }
 
 const PCI_HOST_BRIDGE = '33db4d5b-1ff7-401c-9657-7441c03dd766';
-/** PME, AER, the PCI Express capability and LTR; hot-plug, native and SHPC, is not there to give. */
+/**
+ * PME, AER, the PCI Express capability and LTR; hot-plug, native and SHPC, is not there to give.
+ */
 const GRANTED = 0x3c;
 // Bits of the first DWORD that is returned.
 const UNKNOWN_UUID = 1 << 2;

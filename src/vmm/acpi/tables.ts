@@ -99,7 +99,9 @@ const TIMER_32_BITS = 1 << 8;
 const RESET_REGISTER = 1 << 10;
 const HARDWARE_REDUCED = 1 << 20;
 
-/** §5.2.9; offsets as in the specification, which count from the header. No FACS, no PM1, no GPE. */
+/**
+ * §5.2.9; offsets as in the specification, which count from the header. No FACS, no PM1, no GPE.
+ */
 function fadt(dsdtGpa: number): Uint8Array {
   const shutdown = ioRegister(PORTS.shutdown.base, 1);
   const body = new Writer(276 - HEADER_BYTES);

@@ -197,6 +197,7 @@ test.each([
   ['GET', '/api/v1/VM.info'],
   ['GET', '//api/v1/vm.info'],
   ['GET', '/api/v1/vm.%69nfo'],
+  ['GET', '/api/v1/%zz'],
   ['GET', 'vmm.ping'],
   ['GET', '*'],
   ['PUT', '/api/v1/vm.nothing'],

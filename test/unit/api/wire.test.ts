@@ -129,11 +129,12 @@ test.each([
     [CONTINUE, OK('PUT /a {}')],
   ],
   [
-    'a chunked body',
+    'a chunked body, and one with a length after it',
     [
       'PUT /a HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n1;x=y\r\nd\r\n0\r\nX: y\r\n\r\n',
+      'PUT /b HTTP/1.1\r\nContent-Length: 1\r\n\r\n1',
     ],
-    [OK('PUT /a abcd')],
+    [OK('PUT /a abcd'), OK('PUT /b 1')],
   ],
   [
     'an empty chunked body held back for 100',
@@ -219,6 +220,17 @@ test.each([
   const client = new Client().send(`PUT /a HTTP/1.1\r\n${header}\r\n\r\nGET /b HTTP/1.1\r\n\r\n`);
 
   await client.sees(REFUSED(message));
+  await expect.poll(() => client.ended).toBe(true);
+});
+
+test('a chunk longer than it said ends the connection', async () => {
+  await serve();
+
+  const client = new Client().send(
+    'PUT /a HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nabc\r\n0\r\n\r\n',
+  );
+
+  await client.sees(REFUSED('Invalid request.'));
   await expect.poll(() => client.ended).toBe(true);
 });
 

@@ -17,7 +17,7 @@ const bootWithinMax: Rule = ({ cpus: { boot_vcpus, max_vcpus } }) =>
     ? undefined
     : {
         text: `Max CPUs (${max_vcpus}) lower than boot CPUs (${boot_vcpus})`,
-        remedy: `cpus.max_vcpus is ${max_vcpus}: raise it to ${boot_vcpus} or lower cpus.boot_vcpus`,
+        remedy: `cpus.max_vcpus is ${max_vcpus}: give at least ${boot_vcpus}, as cpus.boot_vcpus`,
       };
 
 const notTooMany: Rule = ({ cpus: { max_vcpus } }) =>

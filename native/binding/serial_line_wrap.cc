@@ -1,0 +1,29 @@
+#include "serial_line_wrap.h"
+
+#include "sys_error.h"
+
+namespace vmm {
+
+Napi::Function SerialLineWrap::Define(Napi::Env env) {
+  return DefineClass(env, "SerialLine",
+                     {InstanceAccessor<&SerialLineWrap::Path>("path"),
+                      InstanceMethod<&SerialLineWrap::Close>("close")});
+}
+
+SerialLineWrap::SerialLineWrap(const Napi::CallbackInfo& info) : ObjectWrap(info) {
+  const Status status = info[0].IsUndefined()
+                            ? Line::OfPty(&core_)
+                            : Line::OfSocket(info[0].ToString().Utf8Value(), &core_);
+  ThrowIfFailed(info.Env(), status);
+}
+
+Napi::Value SerialLineWrap::Path(const Napi::CallbackInfo& info) {
+  return Napi::String::New(info.Env(), core_->path());
+}
+
+Napi::Value SerialLineWrap::Close(const Napi::CallbackInfo& info) {
+  core_->Close();
+  return info.Env().Undefined();
+}
+
+}  // namespace vmm

@@ -1,0 +1,52 @@
+/* The protocol of native/kvm/exit_mailbox.h: whatever the order of steps, no vCPU is left asleep.
+   Neither spin is modelled: a spin is a step that may be left out. */
+#define VCPUS 2
+#define ASKS 3
+mtype = { IDLE, ASKED, ANSWERED, CLOSED };
+mtype state[VCPUS] = IDLE;
+bool serving, posted; /* posted: Serve() is scheduled on the JS thread */
+
+active [VCPUS] proctype Vcpu() {
+  byte asks;
+  do
+  :: asks < ASKS ->
+     if
+     :: atomic { state[_pid] != CLOSED -> state[_pid] = ASKED }
+     :: else -> break
+     fi;
+     if :: !serving -> posted = true :: else fi;
+     state[_pid] != ASKED; /* the futex */
+     asks++
+  :: else -> break
+  od
+}
+
+inline AnswerPending() {
+  any = false;
+  for (i : 0 .. VCPUS - 1) {
+    if :: state[i] == ASKED -> state[i] = ANSWERED; any = true :: else fi
+  }
+}
+
+active proctype Js() {
+  bool any, closes; /* a run in which it never closes must come to its end, too */
+  byte i;
+  if :: closes = true :: closes = false fi;
+end_idle:
+  if
+  :: posted -> posted = false
+  :: closes -> for (i : 0 .. VCPUS - 1) { state[i] = CLOSED }; goto closed
+  fi;
+more:
+  serving = true;
+  AnswerPending();
+  if
+  :: any -> goto more
+  :: posted = true; goto end_idle /* cut short: it is scheduled again, and `serving` stays */
+  :: !any -> serving = false
+  fi;
+  AnswerPending();
+  if :: any -> goto more :: else -> goto end_idle fi;
+closed:
+  skip
+}
