@@ -35,10 +35,7 @@ test('an NMI reaches every vCPU', async () => {
 
   expect((await guest.api.put('vm.nmi')).status).toBe(204);
 
-  const counts = await guest.eventually(
-    "grep NMI: /proc/interrupts | awk '{ exit !($2 > 0 && $3 > 0) } { print $2, $3 }'",
-  );
-  expect(counts).toMatch(/^\d+ \d+$/);
+  await guest.eventually("grep NMI: /proc/interrupts | awk '{ exit !($2 > 0 && $3 > 0) }'");
 });
 
 /** Packages, for Linux learns of threads from leaves that the emulated host's CPU model lacks. */
