@@ -142,7 +142,7 @@ describe('a value', () => {
       { memory: { size: (64 << 20) + 1 } },
       'memory.size is 67108865: give a multiple',
     ],
-    ['1 EiB of memory', { memory: { size: EIB } }, 'memory.size is 1152921504606847'],
+    ['1 EiB of memory', { memory: { size: EIB } }, 'memory.size is 1152921504606847000, not an'],
     [
       'more than the host has',
       { memory: { size: 2 ** 52 } },
@@ -302,7 +302,8 @@ describe('in a wrong state', () => {
 
     expect([boot, ping, info, pause].map(({ status }) => status)).toEqual([204, 200, 200, 204]);
     expect((info.body as { state: string }).state).toBe('Created');
-    expect(ended.slice(2)).toEqual(['boot', 'pause']);
+    // Two connections: which of the last two answers is read first is chance.
+    expect(ended.slice(2).sort()).toEqual(['boot', 'pause']);
   });
 });
 
