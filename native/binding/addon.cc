@@ -19,7 +19,7 @@ static void PrepareVm(const Napi::CallbackInfo& info) {
   vmm::AddonData::Of(info.Env()).spare_vm.Prepare();
 }
 
-/// What process.exit does before this, it does by joining our threads, whatever they wait for.
+/// Unlike process.exit, this does not join our threads first, which may be in a long system call.
 static void ExitNow(const Napi::CallbackInfo& info) { _exit(info[0].ToNumber().Int32Value()); }
 
 /// What src/native.ts declares as `Native`.

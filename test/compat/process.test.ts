@@ -10,6 +10,7 @@ import {
   mkdtempSync,
   readdirSync,
   readFileSync,
+  readlinkSync,
   rmSync,
   statSync,
   symlinkSync,
@@ -97,6 +98,9 @@ describe.each(Object.keys(STATES))('%s', (state) => {
   });
 });
 
+const runWith = (...args: string[]) =>
+  spawnSync(LAUNCHER, args, { encoding: 'utf8', env: {}, cwd: folder, timeout: 10_000 });
+
 /** What holds the inode, as in /proc/locks. proc(5) */
 const locksOn = (path: string): string[] =>
   readFileSync('/proc/locks', 'utf8')
@@ -125,10 +129,7 @@ test.each([
   const path = join(folder, 'api.sock');
   put(path);
 
-  const { status, stderr } = spawnSync(LAUNCHER, ['--api-socket', path], {
-    encoding: 'utf8',
-    env: {},
-  });
+  const { status, stderr } = runWith('--api-socket', path);
 
   expect(status).toBe(1);
   expect(stderr).toContain(
@@ -154,9 +155,6 @@ test.each([
   const shown = () => readFileSync(join(vmm.folder, 'com1'), 'utf8');
   await expect.poll(shown, SOON).toBe('012END');
 });
-
-const runWith = (...args: string[]) =>
-  spawnSync(LAUNCHER, args, { encoding: 'utf8', env: {}, cwd: folder });
 
 const FAILING = ['--kernel', '/dev/null', '--console', 'off'];
 
@@ -244,4 +242,5 @@ test('with every descriptor closed and another name it boots a VM', async () => 
   const shown = () => readFileSync(join(vmm.folder, 'com1'), 'utf8');
   await expect.poll(shown, SOON).toBe('x');
   expect(readFileSync(`/proc/${vmm.pid}/comm`, 'utf8')).toBe('cloud-hyperviso\n');
+  for (const fd of [0, 1, 2]) expect(readlinkSync(`/proc/${vmm.pid}/fd/${fd}`)).toBe('/dev/null');
 });

@@ -1,7 +1,6 @@
 import { expect, test } from 'vitest';
 import * as code from '../support/machine-code.ts';
 import {
-  AP_CODE_GPA,
   DONE,
   identityPageTables,
   LONG_MODE,
@@ -9,7 +8,6 @@ import {
   MMIO_GPA,
   RESULT_GPA,
   Recorder,
-  START_APS,
   until,
 } from '../support/micro-guest.ts';
 
@@ -200,9 +198,7 @@ test('a storm of exits leaves the event loop alive', async () => {
     while (performance.now() < end);
   };
   guest.vm.claim({ space: 'port', base: PORT, sizeBytes: 1 }, { read: () => 0, write });
-  const storm16 = [0xba, 0x00, 0x05, 0xee, 0xeb, 0xfd]; // mov dx, PORT; out dx, al; jmp to out
-  guest.memory.write(AP_CODE_GPA, Uint8Array.from(storm16));
-  await guest.start([...START_APS, ...code.forever(code.out(PORT))]);
+  await guest.startStorm(PORT);
   await until(() => served > 10);
 
   // Counted in exits, not in time, which depends on who else uses the machine.

@@ -2,8 +2,7 @@
  * A process that ends in the middle of a storm of exits, as a crash of ours would end it: from a
  * timer, or with the argument `handler`, from the very exit that is being answered.
  */
-import * as code from './machine-code.ts';
-import { AP_CODE_GPA, MicroGuest, START_APS } from './micro-guest.ts';
+import { MicroGuest } from './micro-guest.ts';
 
 const PORT = 0x500;
 const EXITS = 200;
@@ -17,6 +16,4 @@ const write = () => {
   setTimeout(() => process.exit(7), 1);
 };
 guest.vm.claim({ space: 'port', base: PORT, sizeBytes: 1 }, { read: () => 0, write });
-const storm16 = [0xba, PORT & 0xff, PORT >> 8, 0xee, 0xeb, 0xfd]; // mov dx, PORT; out dx, al; jmp
-guest.memory.write(AP_CODE_GPA, Uint8Array.from(storm16));
-await guest.start([...START_APS, ...code.forever(code.out(PORT))]);
+await guest.startStorm(PORT);

@@ -47,6 +47,9 @@ export const load = (gpa: number, sizeBytes = 1): number[] => [
   ...le32(gpa),
 ];
 
+/** Reads 32 bits of a port straight to RAM. */
+export const insd = (port: number, gpa: number): number[] => [...movEdi(gpa), ...movDx(port), 0x6d];
+
 /** Writes `count` bytes from `gpa` on to a port, by one instruction. */
 export const repOutsb = (port: number, gpa: number, count: number): number[] => [
   ...movEsi(gpa),

@@ -11,7 +11,7 @@ import {
   type Vm,
   type VmEvent,
 } from '../../src/native.ts';
-import { movEax, out, store } from './machine-code.ts';
+import { forever, movEax, out, store } from './machine-code.ts';
 
 const CODE_GPA = 0x1000;
 /** Where guests leave what the test looks at. */
@@ -160,6 +160,13 @@ export class MicroGuest implements AsyncDisposable {
   async start(code: number[]): Promise<void> {
     await this.boot(code, PROTECTED_MODE);
     this.vm.run();
+  }
+
+  /** Boots and runs: every vCPU writes to `port`, for ever. */
+  async startStorm(port: number): Promise<void> {
+    const storm16 = [0xba, port & 0xff, port >> 8, 0xee, 0xeb, 0xfd]; // mov dx; out dx, al; jmp
+    this.memory.write(AP_CODE_GPA, Uint8Array.from(storm16));
+    await this.start([...START_APS, ...forever(out(port))]);
   }
 
   /** How often the guest has come to `DONE`. */
