@@ -4,8 +4,7 @@
  *     npx tsx bench/service.ts [--peer NAME=PATH]... [--rounds N] [--json FILE]
  *
  * Subjects alternate within each round, and start in a clean environment. Of QEMU, which has no
- * such
- * API, only exec → first guest byte is measured, as the yardstick.
+ * such API, only exec → first guest byte is measured, as the yardstick.
  */
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';

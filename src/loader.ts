@@ -25,8 +25,7 @@ declare const __BUNDLE_HASH__: string;
 
 /**
  * By then what a start needs has been compiled. Before main.ts changes flags of V8, which would
- * make
- * the cache one for other flags than a start has.
+ * make the cache one for other flags than a start has.
  */
 const REBUILD_AFTER_MS = 500;
 
@@ -80,8 +79,7 @@ function writeAtomically(path: string, bytes: Buffer): void {
 
 /**
  * There is a cache of the user's only if node has refused ours before. One is tried, not both:
- * after
- * the first V8 has compiled the source, and takes that for the second.
+ * after the first V8 has compiled the source, and takes that for the second.
  */
 function load(): Script {
   const path = userCachePath();

@@ -75,8 +75,7 @@ class VmWrap : public Napi::ObjectWrap<VmWrap> {
 };
 
 /// `class Irq` of src/native.ts, made by `Vm.irq`. Does nothing once the Vm has gone: its fd must
-/// not
-/// stay until the garbage is collected.
+/// not stay until the garbage is collected.
 class IrqWrap : public Napi::ObjectWrap<IrqWrap> {
  public:
   static Napi::Function Define(Napi::Env env);

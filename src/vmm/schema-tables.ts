@@ -2,8 +2,7 @@
  * The schemas as what code needs at run time: plain data.
  *
  * This module makes it from the schemas; the build puts a generated one with the same exports in
- * its
- * place (scripts/build/schema-tables.ts), so that the product loads no TypeBox.
+ * its place (scripts/build/schema-tables.ts), so that the product loads no TypeBox.
  */
 import type { Schema } from '../schema.ts';
 import { RestoreConfig } from './config/restore.ts';

@@ -1,7 +1,6 @@
 /**
  * One booted VM: builds RAM, vCPUs, devices and firmware tables from a config, runs, pauses and
- * ends
- * them. It lives from boot to shutdown; a reboot makes a new one.
+ * ends them. It lives from boot to shutdown; a reboot makes a new one.
  */
 import { VmmError } from '../errors.ts';
 import {
@@ -81,8 +80,7 @@ export class Vm {
       if (cause instanceof VmmError) throw cause;
       throw new VmmError('host', 'The host cannot run the VM', cause);
     } finally {
-      payload.kernel.file.close();
-      payload.initramfs?.close();
+      closePayload(payload);
     }
   }
 
@@ -134,8 +132,7 @@ export function checkFiles(config: VmConfig): void {
     const { ramBytes } = describe(config);
     planBoot({ ...payload, ramBytes, cmdline: cmdline(config), tables: [], rsdpGpa: 0, cpuid: [] });
   } finally {
-    payload.kernel.file.close();
-    payload.initramfs?.close();
+    closePayload(payload);
   }
 }
 
@@ -155,6 +152,11 @@ function openPayload({ payload }: VmConfig) {
     kernel.file.close();
     throw error;
   }
+}
+
+function closePayload({ kernel, initramfs }: ReturnType<typeof openPayload>): void {
+  kernel.file.close();
+  initramfs?.close();
 }
 
 function vcpuOptions({ cpus }: VmConfig, topology: Topology): VcpuOptions[] {

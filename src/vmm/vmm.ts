@@ -1,7 +1,6 @@
 /**
  * The VMM: holds at most one VM, as its config and, once booted, as a `Vm`. Every verb of the API
- * is
- * a method here; they run one after another, and none can hang, whatever the guest does.
+ * is a method here; they run one after another, and none can hang, whatever the guest does.
  */
 import { errorChain, VmmError } from '../errors.ts';
 import { checkBootable, checkConfig } from './config/check.ts';
@@ -214,9 +213,8 @@ export class Vmm<Dialect> {
   }
 
   /**
-   * Does in its turn what the guest asked for. Where a pause came in between, it waits for
-   * `resume`,
-   * as the guest does. A guest that cannot be started again stays shut down; only the log can tell.
+   * Does in its turn what the guest asked for. Where a pause came in between, it waits for `resume`,
+   * as the guest does. A guest that cannot start again stays shut down; only the log can tell.
    */
   async #onGuest(work: () => Promise<void>): Promise<void> {
     const vm = this.#vm;
