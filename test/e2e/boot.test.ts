@@ -15,6 +15,8 @@ test.each(KERNELS)('%s boots from the command line, answers, and powers off', as
 
 test.each([
   { dialect: 'seed', kernel: 'vmlinux' },
+  { dialect: 'seed', kernel: 'vmlinuz' },
+  { dialect: 'today', kernel: 'vmlinux' },
   { dialect: 'today', kernel: 'vmlinuz' },
 ] as const)('$kernel boots over the API in the dialect $dialect', async (options) => {
   await using guest = await startService();
