@@ -63,6 +63,80 @@ export interface Irq {
   trigger(): void;
 }
 
+/**
+ * An eventfd: a queue's kick, or an interrupt on its way to KVM. No method blocks; after `close`,
+ * which is idempotent, whoever was given it keeps it until it ends.
+ */
+export interface EventFd {
+  signal(): void;
+  /** Whether it was signalled since the last `take`. */
+  take(): boolean;
+  /** The same, and it stays signalled. */
+  pending(): boolean;
+  close(): void;
+}
+
+/**
+ * A message-signalled interrupt: what signals its EventFd makes KVM send the message. It is masked
+ * at first; while it is, signals wait in the EventFd.
+ */
+export interface Msi {
+  /** Where and what an MSI-X table entry says is written. Bits of 32. */
+  route(address: { low: number; high: number }, data: number): void;
+  /** @throws SystemError of KVM_IRQFD. */
+  mask(masked: boolean): void;
+  /** Gives the GSI back. Idempotent. */
+  close(): void;
+}
+
+/** A split virtqueue as the driver set it up, VIRTIO 1.2 §2.7. Addresses are its three parts'. */
+export interface VirtqueueOptions {
+  memory: GuestMemory;
+  /** A power of two up to 32768. */
+  size: number;
+  descGpa: number;
+  availGpa: number;
+  usedGpa: number;
+  /** What was negotiated. */
+  indirect: boolean;
+  eventIdx: boolean;
+  kick: EventFd;
+  irq: EventFd;
+  /** The driver broke a rule of the queue, which is dead from now on. Called once, from the loop. */
+  onBroken(reason: string): void;
+}
+
+/**
+ * The device's side of a virtqueue: either served here, by `onKick` and `take`, or handed to an
+ * engine's `start`, which has it from then on.
+ */
+export interface Virtqueue {
+  /** `handler` runs when chains may have come, and calls `take` until there is none, or later. */
+  onKick(handler: () => void): void;
+  /**
+   * The next chain. Undefined if there is none, while paused, or if this turn of the event loop has
+   * had its share: then the handler runs again in the next.
+   */
+  take(): Chain | undefined;
+  /** Resolves when no chain is out. No more are handed out until `resume`. */
+  pause(): Promise<void>;
+  resume(): void;
+  /** At a reset: chains still out do nothing from now on. Idempotent. */
+  close(): void;
+}
+
+/** One request: bytes that the device may read, and room for bytes that it may write. */
+export interface Chain {
+  readonly readableBytes: number;
+  readonly writableBytes: number;
+  /** Copies what the driver gave, from `offset` on. Returns how many bytes there were. */
+  read(into: Uint8Array, offset?: number): number;
+  /** Copies into the driver's room, from `offset` on. Returns how many bytes fitted. */
+  write(from: Uint8Array, offset?: number): number;
+  /** Gives it back with its first `writtenBytes` filled. A second time, or too late: nothing. */
+  complete(writtenBytes: number): void;
+}
+
 /** The 16550 at a port, answered wholly on vCPU threads; output goes to a ring and its writer. */
 export interface Uart16550 {
   /** Bytes for the guest to read. Returns how many fitted; if not all, `onRoom` follows. */
@@ -180,6 +254,11 @@ export interface Vm {
   /** Accesses that come after this read all ones. Nothing happens if nobody claimed it. */
   release(claim: Claim): void;
   irq(gsi: number): Irq;
+  /** From now on a write to `gpa`, of any width, signals `kick` within KVM. */
+  attachKick(gpa: number, kick: EventFd): void;
+  detachKick(gpa: number, kick: EventFd): void;
+  /** @throws SystemError ENOSPC if no GSI is left. */
+  msi(irq: EventFd): Msi;
   uart(options: UartOptions): Uart16550;
   /** The ACPI PM timer at a port, 3.579545 MHz, answered on vCPU threads. ACPI 6.5 §4.8.2.1. */
   pmTimer(port: number): void;
@@ -204,6 +283,8 @@ export interface Native {
     memory: GuestMemory,
     options: VmOptions,
   ) => Vm;
+  EventFd: new () => EventFd;
+  Virtqueue: new (options: VirtqueueOptions) => Virtqueue;
   /**
    * Has a thread make what the next `new Vm` needs of KVM, which takes milliseconds. Idempotent.
    */
@@ -245,6 +326,12 @@ export const native: Native = {
   },
   get Vm() {
     return addon().Vm;
+  },
+  get EventFd() {
+    return addon().EventFd;
+  },
+  get Virtqueue() {
+    return addon().Virtqueue;
   },
   get trimMemory() {
     return addon().trimMemory;

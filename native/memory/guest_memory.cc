@@ -90,6 +90,17 @@ std::byte* MapHost(const RegionOptions& options) {
 
 }  // namespace
 
+bool Regions::ReadPieces(uint64_t gpa, void* to, uint64_t len) const {
+  Pieces pieces;
+  if (!Map(gpa, len, &pieces)) return false;
+  auto* at = static_cast<std::byte*>(to);
+  for (const iovec& piece : pieces) {
+    std::memcpy(at, piece.iov_base, piece.iov_len);
+    at += piece.iov_len;
+  }
+  return true;
+}
+
 int GuestMemory::Add(const RegionOptions& options) {
   const uint64_t gpa = options.gpa;
   const uint64_t size_bytes = options.size_bytes;
@@ -118,15 +129,7 @@ void GuestMemory::Clear() {
 }
 
 int GuestMemory::CopyOut(uint64_t gpa, void* to, uint64_t len) const {
-  const auto regions = Snapshot();
-  Pieces pieces;
-  if (!regions->Map(gpa, len, &pieces)) return -EFAULT;
-  auto* at = static_cast<std::byte*>(to);
-  for (const iovec& piece : pieces) {
-    std::memcpy(at, piece.iov_base, piece.iov_len);
-    at += piece.iov_len;
-  }
-  return 0;
+  return Snapshot()->ReadPieces(gpa, to, len) ? 0 : -EFAULT;
 }
 
 int GuestMemory::CopyIn(uint64_t gpa, const void* from, uint64_t len) const {

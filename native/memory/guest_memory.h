@@ -41,6 +41,27 @@ class Regions {
     return true;
   }
 
+  /// Copies `*out` from guest RAM, once: whatever the guest does meanwhile, the copy stays as it
+  /// is. False, with nothing copied, unless all of it is RAM.
+  template <class T>
+  [[nodiscard]] bool Read(uint64_t gpa, T* out) const {
+    const std::byte* from = Contiguous(gpa, sizeof(T));
+    if (from == nullptr) return ReadPieces(gpa, out, sizeof(T));
+    std::memcpy(out, from, sizeof(T));
+    asm volatile("" : "+m"(*out));  // else the compiler may fetch from guest RAM again
+    return true;
+  }
+
+  /// The host's view of a range that lies in one region; null if it does not.
+  std::byte* Contiguous(uint64_t gpa, uint64_t len) const {
+    const Region* region = Find(gpa);
+    const bool fits = region != nullptr && len <= region->size_bytes - (gpa - region->gpa);
+    return fits ? region->host.get() + (gpa - region->gpa) : nullptr;
+  }
+
+  /// The same for any length and across regions.
+  [[nodiscard]] bool ReadPieces(uint64_t gpa, void* to, uint64_t len) const;
+
  private:
   const Region* Find(uint64_t gpa) const {
     for (const Region& r : regions_)

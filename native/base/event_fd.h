@@ -1,0 +1,43 @@
+#pragma once
+#include <poll.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include <cstdint>
+#include <utility>
+
+#include "fd.h"
+
+namespace vmm {
+
+/// An eventfd: the kick of a queue, or an interrupt on its way to KVM. Shared by whoever signals
+/// and whoever waits; all methods are any thread's, and none blocks.
+class EventFd {
+ public:
+  /// `ok()` tells whether the host had one to give; if not, errno says why.
+  EventFd() : fd_(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {}
+  bool ok() const { return fd_.ok(); }
+  int get() const { return fd_.get(); }
+
+  /// A full counter already means a signal.
+  void Signal() const {
+    const uint64_t one = 1;
+    const ssize_t written = write(fd_.get(), &one, sizeof(one));
+    static_cast<void>(written);
+  }
+  /// Whether it was signalled since the last Take.
+  bool Take() const {
+    uint64_t count = 0;
+    return read(fd_.get(), &count, sizeof(count)) == sizeof(count);
+  }
+  /// The same, and it stays signalled.
+  bool Pending() const {
+    pollfd poll_fd{fd_.get(), POLLIN, 0};
+    return poll(&poll_fd, 1, 0) == 1;
+  }
+
+ private:
+  Fd fd_;
+};
+
+}  // namespace vmm

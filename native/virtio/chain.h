@@ -1,0 +1,74 @@
+#pragma once
+#include <sys/uio.h>
+
+#include <cstddef>
+#include <cstdint>
+
+#include "../base/bounded_list.h"
+#include "../memory/guest_memory.h"
+
+namespace vmm {
+
+/// What is wrong with a chain: each names a rule of VIRTIO 1.2 §2.7.5 that the driver broke.
+enum class ChainStatus { kOk, kBadIndex, kLoop, kBadTable, kBadIndirect, kBadBuffer, kBadOrder };
+
+/// IOV_MAX: a chain is always one readv or writev.
+constexpr size_t kChainSegmentsMax = 1024;
+
+/// One request: what the device may read, then what it may write. The pointers are good for as long
+/// as the `Regions` that they came from is held.
+struct Chain {
+  BoundedList<iovec, kChainSegmentsMax> readable, writable;
+};
+
+/// A descriptor as it lies in guest RAM, little-endian. §2.7.5.
+struct Descriptor {
+  uint64_t gpa;
+  uint32_t len;
+  uint16_t flags;
+  uint16_t next;
+};
+static_assert(sizeof(Descriptor) == 16);
+
+constexpr uint16_t kDescriptorNext = 1, kDescriptorWrite = 2, kDescriptorIndirect = 4;
+
+/// Walks the chain at `head` once and checks all of it before the device sees any of it.
+///
+/// Each descriptor is copied out of guest memory before it is looked at, so the guest cannot change
+/// it between check and use. Work is bounded: one indirection, and no more descriptors, direct and
+/// indirect together, than the queue has (§2.7.5.3.1). Empty buffers are legal.
+/// Spec: VIRTIO 1.2 §2.7.4.2 (order), §2.7.5 (table), §2.7.5.3 (indirect, where negotiated).
+[[nodiscard]] inline ChainStatus WalkChain(const Regions& ram, uint64_t table_gpa,
+                                           uint16_t queue_size, uint16_t head,
+                                           bool indirect_allowed, Chain* out) {
+  out->readable.count = out->writable.count = 0;
+  uint64_t table = table_gpa;
+  uint32_t entries = queue_size;
+  uint32_t visits_left = queue_size;
+  uint32_t index = head;
+  bool indirect = false;
+  for (;;) {
+    if (index >= entries) return ChainStatus::kBadIndex;
+    Descriptor desc;
+    if (!ram.Read(table + uint64_t{index} * sizeof(desc), &desc)) return ChainStatus::kBadTable;
+
+    if ((desc.flags & kDescriptorIndirect) != 0) {  // at most once, and uncounted
+      entries = desc.len / sizeof(desc);
+      const bool fits = desc.len % sizeof(desc) == 0 && entries > 0 && entries <= queue_size;
+      if (!indirect_allowed || indirect || (desc.flags & kDescriptorNext) != 0 || !fits)
+        return ChainStatus::kBadIndirect;
+      table = desc.gpa, index = 0, indirect = true;
+      continue;
+    }
+
+    if (visits_left-- == 0) return ChainStatus::kLoop;
+    const bool writable = (desc.flags & kDescriptorWrite) != 0;
+    if (!writable && out->writable.count > 0) return ChainStatus::kBadOrder;
+    if (!ram.Map(desc.gpa, desc.len, writable ? &out->writable : &out->readable))
+      return ChainStatus::kBadBuffer;  // not RAM, or too many segments; split at region edges
+    if ((desc.flags & kDescriptorNext) == 0) return ChainStatus::kOk;
+    index = desc.next;
+  }
+}
+
+}  // namespace vmm
