@@ -102,7 +102,7 @@ export interface VirtqueueOptions {
   eventIdx: boolean;
   kick: EventFd;
   irq: EventFd;
-  /** The driver broke a rule of the queue, which is dead from now on. Called once, from the loop. */
+  /** The driver broke a rule of the queue, which is dead from now on. Called once, by the loop. */
   onBroken(reason: string): void;
 }
 

@@ -19,7 +19,7 @@ export function add(samples: Samples, measure: string, subject: string, ms: numb
   bySubject.set(subject, [...(bySubject.get(subject) ?? []), ms]);
 }
 
-function median(values: readonly number[]): number {
+export function median(values: readonly number[]): number {
   const sorted = [...values].sort((a, b) => a - b);
   const middle = sorted.length / 2;
   const [low = Number.NaN, high = low] = sorted.slice(

@@ -1,6 +1,6 @@
 /**
- * What a virtio device is to its transport. VIRTIO 1.2 §2. A device knows nothing of PCI, KVM or the
- * VMM: it has features, a configuration space and, while a driver runs it, virtqueues.
+ * What a virtio device is to its transport, VIRTIO 1.2 §2. A device knows nothing of PCI, of KVM or
+ * of the VMM: it has features, a configuration space and, while a driver runs it, virtqueues.
  */
 import type { Virtqueue } from '../../native.ts';
 

@@ -3,6 +3,7 @@ import { randomBytes } from 'node:crypto';
 import { dirname } from 'node:path';
 import { setTimeout as sleep, setImmediate as tick } from 'node:timers/promises';
 import { guestImages } from '../../../guest-images/images.ts';
+import { withPrograms } from '../../../guest-images/programs.ts';
 import { mustExec } from '../../host/exec.ts';
 import type { HostProcess, KvmHost } from '../../host/host.ts';
 import { ApiClient } from './api-client.ts';
@@ -32,6 +33,8 @@ export interface GuestOptions {
   args?: readonly string[];
   /** `serial-tty` if not given. A guest with `serial-file` cannot be typed at. */
   terminal?: Terminal;
+  /** Programs of this machine, statically linked, by the names that they get in the guest. */
+  programs?: Readonly<Record<string, string>>;
   /** `vmlinux` if not given: nothing to decompress, which takes long on an emulated host. */
   kernel?: 'vmlinux' | 'vmlinuz';
 }
@@ -196,7 +199,7 @@ async function machineOf(
     ...(options.topology && { topology: options.topology }),
     memory: options.memory ?? '512M',
     kernel: await host.stage(images[kernel]),
-    initramfs: await host.stage(images.initramfs),
+    initramfs: await host.stage(withPrograms(images.initramfs, options.programs ?? {})),
     cmdline: `console=${console} quiet panic=-1 ${cmdline}`.trimEnd(),
     disks: options.disks ?? [],
     terminal,
