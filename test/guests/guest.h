@@ -37,6 +37,9 @@ static inline void write32(u64 gpa, u32 value) { *(volatile u32*)gpa = value; }
 /// RAM from 16 MiB on, zeroed, aligned to 4 KiB. Nothing gives it back.
 void* allocate(u64 size_bytes);
 
+void* memset(void* to, int value, size_t count);
+void* memcpy(void* to, const void* from, size_t count);
+
 /// Text with `%u`, `%x` (both of 64 bits) and `%s`.
 void say(const char* format, ...);
 /// Waits for a line on COM1, and returns the number that it begins with.

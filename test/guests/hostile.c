@@ -1,0 +1,170 @@
+/// A driver that breaks each rule of virtqueues in turn, on each device that it finds. After each
+/// it says whether the device asked to be reset, and whether it and its neighbour serve again.
+#include "virtio.h"
+
+enum { RAM_END = 0x4000000, FAR_OUTSIDE = 0xb0000000u };
+
+struct subject {
+  const char* name;
+  u32 type;
+  u16 queue;
+};
+static const struct subject subjects[] = {
+    {"block", VIRTIO_BLOCK, 0}, {"rng", VIRTIO_RNG, 0}, {"console", VIRTIO_CONSOLE, 1}};
+enum { SUBJECTS = sizeof(subjects) / sizeof(subjects[0]) };
+
+static u8* buffer;
+
+static void describe(struct queue* queue, u16 index, u64 gpa, u32 length, u16 flags, u16 next) {
+  queue->table[index] = (struct descriptor){gpa, length, flags, next};
+}
+
+/// A request as it should be, in the first descriptors. Its head is 0.
+static void good_chain(const struct subject* subject, struct queue* queue) {
+  switch (subject->type) {
+    case VIRTIO_BLOCK:
+      memset(buffer, 0, 16);  // a read of sector 0
+      describe(queue, 0, (u64)buffer, 16, NEXT, 1);
+      describe(queue, 1, (u64)buffer + 512, 512, NEXT | WRITE, 2);
+      describe(queue, 2, (u64)buffer + 16, 1, WRITE, 0);
+      return;
+    case VIRTIO_RNG:
+      return describe(queue, 0, (u64)buffer, 16, WRITE, 0);
+    default:
+      buffer[0] = '.';
+      return describe(queue, 0, (u64)buffer, 1, 0, 0);
+  }
+}
+
+static int start(const struct subject* subject, struct device* device, struct queue* queue) {
+  if (!accept_features(device, F_VERSION_1 | (offered_features(device) & F_INDIRECT_DESC)))
+    return 0;
+  set_up_queue(device, subject->queue, 0, queue);
+  set_status(device, ACKNOWLEDGE | DRIVER | FEATURES_OK | DRIVER_OK);
+  return 1;
+}
+
+static int serves(const struct subject* subject) {
+  struct device device;
+  struct queue queue;
+  if (!find_device(subject->type, 0, &device) || !start(subject, &device, &queue)) return 0;
+  good_chain(subject, &queue);
+  const long written = request(&queue, 0);
+  reset_device(&device);
+  return written >= 0;
+}
+
+typedef void breakage(struct queue* queue);
+
+static void loop(struct queue* queue) {
+  describe(queue, 0, (u64)buffer, 16, NEXT, 1);
+  describe(queue, 1, (u64)buffer, 16, NEXT, 0);
+}
+static void next_beyond_table(struct queue* queue) {
+  describe(queue, 0, (u64)buffer, 16, NEXT, queue->size);
+}
+static void buffer_outside_ram(struct queue* queue) {
+  describe(queue, 0, FAR_OUTSIDE, 16, WRITE, 0);
+}
+static void buffer_across_the_end(struct queue* queue) {
+  describe(queue, 0, RAM_END - 8, 16, WRITE, 0);
+}
+static void address_wraps(struct queue* queue) { describe(queue, 0, ~0ull - 7, 16, WRITE, 0); }
+static void readable_after_writable(struct queue* queue) {
+  describe(queue, 0, (u64)buffer, 16, WRITE | NEXT, 1);
+  describe(queue, 1, (u64)buffer, 16, 0, 0);
+}
+static void indirect_in_indirect(struct queue* queue) {
+  struct descriptor* table = allocate(32);
+  table[0] = (struct descriptor){(u64)table, 16, INDIRECT, 0};
+  describe(queue, 0, (u64)table, 16, INDIRECT, 0);
+}
+static void indirect_of_odd_length(struct queue* queue) {
+  describe(queue, 0, (u64)buffer, 17, INDIRECT, 0);
+}
+static void indirect_table_outside_ram(struct queue* queue) {
+  describe(queue, 0, FAR_OUTSIDE, 16, INDIRECT, 0);
+}
+static void indirect_with_next(struct queue* queue) {
+  describe(queue, 0, (u64)buffer, 16, INDIRECT | NEXT, 1);
+}
+/// Both are there before the device looks; only the first may be taken.
+static void same_head_twice(struct queue* queue) { offer(queue, 0); }
+static void head_beyond_table(struct queue* queue) { offer(queue, queue->size); }
+static void index_too_far(struct queue* queue) { queue->available += queue->size; }
+
+static const struct {
+  const char* name;
+  breakage* act;
+} breakages[] = {
+    {"loop", loop},
+    {"next beyond table", next_beyond_table},
+    {"buffer outside RAM", buffer_outside_ram},
+    {"buffer across the end of RAM", buffer_across_the_end},
+    {"address wraps", address_wraps},
+    {"readable after writable", readable_after_writable},
+    {"indirect in indirect", indirect_in_indirect},
+    {"indirect of odd length", indirect_of_odd_length},
+    {"indirect table outside RAM", indirect_table_outside_ram},
+    {"indirect with next", indirect_with_next},
+    {"same head twice", same_head_twice},
+    {"head beyond table", head_beyond_table},
+    {"index too far", index_too_far},
+};
+enum { BREAKAGES = sizeof(breakages) / sizeof(breakages[0]) };
+
+/// Waits for NEEDS_RESET, for long enough that a slow device is not taken for a tolerant one.
+static int needs_reset(const struct device* device) {
+  for (u32 polls = 0; polls < 20000; polls++)
+    if (status_of(device) & NEEDS_RESET) return 1;
+  return 0;
+}
+
+static void attack(const struct subject* subject, const struct subject* neighbour, u32 which) {
+  struct device device;
+  struct queue queue;
+  if (!find_device(subject->type, 0, &device) || !start(subject, &device, &queue)) return;
+  good_chain(subject, &queue);
+  breakages[which].act(&queue);
+  offer(&queue, 0);
+  publish(&queue, 0);
+  kick(&queue);
+  const int asked = needs_reset(&device);
+  const int neighbour_serves = serves(neighbour);
+  reset_device(&device);
+  say("%s, %s: needs reset %u, neighbour %u, again %u\n", subject->name, breakages[which].name,
+      (u64)asked, (u64)neighbour_serves, (u64)serves(subject));
+}
+
+/// Rings that are no RAM are found at DRIVER_OK or with the first kick.
+static void misplace_rings(const struct subject* subject) {
+  static const u16 parts[] = {QUEUE_DESC, QUEUE_DRIVER, QUEUE_DEVICE};
+  static const char* const names[] = {"table", "available ring", "used ring"};
+  for (u32 i = 0; i < 3; i++) {
+    struct device device;
+    struct queue queue;
+    if (!find_device(subject->type, 0, &device)) return;
+    if (!accept_features(&device, F_VERSION_1)) return;
+    set_up_queue(&device, subject->queue, 0, &queue);
+    write32(device.common + parts[i], FAR_OUTSIDE);
+    set_status(&device, ACKNOWLEDGE | DRIVER | FEATURES_OK | DRIVER_OK);
+    good_chain(subject, &queue);
+    offer(&queue, 0);
+    publish(&queue, 0);
+    kick(&queue);
+    const int asked = needs_reset(&device);
+    reset_device(&device);
+    say("%s, %s outside RAM: needs reset %u, neighbour 1, again %u\n", subject->name, names[i],
+        (u64)asked, (u64)serves(subject));
+  }
+}
+
+void main(void) {
+  buffer = allocate(4096);
+  for (u32 s = 0; s < SUBJECTS; s++) {
+    if (!serves(&subjects[s])) say("%s does not serve\n", subjects[s].name);
+    for (u32 b = 0; b < BREAKAGES; b++) attack(&subjects[s], &subjects[(s + 1) % SUBJECTS], b);
+    misplace_rings(&subjects[s]);
+  }
+  say("done\n");
+}

@@ -1,0 +1,45 @@
+import { execFile } from 'node:child_process';
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join, resolve } from 'node:path';
+import { promisify } from 'node:util';
+import { expect, test } from 'vitest';
+import { bareGuest } from '../support/bare-guest.ts';
+
+const run = promisify(execFile);
+
+/** What the hostile guest says of each rule that it broke, by `device, rule`. */
+async function attack(): Promise<Map<string, string>> {
+  const folder = mkdtempSync(join(tmpdir(), 'hostile-'));
+  try {
+    const disk = join(folder, 'disk.img');
+    writeFileSync(disk, Buffer.alloc(1 << 20));
+    const { stdout } = await run(resolve('dist/cloud-hypervisor'), [
+      ...['--kernel', bareGuest('hostile'), '--memory', 'size=64M'],
+      ...['--serial', 'tty', '--console', `file=${join(folder, 'console')}`],
+      ...['--disk', `path=${disk},image_type=raw`],
+    ]);
+    expect(stdout.trimEnd().endsWith('done')).toBe(true);
+    expect(readFileSync(disk)).toEqual(Buffer.alloc(1 << 20));
+    const lines = stdout.trimEnd().split(/\r?\n/).slice(0, -1);
+    return new Map(lines.map((line) => line.split(': ') as [string, string]));
+  } finally {
+    rmSync(folder, { recursive: true });
+  }
+}
+
+const outcomes = await attack();
+const DEVICES = ['block', 'rng', 'console'];
+const RULES = [...new Set([...outcomes.keys()].map((key) => key.split(', ')[1]))];
+
+test('every rule was broken on every device', () => {
+  expect(outcomes.size).toBe(DEVICES.length * RULES.length);
+  expect(RULES).toHaveLength(16);
+});
+
+test.each([...outcomes])(
+  '%s: that device alone asks for a reset, and serves again after it',
+  (_, outcome) => {
+    expect(outcome).toBe('needs reset 1, neighbour 1, again 1');
+  },
+);
