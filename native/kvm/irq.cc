@@ -8,8 +8,15 @@
 #include <utility>
 
 namespace vmm {
+namespace {
+
+/// Of the IOAPIC, and the GSIs that KVM routes from the start. It takes others, and drops them.
+constexpr uint32_t kPins = KVM_IOAPIC_NUM_PINS;
+
+}  // namespace
 
 int Irq::Create(int vm_fd, uint32_t gsi, Irq* out) {
+  if (gsi >= kPins) return -EINVAL;
   Fd event(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
   if (!event.ok()) return -errno;
   kvm_irqfd irqfd{};

@@ -27,10 +27,19 @@ void WarmSlots(int vm_fd) {
   munmap(page, kPageBytes);
 }
 
+/// KVM watches the address space, and to do so locks all of it unless a signal is pending.
+Fd CreateVm(int kvm_fd) {
+  int fd;
+  do {
+    fd = ioctl(kvm_fd, KVM_CREATE_VM, 0);
+  } while (fd < 0 && errno == EINTR);
+  return Fd(fd);
+}
+
 Status OpenVm(VmFds* out) {
   out->kvm = Fd(open("/dev/kvm", O_RDWR | O_CLOEXEC));
   if (!out->kvm.ok()) return {errno, "open(/dev/kvm)"};
-  out->vm = Fd(ioctl(out->kvm.get(), KVM_CREATE_VM, 0));
+  out->vm = CreateVm(out->kvm.get());
   if (!out->vm.ok()) return {errno, "ioctl(KVM_CREATE_VM)"};
   if (ioctl(out->vm.get(), KVM_CREATE_IRQCHIP, 0) < 0) return {errno, "ioctl(KVM_CREATE_IRQCHIP)"};
   return {};

@@ -50,6 +50,13 @@ test('a triggered line runs the interrupt handler of a sleeping guest', async ()
   }
 });
 
+test('a line that no interrupt controller has is refused', async () => {
+  await using guest = new MicroGuest();
+
+  expect(() => guest.vm.irq(23)).not.toThrow();
+  expect(() => guest.vm.irq(24)).toThrow('EINVAL');
+});
+
 test('input on the serial port interrupts the guest, which reads it', async () => {
   await using guest = new MicroGuest();
   const uart = guest.vm.uart({ base: UART_PORT, gsi: GSI, fd: -1, onRoom: () => {} });
