@@ -73,8 +73,8 @@ export const ECAM_SEGMENT_BYTES = MIB;
 /** The stack grows down from here; the bytes above it are left for what a callee may peek at. */
 export const BOOT_STACK_TOP = 0x8ff0;
 
-/** The least RAM that the boot structures and the firmware tables need. */
-export const RAM_BYTES_MIN = MIB;
+/** What the boot structures and the firmware tables take: the least RAM there can be. */
+export const BOOT_AREA_BYTES = MIB;
 
 export const PORTS = {
   i8042: ports(0x61, 4),
@@ -93,7 +93,7 @@ export const GSI = { serial: 4, ged: 13 } as const;
 const HOLE = MEMORY.pci32.gpa;
 const ABOVE_HOLE = 4 * GIB;
 
-/** Where RAM of this size lies. `ramBytes`: a multiple of 4 KiB, at least `RAM_BYTES_MIN`. */
+/** Where RAM of this size lies. `ramBytes`: a multiple of 4 KiB, at least `BOOT_AREA_BYTES`. */
 export function ramRegions(ramBytes: number): GpaRange[] {
   const below = range(0, Math.min(ramBytes, HOLE));
   return ramBytes <= HOLE ? [below] : [below, range(ABOVE_HOLE, ramBytes - HOLE)];

@@ -3,7 +3,7 @@ import { strict as assert } from 'node:assert';
 import { alignDown, alignUp, hex, KIB, MIB } from '../../bytes.ts';
 import { VmmError } from '../../errors.ts';
 import type { Blob, BootPlan, CpuidEntry } from '../../native.ts';
-import { e820, type GpaRange, MEMORY, RAM_BYTES_MIN, ramRegions } from '../layout.ts';
+import { BOOT_AREA_BYTES, e820, type GpaRange, MEMORY, ramRegions } from '../layout.ts';
 import { zeroPage } from './bzimage.ts';
 import type { Handover, ImageFile, Kernel } from './image.ts';
 import { startInfo } from './pvh.ts';
@@ -33,7 +33,7 @@ export interface BootOptions {
  */
 export function planBoot(options: BootOptions): BootPlan {
   const { kernel, initramfs, ramBytes, rsdpGpa, cpuid } = options;
-  if (ramBytes < RAM_BYTES_MIN)
+  if (ramBytes < BOOT_AREA_BYTES)
     throw new VmmError(
       'invalid-config',
       `Memory of ${ramBytes} bytes is too small to boot in: give the VM 1 MiB or more`,
