@@ -253,6 +253,8 @@ export interface Vm {
   claim(claim: Claim, handler: AccessHandler): void;
   /** Accesses that come after this read all ones. Nothing happens if nobody claimed it. */
   release(claim: Claim): void;
+  /** Frequency of the guest's TSC, undefined if KVM does not tell it of a VM, as before Linux 5.19. */
+  tscKhz(): number | undefined;
   /** @throws SystemError EINVAL if the GSI is no pin of the IOAPIC, 0 to 23. */
   irq(gsi: number): Irq;
   /** From now on a write to `gpa`, of any width, signals `kick` within KVM. */

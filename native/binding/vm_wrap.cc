@@ -41,11 +41,12 @@ Napi::Function VmWrap::Define(Napi::Env env) {
   return DefineClass(
       env, "Vm",
       {InstanceMethod<&VmWrap::Claim>("claim"), InstanceMethod<&VmWrap::Release>("release"),
-       InstanceMethod<&VmWrap::CreateIrq>("irq"), InstanceMethod<&VmWrap::CreateUart>("uart"),
-       InstanceMethod<&VmWrap::AddPmTimer>("pmTimer"), InstanceMethod<&VmWrap::AddSink>("sink"),
-       InstanceMethod<&VmWrap::Boot>("boot"), InstanceMethod<&VmWrap::Run>("run"),
-       InstanceMethod<&VmWrap::Pause>("pause"), InstanceMethod<&VmWrap::Resume>("resume"),
-       InstanceMethod<&VmWrap::Nmi>("nmi"), InstanceMethod<&VmWrap::Stop>("stop")});
+       InstanceMethod<&VmWrap::TscKhz>("tscKhz"), InstanceMethod<&VmWrap::CreateIrq>("irq"),
+       InstanceMethod<&VmWrap::CreateUart>("uart"), InstanceMethod<&VmWrap::AddPmTimer>("pmTimer"),
+       InstanceMethod<&VmWrap::AddSink>("sink"), InstanceMethod<&VmWrap::Boot>("boot"),
+       InstanceMethod<&VmWrap::Run>("run"), InstanceMethod<&VmWrap::Pause>("pause"),
+       InstanceMethod<&VmWrap::Resume>("resume"), InstanceMethod<&VmWrap::Nmi>("nmi"),
+       InstanceMethod<&VmWrap::Stop>("stop")});
 }
 
 VmWrap::VmWrap(const Napi::CallbackInfo& info) : ObjectWrap(info) {
@@ -103,6 +104,11 @@ Napi::Value VmWrap::Release(const Napi::CallbackInfo& info) {
     return entry.second.space == space && entry.second.base == base;
   });
   return info.Env().Undefined();
+}
+
+Napi::Value VmWrap::TscKhz(const Napi::CallbackInfo& info) {
+  const int khz = Core(info.Env()).TscKhz();
+  return khz > 0 ? Napi::Number::New(info.Env(), khz) : info.Env().Undefined();
 }
 
 Napi::Value VmWrap::CreateIrq(const Napi::CallbackInfo& info) {

@@ -75,6 +75,11 @@ int Vm::AddNative(Space space, uint64_t base, uint64_t size_bytes,
   return rc;
 }
 
+int Vm::TscKhz() const {
+  const int khz = ioctl(vm_.get(), KVM_GET_TSC_KHZ, 0);
+  return khz < 0 ? -errno : khz;
+}
+
 Status Vm::Boot(const BootPlan& plan) {
   if (plan.cpuid.size() != vcpus_.size()) return {EINVAL, "cpuid"};
   Status status = LoadBlobs(plan.blobs);

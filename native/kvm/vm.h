@@ -51,6 +51,8 @@ class Vm : private VcpuOwner {
   /// A device that lives at least as long as the Vm. 0 or as ExitBus::Claim.
   int AddNative(Space space, uint64_t base, uint64_t size_bytes,
                 std::shared_ptr<NativeDevice> device);
+  /// Frequency of the guest's TSC, or a negative errno: Linux tells it of a VM since 5.19.
+  int TscKhz() const;
   int CreateIrq(uint32_t gsi, Irq* out) const { return Irq::Create(vm_.get(), gsi, out); }
 
   /// Lays RAM out and makes the vCPUs. Any one thread.

@@ -70,7 +70,7 @@ export class Vm {
       });
       if (config.serial.mode !== 'Off') serial = new SerialPort(vm, backend);
       const platform = buildPlatform({ vm, serial: serial !== undefined, ...machine, ...hooks });
-      await vm.boot(plan(config, payload, machine, platform));
+      await vm.boot(plan(config, payload, { ...machine, tscKhz: vm.tscKhz() }, platform));
       vm.run();
       return new Vm({ memory, native: vm, serial, platform });
     } catch (cause) {
@@ -189,11 +189,11 @@ function describe({ cpus, memory }: VmConfig) {
 function plan(
   config: VmConfig,
   payload: ReturnType<typeof openPayload>,
-  machine: ReturnType<typeof describe>,
+  machine: ReturnType<typeof describe> & { tscKhz: number | undefined },
   platform: Platform,
 ) {
   const { cpus } = config;
-  const { host, topology, physBits, ramBytes } = machine;
+  const { host, topology, physBits, ramBytes, tscKhz } = machine;
   const processors = Array.from({ length: cpus.max_vcpus }, (_, vcpu) => ({
     apicId: apicId(topology, vcpu),
     present: vcpu < cpus.boot_vcpus,
@@ -211,7 +211,7 @@ function plan(
       physBits,
       nested: cpus.nested,
       amx: cpus.features.amx,
-      tscKhz: undefined,
+      tscKhz,
     }),
   });
 }

@@ -101,3 +101,19 @@ test('a file that ends early is an error that names the blob', async () => {
   });
   closeSync(fd);
 });
+
+test("the guest's TSC runs as fast as KVM says", async () => {
+  await using guest = new MicroGuest();
+  const seen: { tsc: number; atMs: number }[] = [];
+  const write = (_offset: number, _size: number, tsc: number) =>
+    void seen.push({ tsc, atMs: performance.now() });
+  guest.vm.claim({ space: 'port', base: PORT, sizeBytes: 4 }, { read: () => 0, write });
+
+  await guest.start(code.forever([...code.RDTSC, ...code.out(PORT, 4)]));
+  await until(() => (seen.at(-1)?.atMs ?? 0) - (seen[0]?.atMs ?? 0) > 200);
+
+  const [first, last] = [seen[0], seen.at(-1)];
+  const cycles = ((last?.tsc ?? 0) - (first?.tsc ?? 0)) >>> 0;
+  const khz = cycles / ((last?.atMs ?? 0) - (first?.atMs ?? 0));
+  expect((guest.vm.tscKhz() ?? 0) / khz).toBeCloseTo(1, 1); // within 5 %
+});

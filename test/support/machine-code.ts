@@ -15,6 +15,7 @@ const sized = (sizeBytes: number, opcode8: number): number[] => {
 };
 
 export const HLT = [0xf4];
+export const RDTSC = [0x0f, 0x31]; // EAX is its low half
 export const STOS_NEXT = [0xab]; // mov [edi], eax; add edi, 4
 
 export const movEax = (value: number): number[] => [0xb8, ...le32(value)];
