@@ -4,8 +4,12 @@
 #include "../sys/trim.h"
 #include "addon_data.h"
 #include "boot_plan_args.h"
+#include "chain_wrap.h"
+#include "event_fd_wrap.h"
 #include "guest_memory_wrap.h"
+#include "msi_wrap.h"
 #include "serial_line_wrap.h"
+#include "virtqueue_wrap.h"
 #include "vm_wrap.h"
 
 static Napi::Value Trim(const Napi::CallbackInfo& info) {
@@ -28,9 +32,13 @@ static Napi::Object Init(Napi::Env env, Napi::Object exports) {
   env.SetInstanceData(data);
   data->irq = Napi::Persistent(vmm::IrqWrap::Define(env));
   data->uart = Napi::Persistent(vmm::UartWrap::Define(env));
+  data->msi = Napi::Persistent(vmm::MsiWrap::Define(env));
+  data->chain = Napi::Persistent(vmm::ChainWrap::Define(env));
   data->set_immediate = Napi::Persistent(env.Global().Get("setImmediate").As<Napi::Function>());
+  exports.Set("EventFd", vmm::EventFdWrap::Define(env));
   exports.Set("GuestMemory", vmm::GuestMemoryWrap::Define(env));
   exports.Set("SerialLine", vmm::SerialLineWrap::Define(env));
+  exports.Set("Virtqueue", vmm::VirtqueueWrap::Define(env));
   exports.Set("Vm", vmm::VmWrap::Define(env));
   exports.Set("supportedCpuid", Napi::Function::New<vmm::SupportedCpuid>(env));
   exports.Set("trimMemory", Napi::Function::New<Trim>(env));

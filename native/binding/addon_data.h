@@ -10,7 +10,7 @@ namespace vmm {
 struct AddonData : JsQueue {
   using JsQueue::JsQueue;
   static AddonData& Of(Napi::Env env) { return *env.GetInstanceData<AddonData>(); }
-  Napi::FunctionReference irq, uart;  // constructors of what only native code makes
+  Napi::FunctionReference irq, uart, msi, chain;  // constructors of what only native code makes
   Napi::FunctionReference set_immediate;
   SpareVm spare_vm;
 };

@@ -10,7 +10,9 @@
 #include "addon_data.h"
 #include "args.h"
 #include "boot_plan_args.h"
+#include "event_fd_wrap.h"
 #include "guest_memory_wrap.h"
+#include "msi_wrap.h"
 #include "serial_line_wrap.h"
 #include "sys_error.h"
 
@@ -42,11 +44,13 @@ Napi::Function VmWrap::Define(Napi::Env env) {
       env, "Vm",
       {InstanceMethod<&VmWrap::Claim>("claim"), InstanceMethod<&VmWrap::Release>("release"),
        InstanceMethod<&VmWrap::TscKhz>("tscKhz"), InstanceMethod<&VmWrap::CreateIrq>("irq"),
-       InstanceMethod<&VmWrap::CreateUart>("uart"), InstanceMethod<&VmWrap::AddPmTimer>("pmTimer"),
-       InstanceMethod<&VmWrap::AddSink>("sink"), InstanceMethod<&VmWrap::Boot>("boot"),
-       InstanceMethod<&VmWrap::Run>("run"), InstanceMethod<&VmWrap::Pause>("pause"),
-       InstanceMethod<&VmWrap::Resume>("resume"), InstanceMethod<&VmWrap::Nmi>("nmi"),
-       InstanceMethod<&VmWrap::Stop>("stop")});
+       InstanceMethod<&VmWrap::CreateUart>("uart"),
+       InstanceMethod<&VmWrap::AttachKick>("attachKick"),
+       InstanceMethod<&VmWrap::DetachKick>("detachKick"), InstanceMethod<&VmWrap::CreateMsi>("msi"),
+       InstanceMethod<&VmWrap::AddPmTimer>("pmTimer"), InstanceMethod<&VmWrap::AddSink>("sink"),
+       InstanceMethod<&VmWrap::Boot>("boot"), InstanceMethod<&VmWrap::Run>("run"),
+       InstanceMethod<&VmWrap::Pause>("pause"), InstanceMethod<&VmWrap::Resume>("resume"),
+       InstanceMethod<&VmWrap::Nmi>("nmi"), InstanceMethod<&VmWrap::Stop>("stop")});
 }
 
 VmWrap::VmWrap(const Napi::CallbackInfo& info) : ObjectWrap(info) {
@@ -70,6 +74,7 @@ VmWrap::VmWrap(const Napi::CallbackInfo& info) : ObjectWrap(info) {
   ThrowIfFailed(env, AddonData::Of(env).spare_vm.Take(&fds));
   ThrowIfFailed(env, Vm::Create(core_options, std::move(fds), memory->core(), wake, &core));
   core_ = std::move(core);
+  msis_ = core_->MakeMsiRoutes();
 }
 
 VmWrap::~VmWrap() { link_->wrap = nullptr; }
@@ -118,6 +123,29 @@ Napi::Value VmWrap::CreateIrq(const Napi::CallbackInfo& info) {
   std::weak_ptr<Irq> weak = irq;
   irqs_.push_back(std::move(irq));
   return NewWrapped(info.Env(), AddonData::Of(info.Env()).irq, &weak);
+}
+
+Napi::Value VmWrap::AttachKick(const Napi::CallbackInfo& info) {
+  const auto kick = EventFdWrap::ToEvent(info[1], "kick");
+  const int rc = Core(info.Env()).AttachKick(ToU64(info[0], "gpa"), *kick);
+  ThrowIfFailed(info.Env(), rc, "ioctl(KVM_IOEVENTFD)");
+  return info.Env().Undefined();
+}
+
+Napi::Value VmWrap::DetachKick(const Napi::CallbackInfo& info) {
+  const auto kick = EventFdWrap::ToEvent(info[1], "kick");
+  const int rc = Core(info.Env()).DetachKick(ToU64(info[0], "gpa"), *kick);
+  ThrowIfFailed(info.Env(), rc, "ioctl(KVM_IOEVENTFD)");
+  return info.Env().Undefined();
+}
+
+Napi::Value VmWrap::CreateMsi(const Napi::CallbackInfo& info) {
+  const auto event = EventFdWrap::ToEvent(info[0], "irq");
+  Core(info.Env());
+  const int gsi = msis_->Add(event);
+  ThrowIfFailed(info.Env(), gsi, "msi");
+  MsiWrap::Added added{msis_, static_cast<uint32_t>(gsi)};
+  return NewWrapped(info.Env(), AddonData::Of(info.Env()).msi, &added);
 }
 
 Napi::Value VmWrap::CreateUart(const Napi::CallbackInfo& info) {
@@ -307,6 +335,7 @@ void VmWrap::Dismantle(Napi::Env env) {
   link_->wrap = nullptr;
   handlers_.clear();
   irqs_.clear();
+  msis_ = nullptr;
   Settle(env, &pausing_);
   JsQueue& queue = JsQueue::Of(env);
   const Napi::Promise done =

@@ -36,6 +36,9 @@ class VmWrap : public Napi::ObjectWrap<VmWrap> {
   Napi::Value Release(const Napi::CallbackInfo& info);
   Napi::Value TscKhz(const Napi::CallbackInfo& info);
   Napi::Value CreateIrq(const Napi::CallbackInfo& info);
+  Napi::Value AttachKick(const Napi::CallbackInfo& info);
+  Napi::Value DetachKick(const Napi::CallbackInfo& info);
+  Napi::Value CreateMsi(const Napi::CallbackInfo& info);
   Napi::Value CreateUart(const Napi::CallbackInfo& info);
   Napi::Value AddPmTimer(const Napi::CallbackInfo& info);
   Napi::Value AddSink(const Napi::CallbackInfo& info);
@@ -64,6 +67,7 @@ class VmWrap : public Napi::ObjectWrap<VmWrap> {
   Napi::FunctionReference on_event_;
   std::vector<std::shared_ptr<Napi::FunctionReference>> callbacks_;  // of native devices
   std::vector<std::shared_ptr<Irq>> irqs_;  // of the Irq objects that JS has
+  std::shared_ptr<MsiRoutes> msis_;         // weak in the Msi objects that JS has
   std::unordered_map<uint32_t, Handler> handlers_;
   uint32_t next_handler_ = 0;
   std::chrono::steady_clock::duration served_{};  // since JS last had a turn of its own

@@ -3,7 +3,7 @@
 
 #include <cstdint>
 
-/// The two KVM calls whose arguments end in a flexible array. Debian's headers declare that array
+/// The KVM calls whose arguments end in a flexible array. Debian's headers declare that array
 /// so that C++ sees a header of 12 bytes in place of 8, and with it the wrong ioctl numbers.
 namespace vmm::abi {
 
@@ -16,8 +16,14 @@ struct MsrsHeader {
   uint32_t padding;
 };
 
+struct RoutingHeader {
+  uint32_t entries;
+  uint32_t flags;
+};
+
 constexpr auto kGetSupportedCpuid = _IOWR(KVMIO, 0x05, CpuidHeader);
 constexpr auto kSetCpuid2 = _IOW(KVMIO, 0x90, CpuidHeader);
 constexpr auto kSetMsrs = _IOW(KVMIO, 0x89, MsrsHeader);
+constexpr auto kSetGsiRouting = _IOW(KVMIO, 0x6a, RoutingHeader);
 
 }  // namespace vmm::abi

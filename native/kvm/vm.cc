@@ -80,6 +80,14 @@ int Vm::TscKhz() const {
   return khz < 0 ? -errno : khz;
 }
 
+int Vm::SetKick(uint64_t gpa, const EventFd& kick, bool attached) const {
+  kvm_ioeventfd ioeventfd{};  // of length 0: any width, and the quickest way on Intel
+  ioeventfd.addr = gpa;
+  ioeventfd.fd = kick.get();
+  ioeventfd.flags = attached ? 0 : KVM_IOEVENTFD_FLAG_DEASSIGN;
+  return ioctl(vm_.get(), KVM_IOEVENTFD, &ioeventfd) < 0 ? -errno : 0;
+}
+
 Status Vm::Boot(const BootPlan& plan) {
   if (plan.cpuid.size() != vcpus_.size()) return {EINVAL, "cpuid"};
   Status status = LoadBlobs(plan.blobs);

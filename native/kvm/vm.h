@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "../base/event_fd.h"
 #include "../base/fd.h"
 #include "../base/status.h"
 #include "../memory/guest_memory.h"
@@ -16,6 +17,7 @@
 #include "exit_bus.h"
 #include "exit_mailbox.h"
 #include "irq.h"
+#include "msi.h"
 #include "spare_vm.h"
 #include "vcpu.h"
 
@@ -54,6 +56,14 @@ class Vm : private VcpuOwner {
   /// Frequency of the guest's TSC, or a negative errno: Linux tells it of a VM since 5.19.
   int TscKhz() const;
   int CreateIrq(uint32_t gsi, Irq* out) const { return Irq::Create(vm_.get(), gsi, out); }
+  /// An ioeventfd at `gpa`: 0 or a negative errno of KVM_IOEVENTFD. KVM's own hold on the eventfd
+  /// ends with the Vm.
+  int AttachKick(uint64_t gpa, const EventFd& kick) const { return SetKick(gpa, kick, true); }
+  int DetachKick(uint64_t gpa, const EventFd& kick) const { return SetKick(gpa, kick, false); }
+  /// Once; it must be gone before the Vm.
+  std::shared_ptr<MsiRoutes> MakeMsiRoutes() const {
+    return std::make_shared<MsiRoutes>(vm_.get());
+  }
 
   /// Lays RAM out and makes the vCPUs. Any one thread.
   Status Boot(const BootPlan& plan);
@@ -85,6 +95,7 @@ class Vm : private VcpuOwner {
      std::function<void()> wake);
   Status PlaceKvmPages(uint64_t tss_gpa) const;
   Status MapMemory();
+  int SetKick(uint64_t gpa, const EventFd& kick, bool attached) const;
   Status LoadBlobs(const std::vector<Blob>& blobs) const;
 
   void OnAccess(size_t vcpu, Space space, uint64_t address, uint8_t size_bytes, bool is_write,

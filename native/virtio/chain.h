@@ -10,15 +10,28 @@
 namespace vmm {
 
 /// What is wrong with a chain: each names a rule of VIRTIO 1.2 §2.7.5 that the driver broke.
-enum class ChainStatus { kOk, kBadIndex, kLoop, kBadTable, kBadIndirect, kBadBuffer, kBadOrder };
+enum class ChainStatus {
+  kOk,
+  kBadIndex,
+  kLoop,
+  kBadTable,
+  kBadIndirect,
+  kBadBuffer,
+  kBadOrder,
+  kTooLong
+};
 
 /// IOV_MAX: a chain is always one readv or writev.
 constexpr size_t kChainSegmentsMax = 1024;
 
+/// What a used length can say; a driver may not offer more than one byte beyond. §2.7.5.2.
+constexpr uint64_t kChainBytesMax = UINT32_MAX;
+
 /// One request: what the device may read, then what it may write. The pointers are good for as long
 /// as the `Regions` that they came from is held.
+using Segments = BoundedList<iovec, kChainSegmentsMax>;
 struct Chain {
-  BoundedList<iovec, kChainSegmentsMax> readable, writable;
+  Segments readable, writable;
 };
 
 /// A descriptor as it lies in guest RAM, little-endian. §2.7.5.
@@ -46,11 +59,14 @@ constexpr uint16_t kDescriptorNext = 1, kDescriptorWrite = 2, kDescriptorIndirec
   uint32_t entries = queue_size;
   uint32_t visits_left = queue_size;
   uint32_t index = head;
+  uint64_t total_bytes = 0;
   bool indirect = false;
   for (;;) {
     if (index >= entries) return ChainStatus::kBadIndex;
     Descriptor desc;
-    if (!ram.Read(table + uint64_t{index} * sizeof(desc), &desc)) return ChainStatus::kBadTable;
+    uint64_t at = 0;
+    if (__builtin_add_overflow(table, uint64_t{index} * sizeof(desc), &at) || !ram.Read(at, &desc))
+      return ChainStatus::kBadTable;
 
     if ((desc.flags & kDescriptorIndirect) != 0) {  // at most once, and uncounted
       entries = desc.len / sizeof(desc);
@@ -64,6 +80,8 @@ constexpr uint16_t kDescriptorNext = 1, kDescriptorWrite = 2, kDescriptorIndirec
     if (visits_left-- == 0) return ChainStatus::kLoop;
     const bool writable = (desc.flags & kDescriptorWrite) != 0;
     if (!writable && out->writable.count > 0) return ChainStatus::kBadOrder;
+    total_bytes += desc.len;
+    if (total_bytes > kChainBytesMax) return ChainStatus::kTooLong;
     if (!ram.Map(desc.gpa, desc.len, writable ? &out->writable : &out->readable))
       return ChainStatus::kBadBuffer;  // not RAM, or too many segments; split at region edges
     if ((desc.flags & kDescriptorNext) == 0) return ChainStatus::kOk;

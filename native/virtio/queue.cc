@@ -4,6 +4,8 @@
 #include <cstring>
 #include <utility>
 
+#include "../base/assert.h"
+
 namespace vmm {
 namespace {
 
@@ -46,6 +48,8 @@ const char* Describe(ChainStatus status) {
       return "buffer outside RAM";
     case ChainStatus::kBadOrder:
       return "readable buffer after a writable one";
+    case ChainStatus::kTooLong:
+      return "descriptor chain of more than 4 GiB";
   }
   return "unknown fault";
 }
@@ -92,6 +96,7 @@ Queue::Taken Queue::Take(Chain* chain, uint16_t* head) {
 }
 
 void Queue::Complete(uint16_t head, uint32_t written) {
+  VMM_ASSERT(head < options_.size && in_flight_[head]);
   in_flight_[head] = false;
   --in_flight_count_;
   if (fault_ != nullptr) return;

@@ -40,8 +40,8 @@ class Queue {
 
   /// The next chain that the driver made available, checked wholly.
   Taken Take(Chain* chain, uint16_t* head);
-  /// Gives the chain at `head` back, `written` bytes of it filled. The driver sees it after
-  /// Publish.
+  /// Gives back the chain that was taken at `head`, `written` bytes of it filled. The driver sees
+  /// it after Publish. A broken queue only counts it.
   void Complete(uint16_t head, uint32_t written);
   /// Shows the driver all that was completed. True if it wants an interrupt for that. §2.7.7.
   [[nodiscard]] bool Publish();
@@ -52,7 +52,6 @@ class Queue {
   /// True if chains came in before the driver could know: they will not be kicked for. §2.7.10.
   [[nodiscard]] bool EnableKicks();
 
-  /// Any thread may ask what was true a moment ago; exact on the queue's own.
   uint16_t in_flight_count() const { return in_flight_count_; }
   /// The rule that was broken, null if none.
   const char* fault() const { return fault_; }

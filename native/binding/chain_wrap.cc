@@ -1,0 +1,104 @@
+#include "chain_wrap.h"
+
+#include <algorithm>
+#include <cstring>
+#include <utility>
+
+#include "args.h"
+
+namespace vmm {
+namespace {
+
+/// Calls `copy(host, done, part)` for each piece of [offset, offset + len) that there is. Returns
+/// how many bytes that was.
+template <class Copy>
+uint64_t ForEachPiece(const std::vector<iovec>& pieces, uint64_t offset, uint64_t len, Copy copy) {
+  uint64_t done = 0;
+  for (const iovec& piece : pieces) {
+    if (offset >= piece.iov_len) {
+      offset -= piece.iov_len;
+      continue;
+    }
+    const uint64_t part = std::min(len - done, piece.iov_len - offset);
+    if (part == 0) break;
+    copy(static_cast<std::byte*>(piece.iov_base) + offset, done, part);
+    done += part;
+    offset = 0;
+  }
+  return done;
+}
+
+Napi::Value ToNumber(Napi::Env env, uint64_t bytes) {
+  return Napi::Number::New(env, static_cast<double>(bytes));
+}
+
+uint64_t ToOffset(Napi::Value value) { return value.IsUndefined() ? 0 : ToU64(value, "offset"); }
+
+}  // namespace
+
+Napi::Function ChainWrap::Define(Napi::Env env) {
+  return DefineClass(
+      env, "Chain",
+      {InstanceAccessor<&ChainWrap::ReadableBytes>("readableBytes"),
+       InstanceAccessor<&ChainWrap::WritableBytes>("writableBytes"),
+       InstanceMethod<&ChainWrap::Read>("read"), InstanceMethod<&ChainWrap::Write>("write"),
+       InstanceMethod<&ChainWrap::Complete>("complete")});
+}
+
+ChainWrap::ChainWrap(const Napi::CallbackInfo& info) : ObjectWrap(info) {
+  if (!info[0].IsExternal())
+    throw Napi::TypeError::New(info.Env(), "Chain is made by Virtqueue.take");
+  Taken* taken = info[0].As<Napi::External<Taken>>().Data();
+  link_ = std::move(taken->link);
+  regions_ = std::move(taken->regions);
+  readable_ = taken->chain->readable;
+  writable_ = taken->chain->writable;
+  head_ = taken->head;
+}
+
+Napi::Value ChainWrap::ReadableBytes(const Napi::CallbackInfo& info) {
+  return ToNumber(info.Env(), readable_.bytes);
+}
+
+Napi::Value ChainWrap::WritableBytes(const Napi::CallbackInfo& info) {
+  return ToNumber(info.Env(), writable_.bytes);
+}
+
+Napi::Value ChainWrap::Read(const Napi::CallbackInfo& info) {
+  Napi::Uint8Array into = ToBytes(info[0], "into");
+  const uint64_t offset = ToOffset(info[1]);
+  if (!alive()) return ToNumber(info.Env(), 0);
+  const uint64_t done =
+      ForEachPiece(readable_.pieces, offset, into.ByteLength(),
+                   [to = into.Data()](const std::byte* host, uint64_t at, uint64_t part) {
+                     std::memcpy(to + at, host, part);
+                   });
+  return ToNumber(info.Env(), done);
+}
+
+Napi::Value ChainWrap::Write(const Napi::CallbackInfo& info) {
+  const Napi::Uint8Array from = ToBytes(info[0], "from");
+  const uint64_t offset = ToOffset(info[1]);
+  if (!alive()) return ToNumber(info.Env(), 0);
+  const uint64_t done =
+      ForEachPiece(writable_.pieces, offset, from.ByteLength(),
+                   [bytes = from.Data()](std::byte* host, uint64_t at, uint64_t part) {
+                     std::memcpy(host, bytes + at, part);
+                   });
+  return ToNumber(info.Env(), done);
+}
+
+Napi::Value ChainWrap::Complete(const Napi::CallbackInfo& info) {
+  const uint64_t written = ToU64(info[0], "writtenBytes");
+  if (written > writable_.bytes)
+    throw Napi::TypeError::New(info.Env(), "writtenBytes is more than the chain has room for");
+  const auto link = std::exchange(link_, nullptr);
+  readable_.pieces = {};
+  writable_.pieces = {};
+  regions_ = nullptr;
+  if (link != nullptr && link->wrap != nullptr)
+    link->wrap->Complete(info.Env(), head_, static_cast<uint32_t>(written));
+  return info.Env().Undefined();
+}
+
+}  // namespace vmm

@@ -1,0 +1,47 @@
+#include "msi_wrap.h"
+
+#include <utility>
+
+#include "args.h"
+#include "sys_error.h"
+
+namespace vmm {
+
+Napi::Function MsiWrap::Define(Napi::Env env) {
+  return DefineClass(
+      env, "Msi",
+      {InstanceMethod<&MsiWrap::Route>("route"), InstanceMethod<&MsiWrap::Mask>("mask"),
+       InstanceMethod<&MsiWrap::JsClose>("close")});
+}
+
+MsiWrap::MsiWrap(const Napi::CallbackInfo& info) : ObjectWrap(info) {
+  if (!info[0].IsExternal()) throw Napi::TypeError::New(info.Env(), "Msi is made by Vm.msi");
+  msi_ = std::move(*info[0].As<Napi::External<Added>>().Data());
+}
+
+Napi::Value MsiWrap::Route(const Napi::CallbackInfo& info) {
+  const Napi::Object address = ToObject(info[0], "address");
+  const MsiMessage message{ToUint<uint32_t>(address.Get("low"), "low"),
+                           ToUint<uint32_t>(address.Get("high"), "high"),
+                           ToUint<uint32_t>(info[1], "data")};
+  if (const auto routes = msi_.routes.lock())
+    ThrowIfFailed(info.Env(), routes->Route(msi_.gsi, message), "ioctl(KVM_SET_GSI_ROUTING)");
+  return info.Env().Undefined();
+}
+
+Napi::Value MsiWrap::Mask(const Napi::CallbackInfo& info) {
+  if (const auto routes = msi_.routes.lock())
+    ThrowIfFailed(info.Env(), routes->Mask(msi_.gsi, info[0].ToBoolean()), "ioctl(KVM_IRQFD)");
+  return info.Env().Undefined();
+}
+
+Napi::Value MsiWrap::JsClose(const Napi::CallbackInfo& info) {
+  Close();
+  return info.Env().Undefined();
+}
+
+void MsiWrap::Close() {
+  if (const auto routes = std::exchange(msi_.routes, {}).lock()) routes->Remove(msi_.gsi);
+}
+
+}  // namespace vmm

@@ -1,0 +1,114 @@
+#include "msi.h"
+
+#include <errno.h>
+#include <linux/kvm.h>
+#include <sys/ioctl.h>
+
+#include <utility>
+#include <vector>
+
+#include "abi.h"
+#include "flexible.h"
+
+namespace vmm {
+namespace {
+
+// The lines of the interrupt controllers, each wired to the pin of its number. KVM's own default.
+constexpr uint32_t kPicPins = 8, kIoapicPins = 24;
+// KVM's limit to the entries of the table, KVM_MAX_IRQ_ROUTES, bounds the messages.
+constexpr uint32_t kRoutesMax = 4096;
+constexpr uint32_t kGsiFirst = kIoapicPins;
+constexpr uint32_t kGsiEnd = kGsiFirst + kRoutesMax - kIoapicPins - 2 * kPicPins;
+
+kvm_irq_routing_entry PinRoute(uint32_t gsi, uint32_t chip, uint32_t pin) {
+  kvm_irq_routing_entry entry{};
+  entry.gsi = gsi;
+  entry.type = KVM_IRQ_ROUTING_IRQCHIP;
+  entry.u.irqchip = {chip, pin};
+  return entry;
+}
+
+std::vector<kvm_irq_routing_entry> PinRoutes() {
+  std::vector<kvm_irq_routing_entry> routes;
+  for (uint32_t pin = 0; pin < kPicPins; ++pin) {
+    routes.push_back(PinRoute(pin, KVM_IRQCHIP_PIC_MASTER, pin));
+    routes.push_back(PinRoute(kPicPins + pin, KVM_IRQCHIP_PIC_SLAVE, pin));
+  }
+  for (uint32_t pin = 0; pin < kIoapicPins; ++pin)
+    routes.push_back(PinRoute(pin, KVM_IRQCHIP_IOAPIC, pin));
+  return routes;
+}
+
+kvm_irq_routing_entry MsiRoute(uint32_t gsi, const MsiMessage& message) {
+  kvm_irq_routing_entry entry{};
+  entry.gsi = gsi;
+  entry.type = KVM_IRQ_ROUTING_MSI;
+  entry.u.msi.address_lo = message.address_low;
+  entry.u.msi.address_hi = message.address_high;
+  entry.u.msi.data = message.data;
+  return entry;
+}
+
+}  // namespace
+
+int MsiRoutes::Add(std::shared_ptr<EventFd> event) {
+  uint32_t gsi = kGsiFirst;
+  for (const auto& [taken, msi] : msis_) {
+    if (taken != gsi) break;
+    ++gsi;
+  }
+  if (gsi == kGsiEnd) return -ENOSPC;
+  msis_[gsi].event = std::move(event);
+  return static_cast<int>(gsi);
+}
+
+int MsiRoutes::Route(uint32_t gsi, const MsiMessage& message) {
+  Msi& msi = msis_.at(gsi);
+  msi.message = message;
+  return msi.masked ? 0 : TellKvm(&msi);
+}
+
+int MsiRoutes::Mask(uint32_t gsi, bool masked) {
+  Msi& msi = msis_.at(gsi);
+  if (msi.masked == masked) return 0;
+  int rc = masked ? 0 : TellKvm(&msi);
+  if (rc == 0) rc = SetIrqfd(gsi, *msi.event, !masked);
+  if (rc < 0) return rc;
+  msi.masked = masked;
+  // KVM has sent what it found waiting, but has left it there; what comes now it takes itself.
+  if (!masked) msi.event->Take();
+  return 0;
+}
+
+void MsiRoutes::Remove(uint32_t gsi) {
+  Mask(gsi, true);
+  msis_.erase(gsi);
+}
+
+/// A message that KVM refuses is the guest's own; it must not stay in the table, which is taken as
+/// a whole or not at all.
+int MsiRoutes::TellKvm(Msi* msi) {
+  if (msi->known == msi->message) return 0;
+  const auto before = std::exchange(msi->known, msi->message);
+  const int rc = SetRouting();
+  if (rc < 0) msi->known = before;
+  return rc;
+}
+
+int MsiRoutes::SetRouting() const {
+  std::vector<kvm_irq_routing_entry> routes = PinRoutes();
+  for (const auto& [gsi, msi] : msis_)
+    if (msi.known.has_value()) routes.push_back(MsiRoute(gsi, *msi.known));
+  Flexible table(abi::RoutingHeader{static_cast<uint32_t>(routes.size()), 0}, routes);
+  return ioctl(vm_fd_, abi::kSetGsiRouting, table.get()) < 0 ? -errno : 0;
+}
+
+int MsiRoutes::SetIrqfd(uint32_t gsi, const EventFd& event, bool assigned) const {
+  kvm_irqfd irqfd{};
+  irqfd.fd = static_cast<uint32_t>(event.get());
+  irqfd.gsi = gsi;
+  irqfd.flags = assigned ? 0 : KVM_IRQFD_FLAG_DEASSIGN;
+  return ioctl(vm_fd_, KVM_IRQFD, &irqfd) < 0 ? -errno : 0;
+}
+
+}  // namespace vmm
