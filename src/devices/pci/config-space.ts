@@ -57,10 +57,13 @@ export interface Capability {
   body: Uint8Array;
   /** The bits of `body` that the guest may write; none if absent. */
   writable?: Uint8Array;
-  /** Before a read that touches the body, which may be brought up to date. */
-  onRead?(): void;
+  /**
+   * Before a read that touches the body, which may be brought up to date. `offset` is in the body,
+   * or negative if the access begins before it.
+   */
+  onRead?(offset: number, sizeBytes: number): void;
   /** After a write that touched the body. */
-  onWrite?(): void;
+  onWrite?(offset: number, sizeBytes: number): void;
 }
 
 interface PlacedBar {
@@ -135,7 +138,8 @@ export class ConfigSpace {
     if (!withinDword(offset, sizeBytes)) return allOnes(sizeBytes);
     if (offset >= SPACE_BYTES) return 0;
     for (const { capability, start, end } of this.#capabilities)
-      if (offset < end && offset + sizeBytes > start) capability.onRead?.();
+      if (offset < end && offset + sizeBytes > start)
+        capability.onRead?.(offset - start, sizeBytes);
     const dword = this.#reader.u32(offset & ~3);
     return ((dword >>> (8 * (offset & 3))) & allOnes(sizeBytes)) >>> 0;
   }
@@ -149,7 +153,8 @@ export class ConfigSpace {
     }
     if (offset < BARS + 4 * BAR_COUNT) this.#moveBars();
     for (const { capability, start, end } of this.#capabilities)
-      if (offset < end && offset + sizeBytes > start) capability.onWrite?.();
+      if (offset < end && offset + sizeBytes > start)
+        capability.onWrite?.(offset - start, sizeBytes);
   }
 
   #moveBars(): void {

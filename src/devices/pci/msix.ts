@@ -1,0 +1,166 @@
+/**
+ * MSI-X: a table of interrupts that the guest routes and masks, each an eventfd on its way to KVM.
+ * PCI Local Bus 3.0 §6.8.2. KVM is told only what has changed, for each change is a system call.
+ */
+import { allOnes, Writer } from '../../bytes.ts';
+import type { AccessHandler, EventFd, Msi } from '../../native.ts';
+import type { ConfigSpace } from './config-space.ts';
+
+const CAPABILITY_ID = 0x11;
+
+// Message control, the first two bytes of the capability's body: bits of its upper byte.
+const ENABLE = 1 << 7;
+const FUNCTION_MASK = 1 << 6;
+
+const ENTRY_BYTES = 16;
+const ENTRY_WORDS = ENTRY_BYTES / 4;
+const CONTROL = 3; // the word of an entry that holds its mask
+const MASKED = 1;
+
+export interface MsixOptions {
+  /** 1 to 2048. */
+  vectorCount: number;
+  /** The BAR that both parts are in, and where. */
+  bar: number;
+  tableOffset: number;
+  pendingOffset: number;
+  openEventFd(): EventFd;
+  /** @throws SystemError if the host has no more. */
+  openMsi(irq: EventFd): Msi;
+}
+
+/** One entry of the table. */
+class Vector {
+  readonly irq: EventFd;
+  readonly msi: Msi;
+  /** As the guest wrote it: address low and high, data, control. */
+  readonly words = Uint32Array.of(0, 0, 0, MASKED);
+  readonly #address = { low: 0, high: 0 };
+  #routed = false;
+  #masked = true;
+
+  constructor(irq: EventFd, msi: Msi) {
+    this.irq = irq;
+    this.msi = msi;
+  }
+
+  write(word: number, value: number): void {
+    if (word === CONTROL) this.words[word] = value & MASKED;
+    else if (this.words[word] !== value) {
+      this.words[word] = value;
+      this.#routed = false;
+    }
+  }
+
+  /** Makes it so. A route that nothing can take yet waits until something can. */
+  update(functionMasked: boolean): void {
+    const [low = 0, high = 0, data = 0, control = 0] = this.words;
+    const masked = functionMasked || (control & MASKED) !== 0;
+    if (!masked && !this.#routed) {
+      this.#address.low = low;
+      this.#address.high = high;
+      this.msi.route(this.#address, data);
+      this.#routed = true;
+    }
+    if (masked === this.#masked) return;
+    this.msi.mask(masked);
+    this.#masked = masked;
+  }
+
+  close(): void {
+    this.msi.close();
+    this.irq.close();
+  }
+}
+
+export class Msix {
+  readonly table: AccessHandler;
+  /** Which interrupts wait for being unmasked: a bit each. */
+  readonly pending: AccessHandler;
+  readonly #vectors: Vector[] = [];
+  /** Of the capability, as the guest sees it. */
+  readonly #body: Uint8Array;
+
+  /** The capability becomes the next one of `space`. */
+  constructor(space: ConfigSpace, options: MsixOptions) {
+    const { vectorCount, bar, tableOffset, pendingOffset } = options;
+    this.#body = space.addCapability({
+      id: CAPABILITY_ID,
+      body: new Writer(10)
+        .u16(0, vectorCount - 1)
+        .u32(2, tableOffset | bar)
+        .u32(6, pendingOffset | bar).bytes,
+      writable: new Writer(10).u8(1, ENABLE | FUNCTION_MASK).bytes,
+      onWrite: () => {
+        for (const vector of this.#vectors) vector.update(this.#functionMasked);
+      },
+    });
+    this.table = {
+      read: (offset, sizeBytes) => this.#readTable(offset, sizeBytes),
+      write: (offset, sizeBytes, value) => this.#writeTable(offset, sizeBytes, value),
+    };
+    this.pending = {
+      read: (offset, sizeBytes) => this.#readPending(offset, sizeBytes),
+      write: () => {},
+    };
+    try {
+      for (let i = 0; i < vectorCount; i++) this.#vectors.push(openVector(options));
+    } catch (error) {
+      this.close();
+      throw error;
+    }
+  }
+
+  /** What to signal for a vector; undefined if there is none. */
+  irq(vector: number): EventFd | undefined {
+    return this.#vectors[vector]?.irq;
+  }
+
+  /** Idempotent. */
+  close(): void {
+    for (const vector of this.#vectors.splice(0)) vector.close();
+  }
+
+  get #functionMasked(): boolean {
+    return ((this.#body[1] ?? 0) & (ENABLE | FUNCTION_MASK)) !== ENABLE;
+  }
+
+  /** Only whole aligned words are the guest's to access, §6.8.2. */
+  #readTable(offset: number, sizeBytes: number): number {
+    const word = this.#vectors[Math.floor(offset / ENTRY_BYTES)]?.words[wordOf(offset)];
+    return sizeBytes === 4 && word !== undefined ? word : allOnes(sizeBytes);
+  }
+
+  #writeTable(offset: number, sizeBytes: number, value: number): void {
+    const vector = this.#vectors[Math.floor(offset / ENTRY_BYTES)];
+    const word = wordOf(offset);
+    if (sizeBytes !== 4 || !vector || !Number.isInteger(word)) return;
+    vector.write(word, value);
+    vector.update(this.#functionMasked);
+  }
+
+  #readPending(offset: number, sizeBytes: number): number {
+    const first = 8 * offset;
+    if (sizeBytes !== 4 || offset % 4 !== 0 || first >= alignedCount(this.#vectors.length))
+      return allOnes(sizeBytes);
+    let bits = 0;
+    for (let i = 0; i < 32; i++) if (this.#vectors[first + i]?.irq.pending()) bits |= 1 << i;
+    return bits >>> 0;
+  }
+}
+
+function openVector({ openEventFd, openMsi }: MsixOptions): Vector {
+  const irq = openEventFd();
+  try {
+    return new Vector(irq, openMsi(irq));
+  } catch (error) {
+    irq.close();
+    throw error;
+  }
+}
+
+/** Which word of its entry; no integer if the access is not aligned. */
+const wordOf = (offset: number): number => (offset / 4) % ENTRY_WORDS;
+
+/** The pending bits fill whole quadwords. */
+const alignedCount = (vectors: number): number => 64 * Math.ceil(vectors / 64);
