@@ -1,0 +1,329 @@
+/**
+ * A virtio device as a PCI function, VIRTIO 1.2 §4.1: the registers by which a driver finds it, sets
+ * its queues up and starts it. Kicks and interrupts are eventfds between KVM and whoever serves the
+ * queues, so once a device runs, nothing of what it does comes through here.
+ */
+import { allOnes } from '../../bytes.ts';
+import type { AccessHandler, EventFd, GuestMemory, Native, Virtqueue, Vm } from '../../native.ts';
+import { ConfigSpace } from '../pci/config-space.ts';
+import { Msix } from '../pci/msix.ts';
+import { CommonConfig, type QueueSetup } from './common-config.ts';
+import { F_EVENT_IDX, F_INDIRECT_DESC, F_VERSION_1, type VirtioDevice } from './device.ts';
+import {
+  addVirtioCapabilities,
+  BAR,
+  BAR_BYTES,
+  NOTIFY_MULTIPLIER,
+  PARTS,
+} from './pci-capabilities.ts';
+
+const VENDOR = 0x1af4;
+const DEVICE_ID_BASE = 0x1040;
+const REVISION = 1;
+
+/** By device type: a network controller, a storage controller; the rest has none of its own. */
+const CLASS_CODES: Readonly<Record<number, number>> = { 1: 0x020000, 2: 0x018000 };
+const CLASS_OTHER = 0xffff00;
+
+// ISR status, §4.1.4.5.
+const ISR_QUEUE = 1;
+const ISR_CONFIG = 2;
+
+export interface VirtioPciOptions {
+  device: VirtioDevice;
+  memory: GuestMemory;
+  vm: Pick<Vm, 'claim' | 'release' | 'attachKick' | 'detachKick' | 'msi'>;
+  native: Pick<Native, 'EventFd' | 'Virtqueue'>;
+  /** Where the BAR of `BAR_BYTES` lies at first. */
+  bar: { width: 32 | 64; gpa: number };
+  onWarning(message: string): void;
+}
+
+/** The part of the BAR that one handler answers. */
+interface Region {
+  offset: number;
+  sizeBytes: number;
+  handler: AccessHandler;
+}
+
+export class VirtioPci implements AccessHandler {
+  readonly space: ConfigSpace;
+  readonly #options: VirtioPciOptions;
+  readonly #device: VirtioDevice;
+  readonly #common: CommonConfig;
+  readonly #msix: Msix;
+  readonly #regions: readonly Region[];
+  /** Of the queues, by number: made once, for a driver may kick at any time. */
+  readonly #kicks: EventFd[] = [];
+  /** What is signalled by queues without a vector: a driver that polls finds it in the ISR. */
+  readonly #polled: EventFd;
+  /** From DRIVER_OK to reset; which activation a late call belongs to is told by identity. */
+  #queues: readonly (Virtqueue | undefined)[] = [];
+  #isr = 0;
+  #barGpa: number;
+  /** Where the BAR answers now; undefined if nowhere. */
+  #claimedGpa: number | undefined;
+  /** The kicks that KVM signals by itself at `#claimedGpa`. */
+  readonly #attached = new Set<EventFd>();
+
+  /** @throws SystemError if the host has no eventfd or interrupt left; nothing stays open. */
+  constructor(options: VirtioPciOptions) {
+    const { device, native, vm, bar } = options;
+    this.#options = options;
+    this.#device = device;
+    this.#barGpa = bar.gpa;
+    this.#common = new CommonConfig({
+      features: device.features | F_VERSION_1,
+      queueSizes: device.queueSizes,
+      vectorCount: device.queueSizes.length + 1,
+      onDriverOk: () => this.#activate(),
+      onReset: () => this.#reset(),
+    });
+    this.space = identify(device);
+    this.space.addBar({
+      index: BAR,
+      sizeBytes: BAR_BYTES,
+      ...bar,
+      onMove: (gpa) => this.#moveBar(gpa),
+    });
+    addVirtioCapabilities(this.space, this, device.config.length > 0);
+    this.#polled = new native.EventFd();
+    try {
+      for (const _ of device.queueSizes) this.#kicks.push(new native.EventFd());
+      this.#msix = new Msix(this.space, {
+        vectorCount: device.queueSizes.length + 1,
+        bar: BAR,
+        tableOffset: PARTS.msixTable.offset,
+        pendingOffset: PARTS.msixPending.offset,
+        openEventFd: () => new native.EventFd(),
+        openMsi: (irq) => vm.msi(irq),
+      });
+    } catch (error) {
+      this.#closeEventFds();
+      throw error;
+    }
+    this.#regions = this.#layOut();
+  }
+
+  /** Where the guest has put the BAR, also while it does not answer. */
+  get barGpa(): number {
+    return this.#barGpa;
+  }
+
+  get barWidth(): 32 | 64 {
+    return this.#options.bar.width;
+  }
+
+  /** An access to the BAR. */
+  read(offset: number, sizeBytes: number): number {
+    const region = this.#region(offset);
+    return region ? region.handler.read(offset - region.offset, sizeBytes) : allOnes(sizeBytes);
+  }
+
+  write(offset: number, sizeBytes: number, value: number): void {
+    const region = this.#region(offset);
+    region?.handler.write(offset - region.offset, sizeBytes, value);
+  }
+
+  /** Resolves when no request is in flight. The vCPUs stand still meanwhile. */
+  async pause(): Promise<void> {
+    await this.#common.settled();
+    const queues = this.#queues.map((queue) => queue?.pause());
+    await Promise.all([this.#device.pause(), ...queues]);
+  }
+
+  resume(): void {
+    for (const queue of this.#queues) queue?.resume();
+    this.#device.resume();
+  }
+
+  /** Once the Vm has stopped, which took the BAR and the kicks with it. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.#common.settled();
+    await this.#reset().catch(() => {}); // the reason has been told
+    await this.#device[Symbol.asyncDispose]();
+    this.#msix.close();
+    this.#closeEventFds();
+  }
+
+  #closeEventFds(): void {
+    for (const eventFd of [this.#polled, ...this.#kicks]) eventFd.close();
+  }
+
+  #layOut(): Region[] {
+    const isr = {
+      read: (offset: number, sizeBytes: number) => this.#readIsr(offset, sizeBytes),
+      write: () => {},
+    };
+    const deviceConfig = {
+      read: (offset: number, sizeBytes: number) => this.#readConfig(offset, sizeBytes),
+      write: (offset: number, sizeBytes: number, value: number) =>
+        this.#writeConfig(offset, sizeBytes, value),
+    };
+    const notify = {
+      read: (_: number, sizeBytes: number) => allOnes(sizeBytes),
+      write: this.#kick,
+    };
+    return [
+      { ...PARTS.common, handler: this.#common },
+      { ...PARTS.isr, handler: isr },
+      { ...PARTS.device, handler: deviceConfig },
+      { ...PARTS.notify, handler: notify },
+      { ...PARTS.msixTable, handler: this.#msix.table },
+      { ...PARTS.msixPending, handler: this.#msix.pending },
+    ];
+  }
+
+  #region(at: number): Region | undefined {
+    for (const region of this.#regions)
+      if (at >= region.offset && at < region.offset + region.sizeBytes) return region;
+    return undefined;
+  }
+
+  /** A driver without MSI-X polls it; reading clears it. */
+  #readIsr(offset: number, sizeBytes: number): number {
+    if (offset !== 0 || sizeBytes !== 1) return allOnes(sizeBytes);
+    const isr = this.#isr | (this.#polled.take() ? ISR_QUEUE : 0);
+    this.#isr = 0;
+    return isr;
+  }
+
+  #readConfig(offset: number, sizeBytes: number): number {
+    const { config } = this.#device;
+    if (offset + sizeBytes > config.length) return allOnes(sizeBytes);
+    let value = 0;
+    for (let i = sizeBytes - 1; i >= 0; i--) value = value * 0x100 + (config[offset + i] ?? 0);
+    return value;
+  }
+
+  /** Not before the driver has shown itself, §3.1.1: a reset would not undo that. */
+  #writeConfig(offset: number, sizeBytes: number, value: number): void {
+    if (offset + sizeBytes <= this.#device.config.length && this.#common.isDriven)
+      this.#device.writeConfig?.(offset, sizeBytes, value);
+  }
+
+  /** Kicks that KVM does not take come here, like those through the access capability. */
+  #kick = (offset: number): void => this.#kicks[offset / NOTIFY_MULTIPLIER]?.signal();
+
+  /**
+   * The guest may have chosen a place that is taken: then the BAR answers nowhere. What KVM refuses
+   * of the kicks, though the place is free, arrives as an access.
+   */
+  #moveBar(gpa: number | undefined): void {
+    const { vm } = this.#options;
+    if (this.#claimedGpa !== undefined) this.#withdraw(this.#claimedGpa);
+    if (gpa === undefined) return;
+    this.#barGpa = gpa;
+    try {
+      vm.claim(claimAt(gpa), this);
+    } catch {
+      return;
+    }
+    this.#claimedGpa = gpa;
+    for (const [queue, kick] of this.#kicks.entries()) {
+      try {
+        vm.attachKick(kickGpa(gpa, queue), kick);
+        this.#attached.add(kick);
+      } catch {
+        // It is served all the same, if more slowly.
+      }
+    }
+  }
+
+  #withdraw(gpa: number): void {
+    const { vm } = this.#options;
+    for (const [queue, kick] of this.#kicks.entries())
+      if (this.#attached.delete(kick)) vm.detachKick(kickGpa(gpa, queue), kick);
+    vm.release(claimAt(gpa));
+    this.#claimedGpa = undefined;
+  }
+
+  /** A device that cannot start has the driver reset it; it has no queues then. */
+  #activate(): void {
+    const features = this.#common.features & this.#device.features;
+    const queues: (Virtqueue | undefined)[] = [];
+    this.#queues = queues;
+    const ifCurrent = (act: () => void) => {
+      if (this.#queues === queues) act();
+    };
+    const needsReset = (reason: string) => ifCurrent(() => this.#needsReset(reason));
+    try {
+      for (const [n, setup] of this.#common.queues.entries()) {
+        const onBroken = (reason: string) => needsReset(`Queue ${n} is broken: ${reason}`);
+        queues.push(setup.enabled ? this.#openQueue(n, setup, features, onBroken) : undefined);
+      }
+      const configChanged = () => ifCurrent(() => this.#configChanged());
+      this.#device.activate({ features, queues, configChanged, needsReset });
+    } catch (error) {
+      for (const queue of queues) queue?.close();
+      this.#needsReset(`It cannot start: ${(error as Error).message}`);
+    }
+  }
+
+  #openQueue(
+    n: number,
+    { size, vector, desc, avail, used }: QueueSetup,
+    features: bigint,
+    onBroken: (reason: string) => void,
+  ): Virtqueue {
+    const { native, memory } = this.#options;
+    return new native.Virtqueue({
+      memory,
+      size,
+      descGpa: desc.gpa,
+      availGpa: avail.gpa,
+      usedGpa: used.gpa,
+      indirect: (features & F_INDIRECT_DESC) !== 0n,
+      eventIdx: (features & F_EVENT_IDX) !== 0n,
+      kick: this.#kicks[n] ?? this.#polled,
+      irq: this.#msix.irq(vector) ?? this.#polled,
+      onBroken,
+    });
+  }
+
+  #configChanged(): void {
+    this.#common.configChanged();
+    this.#tellDriver();
+  }
+
+  #needsReset(reason: string): void {
+    if (this.#common.needsReset()) this.#tellDriver();
+    this.#options.onWarning(reason);
+  }
+
+  /** A configuration change notification, §4.1.5.4; of a reset that is needed too, §2.1.2. */
+  #tellDriver(): void {
+    this.#isr |= ISR_CONFIG;
+    this.#msix.irq(this.#common.configVector)?.signal();
+  }
+
+  /** The queues go first: the device gets no more requests, and answers to old ones lead nowhere. */
+  async #reset(): Promise<void> {
+    for (const queue of this.#queues) queue?.close();
+    this.#queues = [];
+    try {
+      await this.#device.reset();
+    } catch (error) {
+      this.#options.onWarning(`It cannot be reset: ${(error as Error).message}`);
+      throw error;
+    }
+    this.#polled.take();
+    this.#isr = 0;
+  }
+}
+
+function identify({ virtioId }: VirtioDevice): ConfigSpace {
+  const deviceId = DEVICE_ID_BASE + virtioId;
+  return new ConfigSpace({
+    vendorId: VENDOR,
+    deviceId,
+    classCode: CLASS_CODES[virtioId] ?? CLASS_OTHER,
+    revision: REVISION,
+    subsystemVendorId: VENDOR,
+    subsystemId: deviceId,
+  });
+}
+
+const claimAt = (gpa: number) => ({ space: 'mmio', base: gpa, sizeBytes: BAR_BYTES }) as const;
+const kickGpa = (barGpa: number, queue: number): number =>
+  barGpa + PARTS.notify.offset + NOTIFY_MULTIPLIER * queue;
