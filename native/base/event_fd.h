@@ -11,7 +11,7 @@
 namespace vmm {
 
 /// An eventfd: the kick of a queue, or an interrupt on its way to KVM. Shared by whoever signals
-/// and whoever waits; all methods are any thread's, and none blocks.
+/// and whoever waits; all methods are any thread's, and none but Wait blocks.
 class EventFd {
  public:
   /// `ok()` tells whether the host had one to give; if not, errno says why.
@@ -30,7 +30,13 @@ class EventFd {
     uint64_t count = 0;
     return read(fd_.get(), &count, sizeof(count)) == sizeof(count);
   }
-  /// The same, and it stays signalled.
+  /// Sleeps until it is signalled, and takes that. It may also return for no reason.
+  void Wait() const {
+    pollfd poll_fd{fd_.get(), POLLIN, 0};
+    poll(&poll_fd, 1, -1);
+    Take();
+  }
+  /// What Take would say, and it stays signalled.
   bool Pending() const {
     pollfd poll_fd{fd_.get(), POLLIN, 0};
     return poll(&poll_fd, 1, 0) == 1;

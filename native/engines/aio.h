@@ -1,0 +1,41 @@
+#pragma once
+#include <linux/aio_abi.h>
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "file_io.h"
+
+namespace vmm {
+
+/// Linux AIO, for hosts where io_uring is missing or forbidden. What is done signals the kick, so
+/// that there is one thing to wait for. What AIO does not have is done on the spot.
+class Aio final : public FileIo {
+ public:
+  /// 0 or a negative errno of io_setup(2).
+  [[nodiscard]] static int Open(const File& file, const EventFd& kick, uint16_t depth,
+                                std::unique_ptr<FileIo>* out);
+  ~Aio() override;
+  Aio(const Aio&) = delete;
+  Aio& operator=(const Aio&) = delete;
+
+  void Submit(const FileOp& op, uint32_t tag) override;
+  void Run(bool wait, std::vector<Done>* done) override;
+
+ private:
+  Aio(const File& file, const EventFd& kick, aio_context_t context, uint16_t depth);
+  void Start();
+  void Reap(std::vector<Done>* done);
+
+  const File file_;
+  const EventFd& kick_;
+  const aio_context_t context_;
+  std::vector<iocb> taken_;
+  std::vector<iocb*> pointers_;  // to those, as io_submit(2) wants them
+  std::vector<io_event> events_;
+  std::vector<Done> done_;  // on the spot
+  size_t in_flight_ = 0;
+};
+
+}  // namespace vmm

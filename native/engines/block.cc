@@ -1,0 +1,36 @@
+#include "block.h"
+
+#include <sys/stat.h>
+
+#include <utility>
+
+namespace vmm {
+
+BlockEngine::BlockEngine(const BlockOptions& options)
+    : id_(options.id), io_(options.io), host_cpus_(options.host_cpus) {
+  struct stat stat {};
+  const bool block_device = fstat(options.fd, &stat) == 0 && S_ISBLK(stat.st_mode);
+  disk_->file = {options.fd, block_device, options.align_bytes};
+  disk_->limits = {options.size_bytes, options.readonly, options.discard};
+  disk_->serial = options.serial.substr(0, VIRTIO_BLK_ID_BYTES);
+  disk_->writeback = options.writeback;
+  disk_->on_error = options.on_error;
+}
+
+void BlockEngine::Start(std::vector<std::optional<EngineQueue>> queues) {
+  for (size_t i = 0; i < queues.size(); ++i) {
+    if (!queues[i].has_value()) continue;
+    const auto kick = queues[i]->kick;
+    auto open_io = [disk = disk_, kind = io_, kick](uint16_t depth) {
+      auto io = OpenFileIo(kind, disk->file, *kick, depth);
+      return disk->file.align_bytes > 1
+                 ? std::make_unique<DirectIo>(std::move(io), disk->file, disk->lock)
+                 : std::move(io);
+    };
+    auto work = std::make_unique<BlockQueue>(std::move(*queues[i]), disk_, std::move(open_io));
+    AddThread(id_ + "_q" + std::to_string(i),
+              i < host_cpus_.size() ? host_cpus_[i] : std::vector<uint32_t>{}, std::move(work));
+  }
+}
+
+}  // namespace vmm

@@ -1,0 +1,172 @@
+#include "block_queue.h"
+
+#include <errno.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cstring>
+#include <utility>
+
+namespace vmm {
+namespace {
+
+/// Errors within this time of the one that was reported are of the same burst.
+constexpr int64_t kBurstMs = 10'000;
+
+/// A request of more pieces than this is rare, and gives back the room that they took.
+constexpr size_t kPiecesKept = 256;
+
+int64_t NowMs() {
+  const auto now = std::chrono::steady_clock::now().time_since_epoch();
+  return std::chrono::duration_cast<std::chrono::milliseconds>(now).count();
+}
+
+/// The serial, ended by a zero byte only where it is shorter than the room. §5.2.6.
+void CopySerial(const std::string& serial, const std::vector<iovec>& room) {
+  size_t at = 0;
+  for (const iovec& piece : room) {
+    const size_t part = std::min(piece.iov_len, serial.size() - at);
+    std::memcpy(piece.iov_base, serial.data() + at, part);
+    std::memset(static_cast<std::byte*>(piece.iov_base) + part, 0, piece.iov_len - part);
+    at += part;
+  }
+}
+
+/// How many bytes were written, counted without a gap from the first that may be. §2.7.8.2.
+uint32_t Written(const BlockRequest& request, uint8_t status) {
+  const bool fills =
+      request.kind == BlockRequest::Kind::kRead || request.kind == BlockRequest::Kind::kGetId;
+  const uint64_t filled = fills && status == VIRTIO_BLK_S_OK ? request.length_bytes : 0;
+  return static_cast<uint32_t>(filled + (filled == request.room_bytes ? 1 : 0));
+}
+
+const char* Verb(FileOp::Kind kind) {
+  switch (kind) {
+    case FileOp::Kind::kRead:
+      return "read";
+    case FileOp::Kind::kWrite:
+      return "write";
+    case FileOp::Kind::kSync:
+      return "flush";
+    case FileOp::Kind::kDiscard:
+      return "discard";
+    case FileOp::Kind::kZero:
+      return "zero";
+  }
+  return "";
+}
+
+}  // namespace
+
+BlockQueue::BlockQueue(EngineQueue queue, std::shared_ptr<BlockDisk> disk, OpenIo open_io)
+    : queue_(std::move(queue)),
+      disk_(std::move(disk)),
+      open_io_(std::move(open_io)),
+      slots_(queue_.queue->size()) {
+  for (uint32_t i = queue_.queue->size(); i > 0; --i) free_.push_back(i - 1);
+  done_.reserve(slots_.size());
+}
+
+void BlockQueue::Serve(const std::atomic<bool>& leave) {
+  if (io_ == nullptr) io_ = open_io_(queue_.queue->size());
+  while (ServeBatch(leave)) {
+  }
+}
+
+/// One round: takes what the driver has made available, starts it and what goes on, and completes
+/// what is done. Sleeps only if there is nothing else. False when it is time to leave.
+bool BlockQueue::ServeBatch(const std::atomic<bool>& leave) {
+  const bool serves = !broken_ && !leave.load();
+  if (serves) TakeChains();
+  const bool idle = free_.size() == slots_.size();
+  if (idle && (broken_ || !serves)) return false;
+  const bool more = serves && queue_.queue->EnableKicks();
+  io_->Run(!more, &done_);
+  for (const FileIo::Done& done : done_) Advance(done.tag, done.result);
+  done_.clear();
+  Publish();
+  return true;
+}
+
+/// A round takes no more than the queue holds, or a driver that never stops would not let it end.
+void BlockQueue::TakeChains() {
+  Queue& queue = *queue_.queue;
+  bool live = queue.Begin();
+  if (live) queue.DisableKicks();
+  for (size_t round = slots_.size(); live && round > 0; --round) {
+    uint16_t head = 0;
+    const Queue::Taken taken = queue.Take(&chain_, &head);
+    if (taken == Queue::Taken::kNone) break;
+    live = taken == Queue::Taken::kChain;
+    if (!live) break;
+    const uint32_t slot = free_.back();  // there is one: no head is in flight twice
+    free_.pop_back();
+    slots_[slot].head = head;
+    Start(slot);
+  }
+  Publish();  // what needed no I/O
+  if (live) return;
+  broken_ = true;
+  if (queue_.on_broken) queue_.on_broken(queue.fault());
+}
+
+void BlockQueue::Start(uint32_t index) {
+  Slot& slot = slots_[index];
+  slot.regions = queue_.queue->regions();
+  ParseBlockRequest(chain_, disk_->limits, &slot.request);
+  const BlockRequest& request = slot.request;
+  const bool get_id = request.kind == BlockRequest::Kind::kGetId;
+  const bool flush = request.kind == BlockRequest::Kind::kFlush;
+  if (request.status != VIRTIO_BLK_S_OK || request.status_at == nullptr || get_id ||
+      (flush && disk_->limits.readonly) || (!flush && request.length_bytes == 0)) {
+    if (get_id && request.status == VIRTIO_BLK_S_OK) CopySerial(disk_->serial, request.data);
+    Answer(&slot, request.status);
+    return;
+  }
+  slot.transfer.Begin(&slot.request, !disk_->writeback.load());
+  io_->Submit(slot.transfer.op(), index);
+}
+
+void BlockQueue::Advance(uint32_t index, int64_t result) {
+  Slot& slot = slots_[index];
+  switch (slot.transfer.Advance(result)) {
+    case Transfer::Step::kNext:
+      return io_->Submit(slot.transfer.op(), index);
+    case Transfer::Step::kDone:
+      return Answer(&slot, VIRTIO_BLK_S_OK);
+    case Transfer::Step::kFailed:
+      break;
+  }
+  if (slot.transfer.op().kind == FileOp::Kind::kDiscard && slot.transfer.error() == EOPNOTSUPP)
+    return Answer(&slot, VIRTIO_BLK_S_UNSUPP);
+  Report(slot);
+  Answer(&slot, VIRTIO_BLK_S_IOERR);
+}
+
+void BlockQueue::Answer(Slot* slot, uint8_t status) {
+  BlockRequest& request = slot->request;
+  const bool told = request.status_at != nullptr;
+  if (told) *request.status_at = status;
+  queue_.queue->Complete(slot->head, told ? Written(request, status) : 0);
+  if (request.data.capacity() > kPiecesKept) request.data = {};
+  slot->regions.reset();
+  free_.push_back(static_cast<uint32_t>(slot - slots_.data()));
+}
+
+void BlockQueue::Publish() {
+  if (queue_.queue->Publish()) queue_.irq->Signal();
+}
+
+void BlockQueue::Report(const Slot& slot) {
+  const int64_t now_ms = NowMs();
+  int64_t quiet_until_ms = disk_->quiet_until_ms.load();
+  if (now_ms < quiet_until_ms ||
+      !disk_->quiet_until_ms.compare_exchange_strong(quiet_until_ms, now_ms + kBurstMs))
+    return;
+  const FileOp& op = slot.transfer.op();
+  disk_->on_error(std::string("Cannot ") + Verb(op.kind) + " " + std::to_string(op.length) +
+                  " bytes at offset " + std::to_string(op.offset) +
+                  " of the image: " + strerrordesc_np(slot.transfer.error()));
+}
+
+}  // namespace vmm

@@ -1,0 +1,71 @@
+#pragma once
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "../virtio/engine_queue.h"
+#include "block_request.h"
+#include "direct_io.h"
+#include "engine.h"
+#include "file_io.h"
+#include "transfer.h"
+
+namespace vmm {
+
+/// A disk, as its queues share it.
+struct BlockDisk {
+  File file;
+  BlockLimits limits;
+  std::string serial;  // at most VIRTIO_BLK_ID_BYTES
+  /// False: a write is on stable storage before it is completed. VIRTIO 1.2 §5.2.5.2: what counts
+  /// is how it stood when the request was submitted.
+  std::atomic<bool> writeback = true;
+  std::shared_ptr<BlockLock> lock = std::make_shared<BlockLock>();
+  /// Any thread. An operation on the file failed; called for the first of a burst.
+  std::function<void(const std::string& message)> on_error;
+  std::atomic<int64_t> quiet_until_ms = 0;  // on the monotonic clock
+};
+
+/// Serves the requests of one queue. VIRTIO 1.2 §5.2.6.
+class BlockQueue final : public EngineWork {
+ public:
+  /// Called on the thread, with how many operations there are at most.
+  using OpenIo = std::function<std::unique_ptr<FileIo>(uint16_t depth)>;
+
+  BlockQueue(EngineQueue queue, std::shared_ptr<BlockDisk> disk, OpenIo open_io);
+
+  void Serve(const std::atomic<bool>& leave) override;
+  void Wake() override { queue_.kick->Signal(); }
+
+ private:
+  /// A request in flight.
+  struct Slot {
+    uint16_t head = 0;
+    BlockRequest request;
+    Transfer transfer;
+    std::shared_ptr<const Regions> regions;  // that the request points into
+  };
+
+  bool ServeBatch(const std::atomic<bool>& leave);
+  void TakeChains();
+  void Start(uint32_t slot);
+  void Advance(uint32_t slot, int64_t result);
+  void Answer(Slot* slot, uint8_t status);
+  void Publish();
+  void Report(const Slot& slot);
+
+  const EngineQueue queue_;
+  const std::shared_ptr<BlockDisk> disk_;
+  const OpenIo open_io_;
+  std::unique_ptr<FileIo> io_;
+  std::vector<Slot> slots_;
+  std::vector<uint32_t> free_;  // the last that was used is the first that is used again
+  std::vector<FileIo::Done> done_;
+  bool broken_ = false;
+  Chain chain_;
+};
+
+}  // namespace vmm

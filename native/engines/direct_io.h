@@ -1,0 +1,51 @@
+#pragma once
+#include <cstdint>
+#include <cstdlib>
+#include <memory>
+#include <shared_mutex>
+#include <vector>
+
+#include "file_io.h"
+
+namespace vmm {
+
+/// What the queues of one image share: while one of them reads a block, changes a part of it and
+/// writes it back, none of the others has I/O in flight.
+using BlockLock = std::shared_mutex;
+
+/// For files opened with O_DIRECT: what is not aligned as they need it goes through a buffer of
+/// ours, at once and one after another. A driver that keeps to the block size that it was told of
+/// does without.
+class DirectIo final : public FileIo {
+ public:
+  /// `lock` is shared by all who work on that file.
+  DirectIo(std::unique_ptr<FileIo> inner, const File& file, std::shared_ptr<BlockLock> lock)
+      : inner_(std::move(inner)), file_(file), lock_(std::move(lock)) {}
+  ~DirectIo() override;
+  DirectIo(const DirectIo&) = delete;
+  DirectIo& operator=(const DirectIo&) = delete;
+
+  void Submit(const FileOp& op, uint32_t tag) override;
+  void Run(bool wait, std::vector<Done>* done) override;
+
+ private:
+  struct Free {
+    void operator()(std::byte* at) const { std::free(at); }
+  };
+  using Buffer = std::unique_ptr<std::byte, Free>;
+
+  bool IsAligned(const FileOp& op) const;
+  int64_t Bounce(const FileOp& op) const;
+  int64_t BouncePiece(const FileOp& op, uint64_t done, std::byte* buffer) const;
+  int64_t ReadBlocks(std::byte* to, uint64_t offset, uint64_t length) const;
+  int64_t WriteBlocks(const std::byte* from, uint64_t offset, uint64_t length, bool durable) const;
+  void Drain();
+
+  const std::unique_ptr<FileIo> inner_;
+  const File file_;
+  const std::shared_ptr<BlockLock> lock_;  // held shared while anything is in flight in `inner_`
+  size_t in_flight_ = 0;
+  std::vector<Done> done_;
+};
+
+}  // namespace vmm

@@ -1,0 +1,64 @@
+#pragma once
+#include <sys/types.h>
+#include <sys/uio.h>
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "../base/event_fd.h"
+
+namespace vmm {
+
+/// The file of an image. Borrowed.
+struct File {
+  int fd = -1;
+  bool block_device = false;
+  /// What buffers, offsets and lengths must be multiples of, with O_DIRECT; else 1.
+  uint32_t align_bytes = 1;
+};
+
+/// One operation on a file. Its result is the bytes read or written, else 0, or a negative errno.
+struct FileOp {
+  enum class Kind : uint8_t { kRead, kWrite, kSync, kDiscard, kZero };
+  Kind kind = Kind::kSync;
+  bool durable = false;  // of kWrite: it is done when the bytes are on stable storage
+  bool unmap = false;    // of kZero: the room may be given back
+  uint64_t offset = 0;
+  uint64_t length = 0;
+  const iovec* iov = nullptr;  // `length` bytes; must stay until the operation is done
+  uint32_t iov_count = 0;      // at most IOV_MAX
+};
+
+/// Carries operations out for one thread, several at a time if the host can.
+class FileIo {
+ public:
+  struct Done {
+    uint32_t tag;
+    int64_t result;
+  };
+
+  virtual ~FileIo() = default;
+  /// Takes an operation, known by `tag`, that Run will start at the latest.
+  virtual void Submit(const FileOp& op, uint32_t tag) = 0;
+  /// Starts what was taken and appends what is done. With `wait`, and if nothing is, sleeps until
+  /// something is or the kick is signalled; it may also return for no reason.
+  virtual void Run(bool wait, std::vector<Done>* done) = 0;
+};
+
+/// The mode of fallocate(2) that kDiscard of a file, and kZero, are.
+int FallocateMode(const FileOp& op);
+
+/// Carries an operation out here and now.
+int64_t DoFileOp(const File& file, const FileOp& op);
+
+/// The ways to do it, best first.
+enum class IoKind { kIoUring, kAio, kSync };
+
+/// The first from `first` on that the host has; the last always works. `depth` is how many
+/// operations there are at a time, `kick` what ends a wait, borrowed.
+/// Call it on the thread that will use it.
+std::unique_ptr<FileIo> OpenFileIo(IoKind first, const File& file, const EventFd& kick,
+                                   uint16_t depth);
+
+}  // namespace vmm
