@@ -20,14 +20,14 @@ uint16_t Opcode(FileOp::Kind kind) {
 
 }  // namespace
 
-int Aio::Open(const File& file, const EventFd& kick, uint16_t depth, std::unique_ptr<FileIo>* out) {
+int Aio::Open(const File& file, const EventFd* kick, uint16_t depth, std::unique_ptr<FileIo>* out) {
   aio_context_t context = 0;
   if (syscall(SYS_io_setup, depth, &context) < 0) return -errno;
   out->reset(new Aio(file, kick, context, depth));
   return 0;
 }
 
-Aio::Aio(const File& file, const EventFd& kick, aio_context_t context, uint16_t depth)
+Aio::Aio(const File& file, const EventFd* kick, aio_context_t context, uint16_t depth)
     : file_(file), kick_(kick), context_(context), events_(std::min<size_t>(depth, kEventsMax)) {
   taken_.reserve(depth);
   pointers_.reserve(depth);
@@ -50,8 +50,9 @@ void Aio::Submit(const FileOp& op, uint32_t tag) {
     block.aio_nbytes = op.iov_count;
     block.aio_offset = static_cast<int64_t>(op.offset);
   }
+  if (kick_ == nullptr) return;
   block.aio_flags = IOCB_FLAG_RESFD;
-  block.aio_resfd = static_cast<uint32_t>(kick_.get());
+  block.aio_resfd = static_cast<uint32_t>(kick_->get());
 }
 
 /// Whatever the kernel refuses to take is done with the error it gave.
@@ -78,13 +79,16 @@ void Aio::Reap(std::vector<Done>* done) {
   while (in_flight_ > 0) {
     timespec now{};
     const auto most = static_cast<long>(events_.size());
-    const long count = syscall(SYS_io_getevents, context_, 0, most, events_.data(), &now);
+    const long least = kick_ == nullptr ? std::min(most, static_cast<long>(in_flight_)) : 0;
+    const long count = syscall(SYS_io_getevents, context_, least, most, events_.data(),
+                               kick_ == nullptr ? nullptr : &now);
+    if (count < 0 && errno == EINTR && kick_ == nullptr) continue;
     if (count <= 0) return;
     in_flight_ -= static_cast<size_t>(count);
     for (long i = 0; i < count; ++i)
       done->push_back({static_cast<uint32_t>(events_[static_cast<size_t>(i)].data),
                        events_[static_cast<size_t>(i)].res});
-    if (count < most) return;
+    if (kick_ != nullptr && count < most) return;
   }
 }
 
@@ -92,8 +96,8 @@ void Aio::Run(bool wait, std::vector<Done>* done) {
   const size_t before = done->size();
   if (!taken_.empty()) Start();
   Reap(done);
-  if (!wait || done->size() > before) return;
-  kick_.Wait();
+  if (!wait || kick_ == nullptr || done->size() > before) return;
+  kick_->Wait();
   Reap(done);
 }
 

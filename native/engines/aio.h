@@ -9,12 +9,13 @@
 
 namespace vmm {
 
-/// Linux AIO, for hosts where io_uring is missing or forbidden. What is done signals the kick, so
-/// that there is one thing to wait for. What AIO does not have is done on the spot.
+/// Linux AIO: for hosts where io_uring is missing or forbidden, and for buffered writes, of which
+/// it carries a whole batch out in one system call. What AIO does not have is done on the spot.
 class Aio final : public FileIo {
  public:
-  /// 0 or a negative errno of io_setup(2).
-  [[nodiscard]] static int Open(const File& file, const EventFd& kick, uint16_t depth,
+  /// 0 or a negative errno of io_setup(2). What is done signals the kick, so that there is one
+  /// thing to wait for; without one, Run returns when all that was taken is done.
+  [[nodiscard]] static int Open(const File& file, const EventFd* kick, uint16_t depth,
                                 std::unique_ptr<FileIo>* out);
   ~Aio() override;
   Aio(const Aio&) = delete;
@@ -24,12 +25,12 @@ class Aio final : public FileIo {
   void Run(bool wait, std::vector<Done>* done) override;
 
  private:
-  Aio(const File& file, const EventFd& kick, aio_context_t context, uint16_t depth);
+  Aio(const File& file, const EventFd* kick, aio_context_t context, uint16_t depth);
   void Start();
   void Reap(std::vector<Done>* done);
 
   const File file_;
-  const EventFd& kick_;
+  const EventFd* const kick_;
   const aio_context_t context_;
   std::vector<iocb> taken_;
   std::vector<iocb*> pointers_;  // to those, as io_submit(2) wants them

@@ -16,6 +16,9 @@ constexpr int64_t kBurstMs = 10'000;
 /// A request of more pieces than this is rare, and gives back the room that they took.
 constexpr size_t kPiecesKept = 256;
 
+/// With more than so many at a time, batches are what makes it fast.
+constexpr uint32_t kQuickMax = 4;
+
 int64_t NowMs() {
   const auto now = std::chrono::steady_clock::now().time_since_epoch();
   return std::chrono::duration_cast<std::chrono::milliseconds>(now).count();
@@ -76,38 +79,57 @@ void BlockQueue::Serve(const std::atomic<bool>& leave) {
 /// One round: takes what the driver has made available, starts it and what goes on, and completes
 /// what is done. Sleeps only if there is nothing else. False when it is time to leave.
 bool BlockQueue::ServeBatch(const std::atomic<bool>& leave) {
+  if (!leave.load()) TakeChains();
   const bool serves = !broken_ && !leave.load();
-  if (serves) TakeChains();
   const bool idle = free_.size() == slots_.size();
-  if (idle && (broken_ || !serves)) return false;
-  const bool more = serves && queue_.queue->EnableKicks();
-  io_->Run(!more, &done_);
+  if (idle && !serves) return false;
+  if (serves && idle) PollForChain(leave);
+  // While looking pays, the driver need not kick, and most requests are done as soon as started.
+  const bool quick = serves && started_ > 0 && started_ <= kQuickMax && busy_poll_.on();
+  const bool more = serves && !quick && queue_.queue->EnableKicks();
+  started_ = 0;
+  io_->Run(!quick && !more, &done_);
+  finished_ = static_cast<uint32_t>(done_.size());
   for (const FileIo::Done& done : done_) Advance(done.tag, done.result);
   done_.clear();
   Publish();
   return true;
 }
 
+/// With nothing in flight: the next chain may come soon, if the last came one at a time.
+void BlockQueue::PollForChain(const std::atomic<bool>& leave) {
+  if (finished_ == 0 || finished_ > kQuickMax) return;
+  finished_ = 0;
+  if (!busy_poll_.on()) return busy_poll_.Skip();
+  busy_poll_.Try([&] { return TakeChain() || broken_ || leave.load(); });
+}
+
 /// A round takes no more than the queue holds, or a driver that never stops would not let it end.
 void BlockQueue::TakeChains() {
-  Queue& queue = *queue_.queue;
-  bool live = queue.Begin();
-  if (live) queue.DisableKicks();
-  for (size_t round = slots_.size(); live && round > 0; --round) {
-    uint16_t head = 0;
-    const Queue::Taken taken = queue.Take(&chain_, &head);
-    if (taken == Queue::Taken::kNone) break;
-    live = taken == Queue::Taken::kChain;
-    if (!live) break;
-    const uint32_t slot = free_.back();  // there is one: no head is in flight twice
-    free_.pop_back();
-    slots_[slot].head = head;
-    Start(slot);
+  if (broken_) return;
+  if (!queue_.queue->Begin()) return Break();
+  queue_.queue->DisableKicks();
+  for (size_t round = slots_.size(); round > 0 && TakeChain(); --round) {
   }
   Publish();  // what needed no I/O
-  if (live) return;
+}
+
+/// False if there is none, or the queue is broken.
+bool BlockQueue::TakeChain() {
+  uint16_t head = 0;
+  const Queue::Taken taken = queue_.queue->Take(&chain_, &head);
+  if (taken == Queue::Taken::kBroken) Break();
+  if (taken != Queue::Taken::kChain) return false;
+  const uint32_t slot = free_.back();  // there is one: no head is in flight twice
+  free_.pop_back();
+  slots_[slot].head = head;
+  Start(slot);
+  return true;
+}
+
+void BlockQueue::Break() {
   broken_ = true;
-  if (queue_.on_broken) queue_.on_broken(queue.fault());
+  if (queue_.on_broken) queue_.on_broken(queue_.queue->fault());
 }
 
 void BlockQueue::Start(uint32_t index) {
@@ -124,6 +146,7 @@ void BlockQueue::Start(uint32_t index) {
     return;
   }
   slot.transfer.Begin(&slot.request, !disk_->writeback.load());
+  ++started_;
   io_->Submit(slot.transfer.op(), index);
 }
 

@@ -6,8 +6,10 @@
 #include <string>
 #include <vector>
 
+#include "../sys/host_cpus.h"
 #include "../virtio/engine_queue.h"
 #include "block_request.h"
+#include "busy_poll.h"
 #include "direct_io.h"
 #include "engine.h"
 #include "file_io.h"
@@ -51,6 +53,9 @@ class BlockQueue final : public EngineWork {
 
   bool ServeBatch(const std::atomic<bool>& leave);
   void TakeChains();
+  bool TakeChain();
+  void PollForChain(const std::atomic<bool>& leave);
+  void Break();
   void Start(uint32_t slot);
   void Advance(uint32_t slot, int64_t result);
   void Answer(Slot* slot, uint8_t status);
@@ -64,6 +69,9 @@ class BlockQueue final : public EngineWork {
   std::vector<Slot> slots_;
   std::vector<uint32_t> free_;  // the last that was used is the first that is used again
   std::vector<FileIo::Done> done_;
+  uint32_t started_ = 0;   // since the last Run
+  uint32_t finished_ = 0;  // by the last Run
+  BusyPoll busy_poll_{UsableCpus()};
   bool broken_ = false;
   Chain chain_;
 };

@@ -10,6 +10,7 @@
 #include <array>
 
 #include "aio.h"
+#include "buffered_io.h"
 #include "io_uring.h"
 #include "sync_io.h"
 
@@ -54,8 +55,12 @@ int64_t DoFileOp(const File& file, const FileOp& op) {
 std::unique_ptr<FileIo> OpenFileIo(IoKind first, const File& file, const EventFd& kick,
                                    uint16_t depth) {
   std::unique_ptr<FileIo> io;
-  if (first == IoKind::kIoUring && IoUring::Open(file, kick, depth, &io) == 0) return io;
-  if (first != IoKind::kSync && Aio::Open(file, kick, depth, &io) == 0) return io;
+  if (first == IoKind::kIoUring && IoUring::Open(file, kick, depth, &io) == 0) {
+    std::unique_ptr<FileIo> writes;
+    if (file.align_bytes > 1 || Aio::Open(file, nullptr, depth, &writes) < 0) return io;
+    return std::make_unique<BufferedIo>(std::move(io), std::move(writes));
+  }
+  if (first != IoKind::kSync && Aio::Open(file, &kick, depth, &io) == 0) return io;
   return std::make_unique<SyncIo>(file, kick);
 }
 
