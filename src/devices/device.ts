@@ -2,7 +2,7 @@
  * What a device is to the machine around it. Interfaces only: a device imports this, its family's
  * `device.ts` and foundations; never another device, never the VMM.
  */
-import type { AccessHandler, Claim } from '../native.ts';
+import type { AccessHandler, Claim, GuestMemory } from '../native.ts';
 import type { Aml } from './acpi/aml.ts';
 
 /** A device at fixed ports or guest physical addresses, answered on the JS thread. */
@@ -14,4 +14,13 @@ export interface BusDevice extends AccessHandler {
 export interface AmlSource {
   /** Terms that stand in `\_SB_`. */
   aml(): Aml[];
+}
+
+/** What a device is given when it is made, besides its config. */
+export interface DeviceContext {
+  /** As in the config: unique in the VM. */
+  readonly id: string;
+  readonly memory: GuestMemory;
+  /** Odd, but contained. A guest may cause it at will, so the log limits it. */
+  onWarning(message: string): void;
 }

@@ -30,3 +30,30 @@ export function platformNodes({ serial }: { serial: boolean }): DeviceTree {
   const ids = ['__ioapic', ...(serial ? ['__serial'] : [])];
   return Object.fromEntries(ids.map((id) => [id, leaf(id)]));
 }
+
+/** A virtio device and the PCI function that carries it. */
+export interface PlacedFunction {
+  id: string;
+  slot: number;
+  /** Where the guest has put the BAR by now. */
+  barGpa: number;
+  barWidth: 32 | 64;
+  barBytes: number;
+}
+
+export function functionNodes(functions: readonly PlacedFunction[]): DeviceTree {
+  const nodes = functions.flatMap(({ id, slot, barGpa, barWidth, barBytes }): DeviceNode[] => {
+    const parent = `_virtio-pci-${id}`;
+    const bar = { index: 0, base: barGpa, size: barBytes, prefetchable: false } as const;
+    return [
+      {
+        id: parent,
+        resources: [{ PciBar: { ...bar, type_: barWidth === 32 ? 'Mmio32' : 'Mmio64' } }],
+        children: [id],
+        pci_bdf: `0000:00:${slot.toString(16).padStart(2, '0')}.0`,
+      },
+      { ...leaf(id), parent },
+    ];
+  });
+  return Object.fromEntries(nodes.map((node) => [node.id, node]));
+}

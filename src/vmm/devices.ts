@@ -2,6 +2,8 @@
  * The devices: what stands under which field of the config, and how its devices are called. The
  * only place that knows them all, and it knows nothing else of any of them.
  */
+import type { Static, TSchema } from '@sinclair/typebox';
+import type { DeviceContext } from '../devices/device.ts';
 import { DebugConsoleConfig } from '../devices/legacy/debug-console.ts';
 import { SerialConfig } from '../devices/legacy/serial.ts';
 import { PvpanicConfig } from '../devices/pvpanic.ts';
@@ -13,6 +15,7 @@ import { GenericVhostUserConfig } from '../devices/vhost-user/generic.ts';
 import { BalloonConfig } from '../devices/virtio/balloon.ts';
 import { DiskConfig } from '../devices/virtio/block.ts';
 import { ConsoleConfig } from '../devices/virtio/console.ts';
+import type { VirtioDevice } from '../devices/virtio/device.ts';
 import { NetConfig } from '../devices/virtio/net.ts';
 import { PmemConfig } from '../devices/virtio/pmem.ts';
 import { RNG_DEFAULT_SRC, RngConfig } from '../devices/virtio/rng.ts';
@@ -20,58 +23,144 @@ import { RtcConfig } from '../devices/virtio/rtc.ts';
 import { VsockConfig } from '../devices/virtio/vsock.ts';
 import { WatchdogConfig } from '../devices/virtio/watchdog.ts';
 
+type Named = { readonly id: string } | { readonly idPrefix: string };
+
+/** What the VMM knows of the devices under one field of the config. */
+interface Kind<S extends TSchema, D extends VirtioDevice> {
+  readonly schema: S;
+  /** It takes no PCI slot. */
+  readonly isOffBus?: true;
+  /** Of its BAR; 64 if absent. */
+  readonly barWidth?: 32;
+  /** Whether such a config means that there is a device. It does if absent. */
+  isPresent?(config: Static<S>): boolean;
+  /**
+   * What would keep it from being made, as far as that can be known at vm.create. `at` is how the
+   * config calls it, such as `disks[0]`. @throws VmmError
+   */
+  check?(config: Static<S>, at: string): void;
+  /** @throws VmmError, and then nothing of it is left. Absent: nothing serves it yet. */
+  create?(config: Static<S>, context: DeviceContext): D;
+  /** What it found out of what its config leaves open: fields to be written there. */
+  found?(device: D): object;
+  /** What of a config cannot be served yet, such as ` image_type Qcow2`; '' is all of it. */
+  unserved?(config: Static<S>): string[];
+}
+
+const kind = <S extends TSchema, D extends VirtioDevice, const N extends Named>(
+  it: Kind<S, D> & N,
+): Kind<S, D> & N => it;
+
+const otherThan = (value: string, served: readonly string[]): string[] =>
+  served.includes(value) ? [] : [` ${value}`];
+
 /**
  * In the order in which a boot gives out PCI slots and ids. A VM has any number of the devices with
  * an `idPrefix`, numbered by one counter, and at most one of those with an `id`.
  */
 export const DEVICES = {
-  console: { schema: ConsoleConfig, id: '__console' },
-  disks: { schema: DiskConfig, idPrefix: '_disk' },
-  net: { schema: NetConfig, idPrefix: '_net' },
-  rng: { schema: RngConfig, id: '__rng' },
-  generic_vhost_user: { schema: GenericVhostUserConfig, idPrefix: '_generic_vhost_user' },
-  fs: { schema: FsConfig, idPrefix: '_fs' },
-  pmem: { schema: PmemConfig, idPrefix: '_pmem' },
-  vsock: { schema: VsockConfig, idPrefix: '_vsock' },
-  balloon: { schema: BalloonConfig, id: '__balloon' },
-  watchdog: { schema: WatchdogConfig, id: '__watchdog' },
-  vdpa: { schema: VdpaConfig, idPrefix: '_vdpa' },
-  rtc: { schema: RtcConfig, id: '__rtc' },
-  devices: { schema: VfioConfig, idPrefix: '_vfio' },
-  user_devices: { schema: UserDeviceConfig, idPrefix: '_vfio_user' },
-  pvpanic: { schema: PvpanicConfig, id: '__pvpanic' },
-  tpm: { schema: TpmConfig, id: '__tpm' },
-  serial: { schema: SerialConfig, id: '__serial' },
-  debug_console: { schema: DebugConsoleConfig, id: '__debug_console' },
+  console: kind({
+    schema: ConsoleConfig,
+    id: '__console',
+    isPresent: ({ mode }) => mode !== 'Off',
+    unserved: ({ mode }) => otherThan(mode, ['Off', 'Null', 'Tty']),
+  }),
+  disks: kind({ schema: DiskConfig, idPrefix: '_disk', barWidth: 32 }),
+  net: kind({ schema: NetConfig, idPrefix: '_net' }),
+  rng: kind({
+    schema: RngConfig,
+    id: '__rng',
+    unserved: ({ src }) => otherThan(src, [RNG_DEFAULT_SRC]),
+  }),
+  generic_vhost_user: kind({ schema: GenericVhostUserConfig, idPrefix: '_generic_vhost_user' }),
+  fs: kind({ schema: FsConfig, idPrefix: '_fs' }),
+  pmem: kind({ schema: PmemConfig, idPrefix: '_pmem' }),
+  vsock: kind({ schema: VsockConfig, idPrefix: '_vsock' }),
+  balloon: kind({ schema: BalloonConfig, id: '__balloon' }),
+  watchdog: kind({ schema: WatchdogConfig, id: '__watchdog' }),
+  vdpa: kind({ schema: VdpaConfig, idPrefix: '_vdpa' }),
+  rtc: kind({ schema: RtcConfig, id: '__rtc' }),
+  devices: kind({ schema: VfioConfig, idPrefix: '_vfio' }),
+  user_devices: kind({ schema: UserDeviceConfig, idPrefix: '_vfio_user' }),
+  pvpanic: kind({ schema: PvpanicConfig, id: '__pvpanic' }),
+  tpm: kind({ schema: TpmConfig, id: '__tpm', isOffBus: true }),
+  serial: kind({ schema: SerialConfig, id: '__serial', isOffBus: true, unserved: () => [] }),
+  debug_console: kind({
+    schema: DebugConsoleConfig,
+    id: '__debug_console',
+    isOffBus: true,
+    unserved: ({ mode }) => otherThan(mode, ['Off']),
+  }),
 } as const;
 
 type DeviceField = keyof typeof DEVICES;
 type DeviceConfigs = { readonly [F in DeviceField]?: unknown };
 type Identified = { readonly id?: string };
 
-/** What of a device that is built, or that a config has unasked, cannot be served yet. */
-const UNSERVED: { readonly [F in DeviceField]?: (config: never) => string[] } = {
-  serial: () => [],
-  console: ({ mode }: ConsoleConfig) => otherThan(mode, ['Off', 'Null', 'Tty']),
-  rng: ({ src }: RngConfig) => otherThan(src, [RNG_DEFAULT_SRC]),
-  debug_console: ({ mode }: DebugConsoleConfig) => otherThan(mode, ['Off']),
-};
+/** Any kind: the config that it is given is its own. */
+type AnyKind = Kind<TSchema, VirtioDevice> & Named;
+export type Kinds = Readonly<Record<string, AnyKind>>;
+const KINDS = DEVICES as unknown as Kinds;
 
-const otherThan = (value: string, served: readonly string[]): string[] =>
-  served.includes(value) ? [] : [` ${value}`];
+/** A device that a config asks for. */
+export interface WantedDevice {
+  kind: AnyKind;
+  /** How the config calls it: `disks[0]`, or `rng`. */
+  at: string;
+  /** The device's own part of the config. */
+  config: unknown;
+}
+
+/** All that the config asks for, in the order of their kinds. */
+function wantedDevices(config: object, kinds: Kinds): WantedDevice[] {
+  return Object.entries(kinds).flatMap(([field, kind]) => {
+    const value = (config as Readonly<Record<string, unknown>>)[field];
+    if (value === undefined || value === false) return [];
+    const wanted = Array.isArray(value)
+      ? value.map((config: unknown, i) => ({ kind, at: `${field}[${i}]`, config }))
+      : [{ kind, at: field, config: value }];
+    return wanted.filter(({ config }) => kind.isPresent?.(config) ?? true);
+  });
+}
+
+/** Those of them that take a PCI slot. */
+export const pciDevices = (config: object, kinds = KINDS): WantedDevice[] =>
+  wantedDevices(config, kinds).filter(({ kind }) => !kind.isOffBus);
+
+/**
+ * Looks for what would keep the devices from being made, as far as that can be known at vm.create.
+ * @throws VmmError
+ */
+export function checkDevices(config: DeviceConfigs): void {
+  for (const { kind, at, config: own } of wantedDevices(config, KINDS)) kind.check?.(own, at);
+}
 
 /**
  * What the config asks for and nothing serves yet, each as `disks[0]` or `serial Pty`: a boot
  * refuses these by name, for a guest must not find less than its config says.
  */
 export function unsupportedDevices(config: DeviceConfigs): string[] {
-  return (Object.keys(DEVICES) as DeviceField[]).flatMap((field) => {
-    const value = config[field];
-    if (value === undefined || value === false) return [];
-    if (Array.isArray(value)) return value.map((_, i) => `${field}[${i}]`);
-    const unserved = UNSERVED[field] ?? (() => ['']);
-    return unserved(value as never).map((what) => `${field}${what}`);
+  return wantedDevices(config, KINDS).flatMap(({ kind, at, config: own }) => {
+    const unserved = kind.unserved?.(own) ?? (kind.create ? [] : ['']);
+    return unserved.map((what) => `${at}${what}`);
   });
+}
+
+/** The id of a device in a config whose devices have all got theirs. */
+export const deviceId = ({ kind, config }: WantedDevice): string =>
+  (config as Identified).id ?? ('id' in kind ? kind.id : '');
+
+/** The config with what its devices found out: fields by device id. It is left as it was. */
+export function withFound<T extends DeviceConfigs>(
+  config: T,
+  found: ReadonlyMap<string, object>,
+): T {
+  const fields = Object.keys(DEVICES).flatMap((field) => {
+    const devices = config[field as DeviceField];
+    if (!Array.isArray(devices)) return [];
+    return [[field, devices.map((one: Identified) => ({ ...one, ...found.get(one.id ?? '') }))]];
+  });
+  return { ...config, ...Object.fromEntries(fields) };
 }
 
 /**

@@ -20,8 +20,10 @@ import { ramBytes } from './config/memory.ts';
 import type { VmConfig } from './config.ts';
 import { apicId, flatTopology, guestCpuid, physBits, type Topology } from './cpuid.ts';
 import { type DeviceTree, platformNodes } from './device-tree.ts';
+import { pciDevices, withFound } from './devices.ts';
 import { deviceArea, MEMORY } from './layout.ts';
 import { addRam } from './memory.ts';
+import { PciDevices } from './pci-devices.ts';
 import { buildPlatform, type Platform } from './platform.ts';
 import type { SerialBackend } from './serial-backend.ts';
 import { SerialPort } from './serial-port.ts';
@@ -36,6 +38,8 @@ export interface VmHooks {
   onPowerOff: () => void;
   /** A vCPU cannot go on, or a device of ours threw. The VM stays until it is shut down. */
   onError: (error: Error) => void;
+  /** Something of a device is odd, but contained. */
+  onWarning: (message: string) => void;
 }
 
 export class Vm {
@@ -43,16 +47,19 @@ export class Vm {
   readonly #native: NativeVm;
   readonly #serial: SerialPort | undefined;
   readonly #platform: Platform;
+  readonly #devices: PciDevices;
 
   private constructor(parts: Parts) {
     this.#memory = parts.memory;
     this.#native = parts.native;
     this.#serial = parts.serial;
     this.#platform = parts.platform;
+    this.#devices = parts.devices;
   }
 
   /**
-   * Resolves when the guest runs. If it rejects, nothing is left of the VM. `backend` is open.
+   * Resolves when the guest runs. If it rejects, nothing is left of the VM. `backend` is open, and
+   * every device of the config has its id.
    * @throws VmmError 'invalid-config' if kernel, RAM and the rest do not fit, 'host' if KVM fails.
    */
   static async boot(config: VmConfig, backend: SerialBackend, hooks: VmHooks): Promise<Vm> {
@@ -60,6 +67,7 @@ export class Vm {
     const memory = new native.GuestMemory();
     let vm: NativeVm | undefined;
     let serial: SerialPort | undefined;
+    let devices: PciDevices | undefined;
     try {
       await addRam(memory, config.memory);
       const machine = describe(config);
@@ -70,11 +78,14 @@ export class Vm {
       });
       if (config.serial.mode !== 'Off') serial = new SerialPort(vm, backend);
       const platform = buildPlatform({ vm, serial: serial !== undefined, ...machine, ...hooks });
+      const at = { bus: platform.pci, area: machine.area, onWarning: hooks.onWarning };
+      devices = await PciDevices.attach(pciDevices(config), { vm, memory, native, ...at });
       await vm.boot(plan(config, payload, { ...machine, tscKhz: vm.tscKhz() }, platform));
       vm.run();
-      return new Vm({ memory, native: vm, serial, platform });
+      return new Vm({ memory, native: vm, serial, platform, devices });
     } catch (cause) {
       await vm?.stop();
+      await devices?.dispose();
       serial?.close();
       await memory.close();
       if (cause instanceof VmmError) throw cause;
@@ -84,11 +95,14 @@ export class Vm {
     }
   }
 
+  /** Devices last: a vCPU may be in the middle of an access to one. */
   async pause(): Promise<void> {
     await this.#native.pause();
+    await this.#devices.pause();
   }
 
   resume(): void {
+    this.#devices.resume();
     this.#native.resume();
   }
 
@@ -101,13 +115,19 @@ export class Vm {
   }
 
   get deviceTree(): DeviceTree {
-    return platformNodes({ serial: this.#serial !== undefined });
+    return { ...platformNodes({ serial: this.#serial !== undefined }), ...this.#devices.nodes };
+  }
+
+  /** The config that it was booted with, and what devices found out of what that left open. */
+  completed(config: VmConfig): VmConfig {
+    return withFound(config, this.#devices.found);
   }
 
   /** Ends it, whatever the guest does. What it has written to the serial port is kept. */
   async shutdown(): Promise<void> {
     await this.#serial?.flush();
     await this.#native.stop();
+    await this.#devices.dispose();
     this.#serial?.close();
     await this.#memory.close();
   }
@@ -118,6 +138,7 @@ interface Parts {
   native: NativeVm;
   serial: SerialPort | undefined;
   platform: Platform;
+  devices: PciDevices;
 }
 
 /**

@@ -7,6 +7,7 @@ import { checkBootable, checkConfig } from './config/check.ts';
 import { ramBytes } from './config/memory.ts';
 import type { VmConfig } from './config.ts';
 import type { DeviceTree } from './device-tree.ts';
+import { assignIds, checkDevices } from './devices.ts';
 import { SerialBackend } from './serial-backend.ts';
 import { nextState, notCreated, type State, type Verb } from './states.ts';
 import { checkFiles, Vm } from './vm.ts';
@@ -37,6 +38,8 @@ interface Created<Dialect> {
   config: VmConfig;
   dialect: Dialect;
   serial: SerialBackend;
+  /** Of the next device that gets an id. */
+  nextId: number;
 }
 
 /** The outermost text of a failure, by verb. */
@@ -82,6 +85,7 @@ export class Vmm<Dialect> {
   create(config: VmConfig, dialect: Dialect): Promise<void> {
     return this.#do('create', async () => {
       checkConfig(config);
+      checkDevices(config);
       if (config.payload?.kernel !== undefined) checkFiles(config);
       this.#keep(config, dialect);
     });
@@ -152,8 +156,10 @@ export class Vmm<Dialect> {
   }
 
   async #boot(): Promise<void> {
-    const { config, serial } = this.#existing();
-    checkBootable(config);
+    const created = this.#existing();
+    const { serial } = created;
+    checkBootable(created.config);
+    const { config, counter } = assignIds(created.config, created.nextId);
     serial.open();
     // A guest may ask many times before its vCPUs have stopped; it is heard once.
     let asked = false;
@@ -165,7 +171,10 @@ export class Vmm<Dialect> {
       onReset: once(() => this.#reboot()),
       onPowerOff: once(() => this.#powerOff()),
       onError: (error) => this.#options.onWarning(error.message),
+      onWarning: this.#options.onWarning,
     });
+    created.config = this.#vm.completed(config);
+    created.nextId = counter;
     this.#options.onBooted();
   }
 
@@ -185,7 +194,7 @@ export class Vmm<Dialect> {
     const serial = new SerialBackend(config.serial);
     const file = serial.ptyPath;
     const told = file === undefined ? config : { ...config, serial: { ...config.serial, file } };
-    this.#created = { config: told, dialect, serial };
+    this.#created = { config: told, dialect, serial, nextId: 0 };
   }
 
   #existing(): Created<Dialect> {

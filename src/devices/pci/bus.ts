@@ -8,7 +8,7 @@ import * as aml from '../acpi/aml.ts';
 import type { AmlSource, BusDevice } from '../device.ts';
 import { ConfigSpace, FUNCTION_BYTES } from './config-space.ts';
 
-const SLOT_COUNT = 32;
+export const SLOT_COUNT = 32;
 const FUNCTIONS_PER_SLOT = 8;
 
 const ADDRESS = 0; // offset of 0xcf8

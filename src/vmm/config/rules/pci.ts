@@ -1,6 +1,6 @@
 /** Where PCI devices may sit. */
 import type { VmConfig } from '../../config.ts';
-import { DEVICES } from '../../devices.ts';
+import { pciDevices } from '../../devices.ts';
 import type { Rule } from './rule.ts';
 
 const SEGMENTS_MAX = 96;
@@ -20,20 +20,14 @@ interface Place {
   slot: number | undefined;
 }
 
-/** Every device that says where it sits. */
+/** Every device on PCI, and where it says it sits. */
 function places(config: VmConfig): Place[] {
-  return Object.keys(DEVICES).flatMap((field) => {
-    const value = config[field as keyof typeof DEVICES];
-    const list: readonly unknown[] = Array.isArray(value) ? value : [value];
-    return list.flatMap((device, i) => {
-      if (typeof device !== 'object' || device === null || !('pci_segment' in device)) return [];
-      const { pci_segment, pci_device_id } = device as {
-        pci_segment: number;
-        pci_device_id?: number;
-      };
-      const at = Array.isArray(value) ? `${field}[${i}]` : field;
-      return [{ at, segment: pci_segment, slot: pci_device_id }];
-    });
+  return pciDevices(config).map(({ at, config: own }) => {
+    const { pci_segment = 0, pci_device_id } = own as {
+      pci_segment?: number;
+      pci_device_id?: number;
+    };
+    return { at, segment: pci_segment, slot: pci_device_id };
   });
 }
 
@@ -81,4 +75,27 @@ const slotsDiffer: Rule = (config) => {
   );
 };
 
-export const PCI_RULES: readonly Rule[] = [segmentCount, segmentsExist, slotsExist, slotsDiffer];
+/** Slot 0 is the host bridge. */
+const slotsSuffice: Rule = (config) => {
+  const all = places(config);
+  const last = all.find(({ segment }, i) => {
+    const before = all.slice(0, i).filter((other) => other.segment === segment);
+    return before.length === SLOTS - 1;
+  });
+  return (
+    last && {
+      text: 'Could not find an available device slot on the PCI bus',
+      remedy:
+        `${last.at} is device ${SLOTS} of PCI segment ${last.segment}, which has room for ` +
+        `${SLOTS - 1}: give the VM fewer devices`,
+    }
+  );
+};
+
+export const PCI_RULES: readonly Rule[] = [
+  segmentCount,
+  segmentsExist,
+  slotsExist,
+  slotsDiffer,
+  slotsSuffice,
+];

@@ -1,0 +1,23 @@
+/** Gives out addresses of a window, from its top down. */
+import { alignDown } from '../bytes.ts';
+import type { GpaRange } from './layout.ts';
+
+/** Nothing is given back: a VM's devices stay as long as it does. */
+export class RangeAllocator {
+  readonly #start: number;
+  /** All from here on is taken. */
+  #end: number;
+
+  constructor({ gpa, sizeBytes }: GpaRange) {
+    this.#start = gpa;
+    this.#end = gpa + sizeBytes;
+  }
+
+  /** The highest free range that begins at a multiple of `alignBytes`; undefined if none is left. */
+  allocate(sizeBytes: number, alignBytes: number): number | undefined {
+    const gpa = alignDown(this.#end - sizeBytes, alignBytes);
+    if (this.#end - sizeBytes < this.#start || gpa < this.#start) return undefined;
+    this.#end = gpa;
+    return gpa;
+  }
+}

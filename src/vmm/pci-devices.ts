@@ -1,0 +1,136 @@
+/**
+ * The devices of a booted VM on its PCI bus: made from the config, put into slots, paused and ended
+ * together. Nothing here knows what any of them is.
+ */
+import { KIB, MIB } from '../bytes.ts';
+import { type PciBus, SLOT_COUNT } from '../devices/pci/bus.ts';
+import { BAR_BYTES } from '../devices/virtio/pci-capabilities.ts';
+import { VirtioPci, type VirtioPciOptions } from '../devices/virtio/transport-pci.ts';
+import { VmmError } from '../errors.ts';
+import { RangeAllocator } from './allocator.ts';
+import { type DeviceTree, functionNodes } from './device-tree.ts';
+import { deviceId, type WantedDevice } from './devices.ts';
+import { type DeviceArea, MEMORY } from './layout.ts';
+
+/** As far apart BARs lie. A guest's firmware tables tell of the windows, not of this. */
+const BAR_STEP = { 32: 512 * KIB, 64: 8 * MIB } as const;
+
+/** Slot 0 has the host bridge. */
+const FIRST_SLOT = 1;
+
+export interface PciDevicesOptions extends Pick<VirtioPciOptions, 'vm' | 'memory' | 'native'> {
+  bus: PciBus;
+  area: DeviceArea;
+  onWarning(message: string): void;
+}
+
+interface Attached {
+  id: string;
+  slot: number;
+  pci: VirtioPci;
+}
+
+export class PciDevices {
+  readonly #options: PciDevicesOptions;
+  readonly #bars: Readonly<Record<32 | 64, RangeAllocator>>;
+  readonly #attached: Attached[] = [];
+  /** By device id, what each found out of what its config leaves open. */
+  readonly found = new Map<string, object>();
+
+  private constructor(options: PciDevicesOptions) {
+    this.#options = options;
+    this.#bars = {
+      32: new RangeAllocator(MEMORY.pci32),
+      64: new RangeAllocator(options.area.pci64),
+    };
+  }
+
+  /**
+   * Makes every device that can be made: of the others, a boot has refused those that a guest would
+   * miss. If it rejects, nothing is left of any.
+   * @throws VmmError 'invalid-config' or what a device says, 'host' if the host has no more to give.
+   */
+  static async attach(
+    wanted: readonly WantedDevice[],
+    options: PciDevicesOptions,
+  ): Promise<PciDevices> {
+    const devices = new PciDevices(options);
+    try {
+      const made = wanted.filter(({ kind }) => kind.create);
+      for (const { device, slot } of assignSlots(made)) await devices.#attach(device, slot);
+    } catch (error) {
+      await devices.dispose();
+      throw error;
+    }
+    return devices;
+  }
+
+  get nodes(): DeviceTree {
+    return functionNodes(
+      this.#attached.map(({ id, slot, pci }) => ({
+        ...{ id, slot, barBytes: BAR_BYTES },
+        ...{ barGpa: pci.barGpa, barWidth: pci.barWidth },
+      })),
+    );
+  }
+
+  /** Resolves when no request is in flight anywhere. The vCPUs stand still meanwhile. */
+  async pause(): Promise<void> {
+    await Promise.all(this.#attached.map(({ pci }) => pci.pause()));
+  }
+
+  resume(): void {
+    for (const { pci } of this.#attached) pci.resume();
+  }
+
+  /** Once the Vm has stopped, and before its RAM goes. Idempotent. */
+  async dispose(): Promise<void> {
+    await Promise.all(this.#attached.splice(0).map(({ pci }) => pci[Symbol.asyncDispose]()));
+  }
+
+  async #attach(wanted: WantedDevice, slot: number): Promise<void> {
+    const { bus, memory, vm, native, onWarning } = this.#options;
+    const { kind, config } = wanted;
+    const id = deviceId(wanted);
+    const bar = this.#place(wanted, id);
+    const device = kind.create?.(config, { id, memory, onWarning });
+    if (!device) return;
+    try {
+      const warn = (reason: string) => onWarning(`Device ${id}: ${reason}`);
+      const pci = new VirtioPci({ device, memory, vm, native, bar, onWarning: warn });
+      bus.add(slot, pci.space);
+      this.#attached.push({ id, slot, pci });
+    } catch (cause) {
+      await device[Symbol.asyncDispose]();
+      throw new VmmError('host', `The host cannot connect device ${id}`, cause);
+    }
+    if (kind.found) this.found.set(id, kind.found(device));
+  }
+
+  #place({ kind }: WantedDevice, id: string): VirtioPciOptions['bar'] {
+    const width = kind.barWidth ?? 64;
+    const gpa = this.#bars[width].allocate(BAR_BYTES, BAR_STEP[width]);
+    if (gpa !== undefined) return { width, gpa };
+    throw new VmmError(
+      'invalid-config',
+      `No addresses are left for device ${id}: give the VM less memory or more cpus.max_phys_bits`,
+    );
+  }
+}
+
+/** Slots that devices ask for are taken first; the others get the lowest free ones, in order. */
+function assignSlots(wanted: readonly WantedDevice[]): { device: WantedDevice; slot: number }[] {
+  const asked = wanted.map(({ config }) => (config as { pci_device_id?: number }).pci_device_id);
+  const free = Array.from({ length: SLOT_COUNT }, (_, slot) => slot)
+    .slice(FIRST_SLOT)
+    .filter((slot) => !asked.includes(slot));
+  return wanted.map((device, i) => {
+    const slot = asked[i] ?? free.shift();
+    if (slot !== undefined) return { device, slot };
+    throw new VmmError(
+      'invalid-config',
+      'Could not find an available device slot on the PCI bus',
+      new Error(`${device.at} finds every slot taken: give the VM fewer devices`),
+    );
+  });
+}
