@@ -34,17 +34,24 @@ function verdict(samples: Samples, { measure, limit, times }: Goal): string {
   const peer = typeof times === 'string' ? { measure, subject: times } : times;
   const ours = of(measure, 'ours');
   const value = peer ? ours / of(peer.measure, peer.subject) : ours;
-  const unit = peer ? ` × ${peer.subject}` : '';
+  const other = peer && peer.measure !== measure ? ` (${peer.measure})` : '';
+  const unit = peer ? ` × ${peer.subject}${other}` : '';
   const met = value <= limit ? 'met' : 'MISSED';
   return `goal ≤ ${limit}${unit}: ${value.toFixed(2)}${unit}, ${met}`;
 }
 
-/** Prints a Markdown table, and writes the record if asked for. */
+const thisMachine = () => ({ cpu: cpus()[0]?.model, cpus: cpus().length });
+
+/**
+ * Prints a Markdown table, and writes the record if asked for.
+ * @param place what the subjects ran on.
+ */
 export function report(
   name: string,
   samples: Samples,
   goals: readonly Goal[],
   json?: string,
+  place: object = thisMachine(),
 ): void {
   console.log(`| ${name} | subject | min | median | max |\n| --- | --- | --- | --- | --- |`);
   for (const [measure, bySubject] of samples)
@@ -55,10 +62,10 @@ export function report(
   const verdicts = goals.map((goal) => `${goal.measure}: ${verdict(samples, goal)}`);
   console.log(`\n${verdicts.join('\n')}`);
   if (json === undefined) return;
-  const place = { node: process.version, cpu: cpus()[0]?.model, cpus: cpus().length };
   const figures = Object.fromEntries(
     [...samples].map(([measure, bySubject]) => [measure, Object.fromEntries(bySubject)]),
   );
   const date = new Date().toISOString();
-  writeFileSync(json, `${JSON.stringify({ bench: name, date, place, ms: figures, verdicts })}\n`);
+  const head = { bench: name, date, place: { node: process.version, ...place } };
+  writeFileSync(json, `${JSON.stringify({ ...head, ms: figures, verdicts })}\n`);
 }

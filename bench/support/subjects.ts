@@ -39,15 +39,21 @@ function qemuMicrovm(path: string): Subject {
   };
 }
 
-export interface BenchOptions {
-  subjects: Subject[];
+/** A program with the command line and the API of ours. */
+export interface Peer {
+  name: string;
+  path: string;
+}
+
+export interface BenchArguments {
+  peers: Peer[];
   rounds: number;
   /** Where the record goes, beside the table on stdout. */
   json: string | undefined;
 }
 
 /** `[--peer NAME=PATH]... [--rounds N] [--json FILE]`; each of the subjects takes every round. */
-export function benchOptions(ours: string, args: string[]): BenchOptions {
+export function benchArguments(args: string[]): BenchArguments {
   const { values } = parseArgs({
     args,
     options: {
@@ -60,12 +66,19 @@ export function benchOptions(ours: string, args: string[]): BenchOptions {
     const [, name, path] = /^([^=]+)=(\/.*)$/.exec(peer) ?? [];
     if (name === undefined || path === undefined)
       throw new Error(`--peer ${peer}: give NAME=PATH with an absolute path`);
-    return cloudHypervisor(name, path);
+    return { name, path };
   });
+  return { peers, rounds: Number(values.rounds), json: values.json };
+}
+
+export interface BenchOptions extends Omit<BenchArguments, 'peers'> {
+  subjects: Subject[];
+}
+
+/** See `benchArguments`: ours, QEMU and the peers. */
+export function benchOptions(ours: string, args: string[]): BenchOptions {
+  const { peers, ...options } = benchArguments(args);
   const qemu = qemuMicrovm('/usr/bin/qemu-system-x86_64');
-  return {
-    subjects: [cloudHypervisor('ours', ours), qemu, ...peers],
-    rounds: Number(values.rounds),
-    json: values.json,
-  };
+  const others = peers.map(({ name, path }) => cloudHypervisor(name, path));
+  return { ...options, subjects: [cloudHypervisor('ours', ours), qemu, ...others] };
 }

@@ -1,0 +1,102 @@
+/**
+ * Boot of a real guest: Debian's kernel, from the request that starts it → its init, on a host that
+ * can run it (test/host/README.md).
+ *
+ *     npx tsx bench/boot.ts [--peer NAME=PATH]... [--rounds N] [--json FILE]
+ *
+ * Subjects alternate within each round. All are started without a guest and told over a socket what
+ * to do, so that each boot gives two times: since exec, and since vm.boot or QMP's cont. QEMU has
+ * loaded everything by then; ours loads it after. Exits to KVM are counted besides: where the host
+ * is emulated, they say more than times.
+ */
+import { mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { guestImages } from '../guest-images/images.ts';
+import { mustExec, shellQuote } from '../test/host/exec.ts';
+import type { KvmHost } from '../test/host/host.ts';
+import { openHost } from '../test/host/open-host.ts';
+import {
+  type BootMachine,
+  type BootSubject,
+  cloudHypervisor,
+  qemu,
+} from './support/boot-subjects.ts';
+import { placeOf } from './support/place.ts';
+import { compileProbe } from './support/probe.ts';
+import { add, type Goal, report, type Samples } from './support/record.ts';
+import { benchArguments, type Peer } from './support/subjects.ts';
+
+const INIT = 'guest: init reached';
+const SOCKET = '/tmp/boot.sock';
+const TIMEOUT_MS = 90_000;
+
+const KERNELS = ['vmlinux', 'vmlinuz'] as const;
+type Kernel = (typeof KERNELS)[number];
+
+const exec = (kernel: Kernel) => `${kernel}: exec → init, ms`;
+const asked = (kernel: Kernel) => `${kernel}: vm.boot or cont → init, ms`;
+const exits = (kernel: Kernel) => `${kernel}: exits until then`;
+
+const Q35 = qemu('QEMU q35', 'q35');
+const MICROVM = qemu('QEMU microvm', 'microvm,isa-serial=on');
+
+const GOALS: Goal[] = KERNELS.flatMap((kernel) =>
+  [Q35, MICROVM].flatMap(({ name: subject }) => [
+    { measure: asked(kernel), limit: 0.75, times: { measure: exec(kernel), subject } },
+    { measure: asked(kernel), limit: 0.75, times: subject },
+  ]),
+);
+
+const directory = mkdtempSync(join(tmpdir(), 'boot-'));
+const samples: Samples = new Map();
+
+/** Ours, QEMU and the peers, all of them on the host. */
+async function subjectsOn(host: KvmHost, peers: readonly Peer[]): Promise<BootSubject[]> {
+  const dist = await host.stage(join(import.meta.dirname, '../dist'));
+  const others: BootSubject[] = [];
+  for (const { name, path } of peers) others.push(cloudHypervisor(name, await host.stage(path)));
+  return [cloudHypervisor('ours', `${dist}/cloud-hypervisor`), Q35, MICROVM, ...others];
+}
+
+/** One for each kernel, but for that all the same. */
+async function machinesOn(host: KvmHost): Promise<[Kernel, BootMachine][]> {
+  const images = await guestImages();
+  const initramfs = await host.stage(images.initramfs);
+  const cmdline = 'console=ttyS0 quiet panic=-1';
+  const common = { cpus: 1, memoryMiB: 512, initramfs, cmdline };
+  const machines: [Kernel, BootMachine][] = [];
+  for (const kernel of KERNELS)
+    machines.push([kernel, { ...common, kernel: await host.stage(images[kernel]) }]);
+  return machines;
+}
+
+const host = await openHost();
+try {
+  const options = benchArguments(process.argv.slice(2));
+  const probe = await host.stage(compileProbe(directory));
+  const subjects = await subjectsOn(host, options.peers);
+  const machines = await machinesOn(host);
+  await host.exec('mountpoint -q /sys/kernel/debug || mount -t debugfs debugfs /sys/kernel/debug');
+
+  const measure = async (subject: BootSubject, kernel: Kernel, machine: BootMachine) => {
+    const { argv, requests } = subject.boot(SOCKET, machine);
+    const command = [probe, 'text', INIT, SOCKET, ...requests, '--', ...argv];
+    const said = await mustExec(host, command.map(shellQuote).join(' '), { timeoutMs: TIMEOUT_MS });
+    const [execNs = 0, askedNs = 0, exitCount = 0] = said.split(' ').map(Number);
+    add(samples, exec(kernel), subject.name, execNs / 1e6);
+    add(samples, asked(kernel), subject.name, askedNs / 1e6);
+    add(samples, exits(kernel), subject.name, exitCount);
+  };
+  const round = async () => {
+    for (const [kernel, machine] of machines)
+      for (const subject of subjects) await measure(subject, kernel, machine);
+  };
+  await round(); // for the page cache
+  samples.clear();
+  for (let i = 0; i < options.rounds; i++) await round();
+  report('boot', samples, GOALS, options.json, await placeOf(host));
+} finally {
+  rmSync(directory, { recursive: true });
+  await host.close();
+}
