@@ -18,7 +18,9 @@ constexpr uint16_t kNoInterrupt = 1, kNoNotify = 1;
 size_t AvailBytes(uint16_t size) { return kRing + kAvailEntryBytes * size + kEventBytes; }
 size_t UsedBytes(uint16_t size) { return kRing + kUsedEntryBytes * size + kEventBytes; }
 
-/// Rings are shared with vCPUs: every access is atomic, and what it reads is read once.
+/// Rings are shared with vCPUs: every access is atomic, and what it reads is read once. Where each
+/// side stores and then looks at what the other has stored, both are sequentially consistent (not a
+/// fence, which TSan does not know), so that at least one sees the other.
 uint16_t Load(std::byte* at, std::memory_order order = std::memory_order_relaxed) {
   return std::atomic_ref(*reinterpret_cast<uint16_t*>(at)).load(order);
 }
@@ -109,11 +111,12 @@ void Queue::Complete(uint16_t head, uint32_t written) {
 bool Queue::Publish() {
   if (fault_ != nullptr || next_used_ == published_used_) return false;
   const uint16_t before = std::exchange(published_used_, next_used_);
-  Store<uint16_t>(used_ + kIdx, next_used_, std::memory_order_release);
   // The driver asks for an interrupt and then looks at the index; we do it the other way round.
-  std::atomic_thread_fence(std::memory_order_seq_cst);
-  if (!options_.event_idx) return (Load(avail_ + kFlags) & kNoInterrupt) == 0;
-  const uint16_t event = Load(avail_ + kRing + kAvailEntryBytes * options_.size);
+  Store<uint16_t>(used_ + kIdx, next_used_, std::memory_order_seq_cst);
+  if (!options_.event_idx)
+    return (Load(avail_ + kFlags, std::memory_order_seq_cst) & kNoInterrupt) == 0;
+  const uint16_t event =
+      Load(avail_ + kRing + kAvailEntryBytes * options_.size, std::memory_order_seq_cst);
   return Passes(event, before, next_used_);
 }
 
@@ -124,10 +127,10 @@ void Queue::DisableKicks() {
 bool Queue::EnableKicks() {
   if (fault_ != nullptr) return false;
   if (options_.event_idx)
-    Store<uint16_t>(used_ + kRing + kUsedEntryBytes * options_.size, next_avail_);
+    Store<uint16_t>(used_ + kRing + kUsedEntryBytes * options_.size, next_avail_,
+                    std::memory_order_seq_cst);
   else
-    Store<uint16_t>(used_ + kFlags, 0);
-  std::atomic_thread_fence(std::memory_order_seq_cst);
+    Store<uint16_t>(used_ + kFlags, 0, std::memory_order_seq_cst);
   return AvailIdx() != next_avail_;
 }
 
@@ -136,7 +139,7 @@ Queue::Taken Queue::Break(const char* fault) {
   return Taken::kBroken;
 }
 
-/// Acquire: the entries that it counts were written before it.
-uint16_t Queue::AvailIdx() const { return Load(avail_ + kIdx, std::memory_order_acquire); }
+/// Ordered so that the entries which it counts are seen, too.
+uint16_t Queue::AvailIdx() const { return Load(avail_ + kIdx, std::memory_order_seq_cst); }
 
 }  // namespace vmm
