@@ -20,10 +20,12 @@ const TIMEOUT_MS = 120_000;
 
 const BUILD = 'build/native-tests';
 const TESTS = 'test/native';
-const headers = [...coreHeaders, join(TESTS, 'check.h')];
-const tests = readdirSync(TESTS)
-  .filter((name) => name.endsWith('_test.cc'))
-  .map((name) => join(TESTS, name));
+const testFiles = (end: string): string[] =>
+  readdirSync(TESTS)
+    .filter((name) => name.endsWith(end))
+    .map((name) => join(TESTS, name));
+const headers = [...coreHeaders, ...testFiles('.h')];
+const tests = testFiles('_test.cc');
 
 /** Runs the compiler unless `output` is there; whoever fails here has no tests to run. */
 async function compile(output: string, ...args: string[]): Promise<void> {
