@@ -146,9 +146,9 @@ export interface Uart16550 {
 }
 
 /**
- * What a serial port is plugged into from outside: a pty, or a socket that takes one client at a
- * time, the newest. It keeps the newest 64 KiB of output while nobody is there, and outlives the
- * Vm.
+ * What a serial port or a console is plugged into from outside: a pty, or a socket that takes one
+ * client at a time, the newest. It keeps the newest 64 KiB of output while nobody is there, and
+ * outlives the Vm.
  */
 export interface SerialLine {
   /** Of the pty's slave, or of the socket. */
@@ -156,6 +156,33 @@ export interface SerialLine {
   /** Idempotent. The file of a socket stays. */
   close(): void;
 }
+
+/** The host's side of a console that is served here: bytes out, and in from a line. */
+export interface BytePort {
+  /** Never waits: the newest 64 KiB are kept for who reads slowly, or comes later. */
+  write(bytes: Uint8Array): void;
+  /** All input that waits, at most 4 KiB; more waits on the far side. Empty without a line. */
+  read(): Uint8Array;
+  /** Resolves when all output so far is written, or `timeoutMs` have passed. */
+  flush(timeoutMs: number): Promise<void>;
+  /** Of the terminal at `fd`, in characters; 0 where there is none. */
+  windowSize(): { cols: number; rows: number };
+  /** Resolves when nothing is written any more. Idempotent; the line stays. */
+  close(): Promise<void>;
+}
+
+type BytePortOptions =
+  | {
+      line: SerialLine;
+      /** There is input, and was none before. */
+      onInput: () => void;
+    }
+  | {
+      /** -1 for nowhere. Borrowed until `close` has resolved. */
+      fd: number;
+      /** Of the thread that writes. */
+      name: string;
+    };
 
 /**
  * Either `line`, which takes both directions, or `fd` for output, and input by `Uart16550.input`.
@@ -292,11 +319,13 @@ export interface Native {
    * Has a thread make what the next `new Vm` needs of KVM, which takes milliseconds. Idempotent.
    */
   prepareVm: () => void;
+  BytePort: new (options: BytePortOptions) => BytePort;
   /**
-   * Listens at the path of a socket, or makes a pty.
+   * Listens at the path of a socket, or makes a pty; `name` is that of its thread.
    * @throws SystemError EADDRINUSE if anything lies at the path.
    */
   SerialLine: new (
+    name: string,
     socketPath?: string,
   ) => SerialLine;
   /** Gives back heap that is free and pages of files that can be read again, on a worker. */
@@ -341,6 +370,9 @@ export const native: Native = {
   },
   get prepareVm() {
     return addon().prepareVm;
+  },
+  get BytePort() {
+    return addon().BytePort;
   },
   get SerialLine() {
     return addon().SerialLine;

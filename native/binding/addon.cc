@@ -4,6 +4,7 @@
 #include "../sys/trim.h"
 #include "addon_data.h"
 #include "boot_plan_args.h"
+#include "byte_port_wrap.h"
 #include "chain_wrap.h"
 #include "event_fd_wrap.h"
 #include "guest_memory_wrap.h"
@@ -37,6 +38,7 @@ static Napi::Object Init(Napi::Env env, Napi::Object exports) {
   data->set_immediate = Napi::Persistent(env.Global().Get("setImmediate").As<Napi::Function>());
   exports.Set("EventFd", vmm::EventFdWrap::Define(env));
   exports.Set("GuestMemory", vmm::GuestMemoryWrap::Define(env));
+  exports.Set("BytePort", vmm::BytePortWrap::Define(env));
   exports.Set("SerialLine", vmm::SerialLineWrap::Define(env));
   exports.Set("Virtqueue", vmm::VirtqueueWrap::Define(env));
   exports.Set("Vm", vmm::VmWrap::Define(env));

@@ -11,9 +11,10 @@ Napi::Function SerialLineWrap::Define(Napi::Env env) {
 }
 
 SerialLineWrap::SerialLineWrap(const Napi::CallbackInfo& info) : ObjectWrap(info) {
-  const Status status = info[0].IsUndefined()
-                            ? Line::OfPty(&core_)
-                            : Line::OfSocket(info[0].ToString().Utf8Value(), &core_);
+  const std::string name = info[0].ToString().Utf8Value();
+  const Status status = info[1].IsUndefined()
+                            ? Line::OfPty(name, &core_)
+                            : Line::OfSocket(name, info[1].ToString().Utf8Value(), &core_);
   ThrowIfFailed(info.Env(), status);
 }
 

@@ -4,7 +4,8 @@
 
 namespace vmm {
 
-/// Where a serial port's output goes. Its producer is a vCPU, so nobody may make it wait.
+/// Where a guest's output goes, be it of a serial port or of a console. Its producer is a vCPU or
+/// the JS thread, so nobody may make it wait.
 class ByteSink {
  public:
   virtual ~ByteSink() = default;

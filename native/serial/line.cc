@@ -22,32 +22,34 @@ constexpr int kRetryMs = 500;
 
 }  // namespace
 
-Status Line::OfPty(std::shared_ptr<Line>* line) {
+Status Line::OfPty(const std::string& thread_name, std::shared_ptr<Line>* line) {
   Fd wake(eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC));
   if (!wake.ok()) return {errno, "eventfd"};
   Pty pty;
   if (const Status status = OpenPty(&pty); !status.ok()) return status;
-  line->reset(new Line(pty.path, std::move(wake), std::move(pty.opened), std::move(pty.master)));
+  line->reset(new Line(thread_name, pty.path, std::move(wake), std::move(pty.opened),
+                       std::move(pty.master)));
   return {};
 }
 
-Status Line::OfSocket(const std::string& socket_path, std::shared_ptr<Line>* line) {
+Status Line::OfSocket(const std::string& thread_name, const std::string& socket_path,
+                      std::shared_ptr<Line>* line) {
   Fd wake(eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC));
   if (!wake.ok()) return {errno, "eventfd"};
   Fd listener;
   if (const Status status = ListenUnix(socket_path, &listener); !status.ok()) return status;
-  line->reset(new Line(socket_path, std::move(wake), std::move(listener), Fd()));
+  line->reset(new Line(thread_name, socket_path, std::move(wake), std::move(listener), Fd()));
   return {};
 }
 
-Line::Line(std::string path, Fd wake, Fd arrivals, Fd peer)
+Line::Line(const std::string& thread_name, std::string path, Fd wake, Fd arrivals, Fd peer)
     : path_(std::move(path)),
       is_pty_(peer.ok()),
       wake_(std::move(wake)),
       arrivals_(std::move(arrivals)),
       peer_(std::move(peer)),
       hung_up_(is_pty_),
-      thread_("serial", [this] { Run(); }) {}
+      thread_(thread_name, [this] { Run(); }) {}
 
 void Line::Close() {
   {

@@ -17,8 +17,8 @@
 
 namespace vmm {
 
-/// What a serial port is plugged into from outside: a pty, or a socket that takes one client at a
-/// time. It outlives the port: a VM that boots again is plugged into the same line.
+/// What a serial port or a console is plugged into from outside: a pty, or a socket that takes one
+/// client at a time. It outlives the port: a VM that boots again is plugged into the same line.
 ///
 /// Output that nobody is there for stays in the ring, the newest 64 KiB of it, until somebody is.
 /// One thread moves bytes in both directions; it never waits but in poll(2).
@@ -27,16 +27,18 @@ class Line : public ByteSink {
   /// Takes input, and returns how many bytes of it. If not all, Resume follows.
   using Input = std::function<size_t(const uint8_t* bytes, size_t count)>;
 
-  [[nodiscard]] static Status OfPty(std::shared_ptr<Line>* line);
+  [[nodiscard]] static Status OfPty(const std::string& thread_name, std::shared_ptr<Line>* line);
   /// Listens at `socket_path`, which it makes and leaves behind. A new client takes the place of
   /// the one before it.
-  [[nodiscard]] static Status OfSocket(const std::string& socket_path, std::shared_ptr<Line>* line);
+  [[nodiscard]] static Status OfSocket(const std::string& thread_name,
+                                       const std::string& socket_path, std::shared_ptr<Line>* line);
   ~Line() override { Close(); }
 
   void Put(const uint8_t* bytes, size_t count) override;
   /// True at once when nobody is there.
   bool Flush(uint32_t timeout_ms) override;
   /// Any thread. From now on input goes there; what came before and was not taken goes there first.
+  /// Without a target it waits for the next.
   void Attach(Input input);
   /// Any thread. The input's taker has room again.
   void Resume() { Wake(); }
@@ -50,7 +52,7 @@ class Line : public ByteSink {
   static constexpr size_t kChunkBytes = 4096;
 
   /// `arrivals` and `peer` as the members below; a pty has a peer from the start.
-  Line(std::string path, Fd wake, Fd arrivals, Fd peer);
+  Line(const std::string& thread_name, std::string path, Fd wake, Fd arrivals, Fd peer);
 
   void Run();
   void Transmit();

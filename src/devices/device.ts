@@ -24,3 +24,17 @@ export interface DeviceContext {
   /** Odd, but contained. A guest may cause it at will, so the log limits it. */
   onWarning(message: string): void;
 }
+
+/** The host's side of a device that carries characters. */
+export interface CharHost {
+  /** Never waits: the newest 64 KiB are kept for who reads slowly, or comes later. */
+  write(bytes: Uint8Array): void;
+  /** Input for the guest, oldest first; more may follow it. Empty if there is none. */
+  peek(): Uint8Array;
+  /** The guest has the first `count` bytes of it. */
+  drop(count: number): void;
+  /** Of the terminal that it is, in characters; 0 if it is none. */
+  windowSize(): { cols: number; rows: number };
+  /** Once. `onInput` runs when there is input, and was none before; both may run at any time. */
+  listen(listener: { onInput: () => void; onResize: () => void }): void;
+}

@@ -1,31 +1,31 @@
 /**
- * The serial port of one boot: the chip, plugged into the host's side. What a person types at our
- * own terminal comes through here; all else is moved by native threads.
+ * The serial port of one boot: the chip, plugged into the host's side. What is typed at our own
+ * terminal comes through here; all else is moved by native threads.
  */
 import type { Uart16550, Vm } from '../native.ts';
+import type { CharBackend } from './char-backend.ts';
+import type { Keyboard, Typed } from './keyboard.ts';
 import { GSI, PORTS } from './layout.ts';
-import type { SerialBackend } from './serial-backend.ts';
-import { Terminal } from './terminal.ts';
 
-const STDOUT = 1;
-const NOWHERE = -1;
+const NOTHING = new Uint8Array(0);
 
 /** How long a guest's last words may take to be written when its VM goes. */
 const FLUSH_MS = 500;
 
 export class SerialPort {
-  readonly #backend: SerialBackend;
   readonly #uart: Uart16550;
-  readonly #terminal: Terminal | undefined;
+  readonly #typed: Typed | undefined;
 
   /** `backend` is open. */
-  constructor(vm: Vm, backend: SerialBackend) {
-    this.#backend = backend;
-    const { isTerminal, line } = backend;
+  constructor(vm: Vm, backend: CharBackend, keyboard: Keyboard | undefined) {
     const at = { base: PORTS.serial.base, gsi: GSI.serial };
-    const fd = isTerminal ? STDOUT : (backend.file ?? NOWHERE);
-    this.#uart = vm.uart(line ? { ...at, line } : { ...at, fd, onRoom: this.#onRoom });
-    if (isTerminal) this.#terminal = new Terminal((bytes) => this.#uart.input(bytes));
+    const { sink } = backend;
+    if ('line' in sink) {
+      this.#uart = vm.uart({ ...at, ...sink });
+      return;
+    }
+    this.#uart = vm.uart({ ...at, ...sink, onRoom: () => this.#feed() });
+    this.#typed = keyboard?.listen(() => this.#feed());
   }
 
   /** Waits a little for what the guest has written. The Vm may be stopped afterwards. */
@@ -33,11 +33,8 @@ export class SerialPort {
     await this.#uart.flush(FLUSH_MS);
   }
 
-  /** Once the Vm has stopped. */
-  close(): void {
-    this.#terminal?.close();
-    this.#backend.endBoot();
+  #feed(): void {
+    const bytes = this.#typed?.peek() ?? NOTHING;
+    if (bytes.length > 0) this.#typed?.drop(this.#uart.input(bytes));
   }
-
-  #onRoom = (): void => this.#terminal?.resume();
 }

@@ -18,6 +18,7 @@ import { openKernel } from './boot/kernel.ts';
 import { planBoot } from './boot/plan.ts';
 import { ramBytes } from './config/memory.ts';
 import type { VmConfig } from './config.ts';
+import { type Consoles, Ports } from './consoles.ts';
 import { apicId, flatTopology, guestCpuid, physBits, type Topology } from './cpuid.ts';
 import { type DeviceTree, platformNodes } from './device-tree.ts';
 import { pciDevices, withFound } from './devices.ts';
@@ -25,8 +26,6 @@ import { deviceArea, MEMORY } from './layout.ts';
 import { addRam } from './memory.ts';
 import { PciDevices } from './pci-devices.ts';
 import { buildPlatform, type Platform } from './platform.ts';
-import type { SerialBackend } from './serial-backend.ts';
-import { SerialPort } from './serial-port.ts';
 import { buildSmbios } from './smbios.ts';
 
 /**
@@ -45,28 +44,28 @@ export interface VmHooks {
 export class Vm {
   readonly #memory: GuestMemory;
   readonly #native: NativeVm;
-  readonly #serial: SerialPort | undefined;
+  readonly #ports: Ports;
   readonly #platform: Platform;
   readonly #devices: PciDevices;
 
   private constructor(parts: Parts) {
     this.#memory = parts.memory;
     this.#native = parts.native;
-    this.#serial = parts.serial;
+    this.#ports = parts.ports;
     this.#platform = parts.platform;
     this.#devices = parts.devices;
   }
 
   /**
-   * Resolves when the guest runs. If it rejects, nothing is left of the VM. `backend` is open, and
-   * every device of the config has its id.
+   * Resolves when the guest runs. If it rejects, nothing is left of the VM. `consoles` are open,
+   * and every device of the config has its id.
    * @throws VmmError 'invalid-config' if kernel, RAM and the rest do not fit, 'host' if KVM fails.
    */
-  static async boot(config: VmConfig, backend: SerialBackend, hooks: VmHooks): Promise<Vm> {
+  static async boot(config: VmConfig, consoles: Consoles, hooks: VmHooks): Promise<Vm> {
     const payload = openPayload(config);
     const memory = new native.GuestMemory();
     let vm: NativeVm | undefined;
-    let serial: SerialPort | undefined;
+    let ports: Ports | undefined;
     let devices: PciDevices | undefined;
     try {
       await addRam(memory, config.memory);
@@ -76,17 +75,17 @@ export class Vm {
         tssGpa: MEMORY.kvmTss.gpa,
         onEvent: (event) => onEvent(event, hooks),
       });
-      if (config.serial.mode !== 'Off') serial = new SerialPort(vm, backend);
-      const platform = buildPlatform({ vm, serial: serial !== undefined, ...machine, ...hooks });
+      ports = new Ports(vm, consoles);
+      const platform = buildPlatform({ vm, serial: consoles.serial.isThere, ...machine, ...hooks });
       const at = { bus: platform.pci, area: machine.area, onWarning: hooks.onWarning };
       devices = await PciDevices.attach(pciDevices(config), { vm, memory, native, ...at });
       await vm.boot(plan(config, payload, { ...machine, tscKhz: vm.tscKhz() }, platform));
       vm.run();
-      return new Vm({ memory, native: vm, serial, platform, devices });
+      return new Vm({ memory, native: vm, ports, platform, devices });
     } catch (cause) {
       await vm?.stop();
       await devices?.dispose();
-      serial?.close();
+      await ports?.close();
       await memory.close();
       if (cause instanceof VmmError) throw cause;
       throw new VmmError('host', 'The host cannot run the VM', cause);
@@ -115,7 +114,8 @@ export class Vm {
   }
 
   get deviceTree(): DeviceTree {
-    return { ...platformNodes({ serial: this.#serial !== undefined }), ...this.#devices.nodes };
+    const platform = platformNodes({ serial: this.#ports.serial !== undefined });
+    return { ...platform, ...this.#devices.nodes };
   }
 
   /** The config that it was booted with, and what devices found out of what that left open. */
@@ -123,12 +123,12 @@ export class Vm {
     return withFound(config, this.#devices.found);
   }
 
-  /** Ends it, whatever the guest does. What it has written to the serial port is kept. */
+  /** Ends it, whatever the guest does. What it has written to its consoles is kept. */
   async shutdown(): Promise<void> {
-    await this.#serial?.flush();
+    await this.#ports.flush();
     await this.#native.stop();
     await this.#devices.dispose();
-    this.#serial?.close();
+    await this.#ports.close();
     await this.#memory.close();
   }
 }
@@ -136,7 +136,7 @@ export class Vm {
 interface Parts {
   memory: GuestMemory;
   native: NativeVm;
-  serial: SerialPort | undefined;
+  ports: Ports;
   platform: Platform;
   devices: PciDevices;
 }

@@ -6,9 +6,9 @@ import { errorChain, VmmError } from '../errors.ts';
 import { checkBootable, checkConfig } from './config/check.ts';
 import { ramBytes } from './config/memory.ts';
 import type { VmConfig } from './config.ts';
+import { Consoles } from './consoles.ts';
 import type { DeviceTree } from './device-tree.ts';
 import { assignIds, checkDevices } from './devices.ts';
-import { SerialBackend } from './serial-backend.ts';
 import { nextState, notCreated, type State, type Verb } from './states.ts';
 import { checkFiles, Vm } from './vm.ts';
 
@@ -37,7 +37,7 @@ export interface VmInfo<Dialect> {
 interface Created<Dialect> {
   config: VmConfig;
   dialect: Dialect;
-  serial: SerialBackend;
+  consoles: Consoles;
   /** Of the next device that gets an id. */
   nextId: number;
 }
@@ -125,7 +125,7 @@ export class Vmm<Dialect> {
   delete(): Promise<void> {
     return this.#do('delete', async () => {
       await this.#shutdown();
-      this.#created?.serial.close();
+      this.#created?.consoles.close();
       this.#created = undefined;
     });
   }
@@ -151,23 +151,23 @@ export class Vmm<Dialect> {
     if (this.#exiting) return;
     this.#exiting = true;
     await this.#exclusively(() => this.#shutdown());
-    this.#created?.serial.close();
+    this.#created?.consoles.close();
     this.#options.onExit(code);
   }
 
   async #boot(): Promise<void> {
     const created = this.#existing();
-    const { serial } = created;
+    const { consoles } = created;
     checkBootable(created.config);
     const { config, counter } = assignIds(created.config, created.nextId);
-    serial.open();
+    consoles.open();
     // A guest may ask many times before its vCPUs have stopped; it is heard once.
     let asked = false;
     const once = (work: () => Promise<void>) => () => {
       if (!asked) void this.#onGuest(work);
       asked = true;
     };
-    this.#vm = await Vm.boot(config, serial, {
+    this.#vm = await Vm.boot(config, consoles, {
       onReset: once(() => this.#reboot()),
       onPowerOff: once(() => this.#powerOff()),
       onError: (error) => this.#options.onWarning(error.message),
@@ -184,17 +184,15 @@ export class Vmm<Dialect> {
     this.#owed = undefined;
   }
 
-  /** Unlike at a reboot, the far side of the serial port is told. */
+  /** Unlike at a reboot, the far side of the consoles is told. */
   async #powerDown(): Promise<void> {
     await this.#shutdown();
-    this.#created?.serial.hangUp();
+    this.#created?.consoles.hangUp();
   }
 
   #keep(config: VmConfig, dialect: Dialect): void {
-    const serial = new SerialBackend(config.serial);
-    const file = serial.ptyPath;
-    const told = file === undefined ? config : { ...config, serial: { ...config.serial, file } };
-    this.#created = { config: told, dialect, serial, nextId: 0 };
+    const consoles = new Consoles(config);
+    this.#created = { config: consoles.named(config), dialect, consoles, nextId: 0 };
   }
 
   #existing(): Created<Dialect> {

@@ -27,7 +27,7 @@ constexpr int kQuietMs = 50;
 
 std::shared_ptr<Line> Pty() {
   std::shared_ptr<Line> line;
-  CHECK(Line::OfPty(&line).ok());
+  CHECK(Line::OfPty("serial", &line).ok());
   return line;
 }
 
@@ -37,7 +37,7 @@ struct SocketLine {
     std::array<char, 32> name = {"/tmp/line-XXXXXX"};
     CHECK(mkdtemp(name.data()) != nullptr);
     directory = name.data();
-    CHECK(Line::OfSocket(directory + "/s", &line).ok());
+    CHECK(Line::OfSocket("serial", directory + "/s", &line).ok());
   }
   ~SocketLine() {
     unlink((directory + "/s").c_str());
@@ -276,10 +276,10 @@ void SocketKeepsLastWords() {
 void RefusesTakenPath() {
   const SocketLine socket;
   std::shared_ptr<Line> other;
-  const vmm::Status status = Line::OfSocket(socket.line->path(), &other);
+  const vmm::Status status = Line::OfSocket("serial", socket.line->path(), &other);
   CHECK(status.error == EADDRINUSE && other == nullptr);
-  CHECK(Line::OfSocket("", &other).error == EINVAL);
-  CHECK(Line::OfSocket(std::string(108, 'x'), &other).error == ENAMETOOLONG);
+  CHECK(Line::OfSocket("serial", "", &other).error == EINVAL);
+  CHECK(Line::OfSocket("serial", std::string(108, 'x'), &other).error == ENAMETOOLONG);
 }
 
 /// While there is no descriptor for it, a client waits, and so does the thread.

@@ -3,11 +3,13 @@
 #include <fcntl.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <cstring>
 #include <memory>
 #include <string>
 #include <thread>
+#include <vector>
 
 #include "../../native/base/fd.h"
 #include "check.h"
@@ -126,6 +128,27 @@ void FlushWaitsForWrite() {
   CHECK(output.Flush(kSoonMs) && pipe.Read(10) == "last words");
 }
 
+/// Whatever the sizes of what is put and taken, it holds what the end of the stream says.
+void RingKeepsTheEndOfTheStream() {
+  vmm::Ring ring;
+  std::string model;
+  std::vector<uint8_t> chunk;
+  uint32_t seed = 1;
+  for (int round = 0; round < 400; ++round) {
+    seed = seed * 1664525 + 1013904223;
+    const size_t count = (seed >> 8) % (round % 10 == 0 ? 3 * vmm::Ring::kBytes : 5000);
+    const std::string text = Stream(count + round).substr(static_cast<size_t>(round));
+    ring.Put(reinterpret_cast<const uint8_t*>(text.data()), text.size());
+    model += text;
+    if (model.size() > vmm::Ring::kBytes) model.erase(0, model.size() - vmm::Ring::kBytes);
+    ring.Take((seed >> 4) % 6000, &chunk);
+    CHECK(std::string(chunk.begin(), chunk.end()) == model.substr(0, chunk.size()));
+    CHECK(chunk.size() == std::min<size_t>(model.size(), (seed >> 4) % 6000));
+    model.erase(0, chunk.size());
+    CHECK(ring.empty() == model.empty());
+  }
+}
+
 void SwallowsAll() {
   Output output("serial", -1);
   Put(&output, Stream(1 << 20));
@@ -143,5 +166,6 @@ int main() {
   Test("a full non-blocking descriptor is waited for", WaitsForNonBlockingFd);
   Test("a reader that has gone is no error", OutlivesReader);
   Test("a flush waits for what is being written", FlushWaitsForWrite);
+  Test("a ring keeps the end of the stream", RingKeepsTheEndOfTheStream);
   Test("without a descriptor all is swallowed", SwallowsAll);
 }

@@ -1,31 +1,42 @@
 /**
- * The host's side of the serial port: what is there from vm.create to vm.delete, so that a pty has
- * its name before the boot, and whoever is connected stays so while the guest reboots.
+ * The host's side of a serial port or console: what is there from vm.create to vm.delete, so that a
+ * pty has its name before the boot, and whoever is connected stays so while the guest reboots.
  */
 import { closeSync, constants, openSync, unlinkSync } from 'node:fs';
-import { VmmError } from '../errors.ts';
+import { osError, VmmError } from '../errors.ts';
 import { native, type SerialLine } from '../native.ts';
 
 const { O_CREAT, O_NOCTTY, O_NONBLOCK, O_TRUNC, O_WRONLY } = constants;
 
+const STDOUT = 1;
+const NOWHERE = -1;
+
 /** As in the config. */
-export interface SerialSettings {
+export interface CharSettings {
   mode: 'Off' | 'Null' | 'Tty' | 'File' | 'Pty' | 'Socket';
   file?: string | undefined;
   socket?: string | undefined;
 }
 
-export class SerialBackend {
-  readonly #settings: SerialSettings;
+export class CharBackend {
+  readonly #field: string;
+  readonly #settings: CharSettings;
   #file: number | undefined;
   #line: SerialLine | undefined;
 
   /**
+   * @param field of the config; its thread is called so too.
    * @throws VmmError 'invalid-config' if the file or socket cannot be, 'host' if there is no pty.
    */
-  constructor(settings: SerialSettings) {
+  constructor(field: string, settings: CharSettings) {
+    this.#field = field;
     this.#settings = settings;
     this.open();
+  }
+
+  /** Whether the guest has the device. */
+  get isThere(): boolean {
+    return this.#settings.mode !== 'Off';
   }
 
   /** Whether it is the terminal that we were started in. */
@@ -33,14 +44,10 @@ export class SerialBackend {
     return this.#settings.mode === 'Tty';
   }
 
-  /** Of an open file. */
-  get file(): number | undefined {
-    return this.#file;
-  }
-
-  /** Of an open pty or socket. */
-  get line(): SerialLine | undefined {
-    return this.#line;
+  /** While it is open: where output goes, and input comes from if it is a line. */
+  get sink(): { line: SerialLine } | { fd: number } {
+    if (this.#line) return { line: this.#line };
+    return { fd: this.isTerminal ? STDOUT : (this.#file ?? NOWHERE) };
   }
 
   /** The slave of an open pty. */
@@ -56,14 +63,14 @@ export class SerialBackend {
     const { mode, file = '', socket = '' } = this.#settings;
     try {
       if (mode === 'File') this.#file ??= openOutput(file);
-      if (mode === 'Pty') this.#line ??= new native.SerialLine();
+      if (mode === 'Pty') this.#line ??= new native.SerialLine(this.#field);
       if (mode === 'Socket') this.#line ??= this.#listen(socket);
     } catch (cause) {
       if (mode === 'Pty') throw failure(cause, undefined);
       const remedy =
         mode === 'File'
-          ? `serial.file is ${file}: name a file that can be written`
-          : `serial.socket is ${socket}: name a path of at most 107 bytes where nothing lies yet`;
+          ? `${this.#field}.file is ${file}: name a file that can be written`
+          : `${this.#field}.socket is ${socket}: name a path of at most 107 bytes where nothing lies yet`;
       throw failure(cause, remedy);
     }
   }
@@ -92,7 +99,7 @@ export class SerialBackend {
 
   /** The socket file goes with the process, whatever ends it. */
   #listen(path: string): SerialLine {
-    const line = new native.SerialLine(path);
+    const line = new native.SerialLine(this.#field, path);
     process.on('exit', this.#unlink);
     return line;
   }
@@ -110,16 +117,10 @@ export class SerialBackend {
 const openOutput = (path: string): number =>
   openSync(path, O_WRONLY | O_CREAT | O_TRUNC | O_NOCTTY | O_NONBLOCK, 0o666);
 
-/** In the words that clients know: `Address already in use (os error 98)`. */
 function failure(cause: unknown, remedy: string | undefined): VmmError {
-  const { errno = 0, message } = cause as NodeJS.ErrnoException;
-  const [, first = '', rest = ''] = /^E\w+: (.)(.*?),/.exec(message) ?? [];
-  const text = first === '' ? message : `${first.toUpperCase()}${rest} (os error ${-errno})`;
   return new VmmError(
     remedy === undefined ? 'host' : 'invalid-config',
     'Error creating console devices',
-    new Error('Error creating console device', {
-      cause: new Error(text, remedy === undefined ? {} : { cause: new Error(remedy) }),
-    }),
+    new Error('Error creating console device', { cause: osError(cause, remedy) }),
   );
 }
