@@ -316,6 +316,13 @@ const DIFFERENCES: readonly Difference[] = [
     reason: 'the API documents say 400; a process that is gone helps nobody',
   },
   {
+    what: 'A socket for the console',
+    match: named('create: console Socket'),
+    ours: 'Taken',
+    holds: isOk,
+    reason: 'what a serial port can be plugged into, a console can',
+  },
+  {
     what: 'Consoles that cannot be opened as the config says',
     match: ({ name, theirs }) =>
       theirs.status === 500 && /^(create: (console|serial|landlock)|serial File)/.test(name),

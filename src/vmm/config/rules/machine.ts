@@ -28,24 +28,26 @@ const terminalFile: Rule = (config) => {
       };
 };
 
-const serialSocket: Rule = ({ serial: { mode, socket = '' } }) =>
-  mode !== 'Socket' || socket !== ''
-    ? undefined
-    : {
-        text: 'Path missing when using socket console mode',
-        remedy: 'serial.mode is Socket: name the socket in serial.socket',
-      };
-
-const noSocketElsewhere: Rule = (config) => {
+const terminalSocket: Rule = ({ serial, console }) => {
   const [at] =
-    terminals(config).find(([field, { mode }]) => field !== 'serial' && mode === 'Socket') ?? [];
+    Object.entries({ serial, console }).find(
+      ([, { mode, socket = '' }]) => mode === 'Socket' && socket === '',
+    ) ?? [];
   return at === undefined
     ? undefined
     : {
-        text: 'No socket option support for console device',
-        remedy: `${at}.mode is Socket: give Off, Null, Pty, Tty or File, or use serial`,
+        text: 'Path missing when using socket console mode',
+        remedy: `${at}.mode is Socket: name the socket in ${at}.socket`,
       };
 };
+
+const noSocketElsewhere: Rule = ({ debug_console: { mode } }) =>
+  mode !== 'Socket'
+    ? undefined
+    : {
+        text: 'No socket option support for console device',
+        remedy: 'debug_console.mode is Socket: give Off, Null, Pty, Tty or File, or use serial',
+      };
 
 const uniqueIds: Rule = (config) => {
   const ids = [...deviceIds(config), ...(config.rate_limit_groups ?? []).map(({ id }) => id)];
@@ -161,7 +163,7 @@ const landlockAccess = each('landlock_rules', ({ access }, at): Fault | undefine
 export const MACHINE_RULES: readonly Rule[] = [
   firmwareAlone,
   terminalFile,
-  serialSocket,
+  terminalSocket,
   noSocketElsewhere,
   uniqueIds,
   reservedIds,

@@ -76,7 +76,12 @@ test.each<[body: object, text: string, remedy: string]>([
   [{ serial: { mode: 'File' } }, 'Path missing when using file', 'serial.mode is File'],
   [{ console: { mode: 'File', file: '' } }, 'Path missing when using file', 'console.mode is File'],
   [{ serial: { mode: 'Socket' } }, 'Path missing when using socket', 'serial.mode is Socket'],
-  [{ console: { mode: 'Socket', socket: '/s' } }, 'No socket option', 'console.mode is Socket'],
+  [{ console: { mode: 'Socket' } }, 'Path missing when using socket', 'console.mode is Socket'],
+  [
+    { debug_console: { mode: 'Socket', socket: '/s' } },
+    'No socket option',
+    'debug_console.mode is Socket',
+  ],
   [disk({ id: '__x' }), 'Identifier __x is not invalid', 'id __x'],
   [{ devices: [{}] }, 'VFIO device config must specify', 'devices[0] has neither'],
   [{ balloon: { size: 512 * MIB } }, 'Balloon size (536870912)', 'balloon.size is 536870912'],
