@@ -1,6 +1,6 @@
 import { expect, test } from 'vitest';
 import { normalise } from '../../../src/api/dialects.ts';
-import { assignIds, deviceIds } from '../../../src/vmm/devices.ts';
+import { assignIds, deviceIds, withFound } from '../../../src/vmm/devices.ts';
 
 const CONFIG = normalise({
   payload: {},
@@ -32,4 +32,15 @@ test('the config that ids are given to stays as it was', () => {
   assignIds(CONFIG, 0);
 
   expect(CONFIG).toEqual(before);
+});
+
+test('what devices found out is written to the ones that found it, and the config stays', () => {
+  const { config } = assignIds(CONFIG, 0);
+  const before = structuredClone(config);
+
+  const found = withFound(config, new Map([['_disk1', { image_type: 'Raw' }]]));
+
+  expect(found.disks?.map(({ image_type }) => image_type)).toEqual(['Unknown', 'Unknown', 'Raw']);
+  expect({ ...found, disks: before.disks }).toEqual(before);
+  expect(config).toEqual(before);
 });

@@ -125,6 +125,16 @@ test.each<[body: object, text: string, remedy: string]>([
   [disk({ pci_segment: 1 }), 'Invalid PCI segment id: 1', 'disks[1].pci_segment is 1'],
   [disk({ pci_device_id: 0 }), 'device ID (0) is reserved', 'disks[1].pci_device_id is 0'],
   [disk({ pci_device_id: 32 }), 'device ID (32) is out of', 'disks[1].pci_device_id is 32'],
+  [
+    { disks: Array(40).fill({ path: '/d' }) },
+    'Could not find an available device slot',
+    'disks[30] is device 32 of PCI segment 0, which has room for 31: give the VM fewer devices',
+  ],
+  [
+    { console: { mode: 'Off' }, disks: Array(29).fill({}), pvpanic: true, watchdog: true },
+    'Could not find an available device slot',
+    'pvpanic is device 32',
+  ],
 ])('%j is refused: %s', (body, text, remedy) => {
   const error = refusalOf(() => checkConfig(configOf(body), host));
 
@@ -164,6 +174,12 @@ test.each([
     disks: [{ pci_device_id: 5 }, { pci_device_id: 5, pci_segment: 1 }],
   },
   { serial: { mode: 'Tty' }, console: { mode: 'Tty' } },
+  { console: { mode: 'Off' }, disks: Array(29).fill({}), watchdog: true },
+  {
+    platform: { num_pci_segments: 2 },
+    disks: Array.from({ length: 60 }, (_, i) => ({ pci_segment: i % 2 })),
+    console: { mode: 'Off' },
+  },
 ])('%j makes sense', (body) => {
   expect(() => checkConfig(configOf(body), host)).not.toThrow();
 });
@@ -178,7 +194,11 @@ test('a VM without a payload can be created, but not booted', () => {
 });
 
 test('a boot names everything that is not supported yet, and nothing that has no effect', () => {
-  const fine = configOf({ ...memory(GIB, { shared: true, hotplug_size: GIB }), ...vcpus(2, 4) });
+  const fine = configOf({
+    ...memory(GIB, { shared: true, hotplug_size: GIB }),
+    ...vcpus(2, 4),
+    iommu: true,
+  });
   const asking = configOf({
     ...memory(0, { zones: [{ id: 'z', size: GIB }] }),
     disks: [{ path: '/d' }],
