@@ -137,6 +137,43 @@ export interface Chain {
   complete(writtenBytes: number): void;
 }
 
+export interface BlockEngineOptions {
+  /** The thread of queue n is called `${id}_q${n}`, of which the kernel shows 15 bytes. */
+  id: string;
+  /** Borrowed until `stop` has resolved. */
+  fd: number;
+  /** A multiple of 512. */
+  sizeBytes: number;
+  /** Nothing is written, whatever was negotiated. */
+  readonly: boolean;
+  writeback: boolean;
+  /** Off: discards are answered as not supported. */
+  discard: boolean;
+  /** At most 20 bytes. */
+  serial: string;
+  /** What O_DIRECT wants buffers, offsets and lengths to be multiples of; 1 without it. */
+  alignBytes: number;
+  /** The first to try; what the host has not got gives way to the next in this order. */
+  io: 'io_uring' | 'aio' | 'sync';
+  /** Where the thread of queue n may run; anywhere if absent or empty. */
+  hostCpus: readonly (readonly number[])[];
+  /** An operation on the file failed; called for the first of a burst. The guest knows already. */
+  onError(message: string): void;
+}
+
+/** The data plane of a disk, VIRTIO 1.2 §5.2.6: a thread a queue, and no decisions. */
+export interface BlockEngine {
+  /** Takes the queues over for good; queue n is `queues[n]`. Once. */
+  start(queues: readonly (Virtqueue | undefined)[]): void;
+  /** Off: each write that comes after this is on stable storage before it is completed. */
+  setWriteback(on: boolean): void;
+  /** Resolves when nothing is in flight. No requests are taken until `resume`. */
+  pause(): Promise<void>;
+  resume(): void;
+  /** Resolves when nothing is in flight and every thread has ended. Idempotent. */
+  stop(): Promise<void>;
+}
+
 /** The 16550 at a port, answered wholly on vCPU threads; output goes to a ring and its writer. */
 export interface Uart16550 {
   /** Bytes for the guest to read. Returns how many fitted; if not all, `onRoom` follows. */
@@ -315,6 +352,7 @@ export interface Native {
   ) => Vm;
   EventFd: new () => EventFd;
   Virtqueue: new (options: VirtqueueOptions) => Virtqueue;
+  BlockEngine: new (options: BlockEngineOptions) => BlockEngine;
   /**
    * Has a thread make what the next `new Vm` needs of KVM, which takes milliseconds. Idempotent.
    */
@@ -364,6 +402,9 @@ export const native: Native = {
   },
   get Virtqueue() {
     return addon().Virtqueue;
+  },
+  get BlockEngine() {
+    return addon().BlockEngine;
   },
   get trimMemory() {
     return addon().trimMemory;

@@ -3,6 +3,7 @@
 
 #include "../sys/trim.h"
 #include "addon_data.h"
+#include "block_engine_wrap.h"
 #include "boot_plan_args.h"
 #include "byte_port_wrap.h"
 #include "chain_wrap.h"
@@ -36,6 +37,7 @@ static Napi::Object Init(Napi::Env env, Napi::Object exports) {
   data->msi = Napi::Persistent(vmm::MsiWrap::Define(env));
   data->chain = Napi::Persistent(vmm::ChainWrap::Define(env));
   data->set_immediate = Napi::Persistent(env.Global().Get("setImmediate").As<Napi::Function>());
+  exports.Set("BlockEngine", vmm::BlockEngineWrap::Define(env));
   exports.Set("EventFd", vmm::EventFdWrap::Define(env));
   exports.Set("GuestMemory", vmm::GuestMemoryWrap::Define(env));
   exports.Set("BytePort", vmm::BytePortWrap::Define(env));

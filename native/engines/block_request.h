@@ -33,16 +33,15 @@ struct BlockRequest {
 namespace block_request {
 
 constexpr uint64_t kSectorBytes = 512;
-using Pieces = BoundedList<iovec, kChainSegmentsMax>;
 
-inline uint64_t TotalBytes(const Pieces& pieces) {
-  uint64_t total = 0;  // 1024 lengths of 32 bits cannot wrap it
+inline uint64_t TotalBytes(const Segments& pieces) {
+  uint64_t total = 0;  // at most kChainBytesMax
   for (const iovec& piece : pieces) total += piece.iov_len;
   return total;
 }
 
 /// Appends [from, to) of the bytes that `pieces` are.
-inline void Slice(const Pieces& pieces, uint64_t from, uint64_t to, std::vector<iovec>* out) {
+inline void Slice(const Segments& pieces, uint64_t from, uint64_t to, std::vector<iovec>* out) {
   uint64_t at = 0;
   for (const iovec& piece : pieces) {
     const uint64_t begin = std::max(at, from);
@@ -55,7 +54,7 @@ inline void Slice(const Pieces& pieces, uint64_t from, uint64_t to, std::vector<
 
 /// Copies `*out` from `offset` on, wherever the driver has cut it. False if there is not that much.
 template <class T>
-[[nodiscard]] bool Gather(const Pieces& pieces, uint64_t offset, T* out) {
+[[nodiscard]] bool Gather(const Segments& pieces, uint64_t offset, T* out) {
   auto* to = reinterpret_cast<std::byte*>(out);
   uint64_t wanted = sizeof(T);
   for (const iovec& piece : pieces) {
@@ -83,7 +82,7 @@ inline uint8_t SetRange(uint64_t sector, uint64_t length_bytes, const BlockLimit
 }
 
 /// DISCARD and WRITE_ZEROES. The config space allows one segment. §5.2.6.2.
-inline uint8_t ParseSegment(const Pieces& readable, uint64_t segment_bytes,
+inline uint8_t ParseSegment(const Segments& readable, uint64_t segment_bytes,
                             const BlockLimits& limits, BlockRequest* out) {
   virtio_blk_discard_write_zeroes segment;
   if (segment_bytes != sizeof(segment) || !Gather(readable, sizeof(virtio_blk_outhdr), &segment))
