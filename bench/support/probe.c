@@ -3,10 +3,10 @@
 ///   probe reply SOCKET REQUEST PREFIX -- PROGRAM ARG...   "CONNECTABLE REPLY": the socket accepts,
 ///       and the first bytes it sends after REQUEST (may be empty) start with PREFIX
 ///   probe byte -- PROGRAM ARG...                          "BYTE": something stands on its stdout
-///   probe text TEXT SOCKET [REQUEST PREFIX]... REQUEST -- PROGRAM ARG...   "EXEC ASKED EXITS": TEXT
-///       stands on its stdout so long after exec, and so long after the last REQUEST; each is sent
-///       once that before is answered. EXITS is how often the guests of this host have left for
-///       KVM, 0 where debugfs does not tell
+///   probe text TEXT SOCKET [REQUEST PREFIX]... REQUEST -- PROGRAM ARG...
+///       "EXEC ASKED EXITS": TEXT stands on its stdout so long after exec, and so long after the
+///       last REQUEST; each is sent once that before is answered. EXITS is how often the guests of
+///       this host have left for KVM, 0 where debugfs does not tell
 ///
 /// The program is killed then. It gets PATH and nothing else of the environment, no stdin, and its
 /// stderr goes nowhere. Exit status 1: not within 10 s, a minute for a text, or not with PREFIX.
