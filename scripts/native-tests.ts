@@ -3,17 +3,13 @@
  * Then every state of the mailbox's model, mailbox.pml, is visited.
  * Objects are kept under build/native-tests by the hash of what they are made from.
  */
-import { existsSync, mkdirSync, mkdtempSync, readdirSync, renameSync, rmSync } from 'node:fs';
+import { mkdtempSync, readdirSync, rmSync } from 'node:fs';
 import { basename, join, resolve } from 'node:path';
+import { compile, link, type Toolchain } from './check/cpp-build.ts';
 import { inParallel, run } from './check/job.ts';
-import { contentHash, coreHeaders, coreSources } from './check/sources.ts';
+import { coreHeaders, coreSources } from './check/sources.ts';
 import { report } from './counts.ts';
 
-const SANITIZERS = {
-  asan: ['-fsanitize=address,undefined', '-fno-sanitize-recover=all'],
-  tsan: ['-fsanitize=thread'],
-};
-type Sanitizer = keyof typeof SANITIZERS;
 const RUN_TIME = { ASAN_OPTIONS: 'detect_leaks=1', TSAN_OPTIONS: 'halt_on_error=1' };
 const FLAGS = ['-std=c++20', '-O1', '-g', '-fno-omit-frame-pointer', '-Wall', '-Wextra', '-Werror'];
 const TIMEOUT_MS = 120_000;
@@ -27,44 +23,35 @@ const testFiles = (end: string): string[] =>
 const headers = [...coreHeaders, ...testFiles('.h')];
 const tests = testFiles('_test.cc');
 
-/** Runs the compiler unless `output` is there; whoever fails here has no tests to run. */
-async function compile(output: string, ...args: string[]): Promise<void> {
-  if (existsSync(output)) return;
-  const part = `${output}.${process.pid}`; // another run may want the same
-  const { ok, output: said } = await run(['g++', ...FLAGS, ...args, '-o', part]);
-  if (!ok) throw new Error(said);
-  renameSync(part, output);
-}
-
-const objectOf = (source: string, sanitizer: Sanitizer): string => {
-  const hash = contentHash([source, ...headers], ...FLAGS, ...SANITIZERS[sanitizer]);
-  return join(BUILD, `${basename(source, '.cc')}-${hash}.o`);
+const gcc = (...sanitizers: string[]): Toolchain => ({
+  directory: BUILD,
+  compiler: 'g++',
+  flags: [...FLAGS, ...sanitizers],
+  headers,
+});
+const TOOLCHAINS = {
+  asan: gcc('-fsanitize=address,undefined', '-fno-sanitize-recover=all'),
+  tsan: gcc('-fsanitize=thread'),
 };
 
 interface Build {
-  sanitizer: Sanitizer;
+  sanitizer: keyof typeof TOOLCHAINS;
   source: string;
 }
 
 const forEach = (sources: readonly string[]): Build[] =>
-  (Object.keys(SANITIZERS) as Sanitizer[]).flatMap((sanitizer) =>
+  (Object.keys(TOOLCHAINS) as Build['sanitizer'][]).flatMap((sanitizer) =>
     sources.map((source) => ({ sanitizer, source })),
   );
-
-/** The executable of one test: its object and the core's. */
-async function link({ sanitizer, source }: Build): Promise<string> {
-  const objects = [source, ...coreSources].map((each) => objectOf(each, sanitizer));
-  const name = `${sanitizer}-${basename(source, '.cc')}-${contentHash([], ...objects)}`;
-  const executable = join(BUILD, name);
-  await compile(executable, ...SANITIZERS[sanitizer], ...objects);
-  return executable;
-}
 
 const counts = { passed: 0, failed: 0, skipped: 0 };
 
 async function runTest(build: Build): Promise<void> {
-  const name = `${build.sanitizer} ${basename(build.source, '_test.cc')}`;
-  const { ok, output } = await run([await link(build)], RUN_TIME, TIMEOUT_MS);
+  const test = basename(build.source, '_test.cc');
+  const name = `${build.sanitizer} ${test}`;
+  const sources = [build.source, ...coreSources];
+  const executable = await link(TOOLCHAINS[build.sanitizer], `${build.sanitizer}-${test}`, sources);
+  const { ok, output } = await run([executable], RUN_TIME, TIMEOUT_MS);
   const passed = output.split('\n').filter((line) => line.endsWith(': ok'));
   for (const line of passed) console.log(`${name}: ${line}`);
   counts.passed += passed.length;
@@ -85,10 +72,9 @@ async function checkModel(): Promise<void> {
   counts[ok ? 'passed' : 'failed']++;
 }
 
-mkdirSync(BUILD, { recursive: true });
-await inParallel(forEach([...coreSources, ...tests]), async ({ sanitizer, source }) => {
-  await compile(objectOf(source, sanitizer), ...SANITIZERS[sanitizer], '-c', source);
-});
+await inParallel(forEach([...coreSources, ...tests]), ({ sanitizer, source }) =>
+  compile(TOOLCHAINS[sanitizer], source),
+);
 await inParallel(forEach(tests), runTest);
 await checkModel();
 report('native', counts);

@@ -2,6 +2,7 @@
 import { execFileSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { existsSync, readdirSync, readFileSync } from 'node:fs';
+import { dirname, join } from 'node:path';
 
 const listed = (...patterns: string[]): string[] =>
   execFileSync('git', ['ls-files', '-co', '--exclude-standard', '--', ...patterns], {
@@ -24,6 +25,20 @@ const core = readdirSync('native')
 export const coreSources = core.filter((path) => path.endsWith('.cc'));
 export const coreHeaders = core.filter((path) => path.endsWith('.h'));
 export const bindingSources = inDirectory('binding').filter((path) => path.endsWith('.cc'));
+
+/** A source and all that it needs: what it includes has its implementation beside it. */
+export function sourcesOf(source: string): string[] {
+  const seen = new Set<string>();
+  const visit = (path: string) => {
+    if (seen.has(path) || !existsSync(path)) return;
+    seen.add(path);
+    for (const [, included = ''] of readFileSync(path, 'utf8').matchAll(/^#include "(.+)"/gm))
+      visit(join(dirname(path), included));
+    if (path.endsWith('.h')) visit(path.replace(/\.h$/, '.cc'));
+  };
+  visit(source);
+  return [...seen].filter((path) => path.endsWith('.cc'));
+}
 
 /** A name for the contents of files and whatever else matters. */
 export function contentHash(files: readonly string[], ...rest: string[]): string {
