@@ -80,10 +80,9 @@ void BlockQueue::Serve(const std::atomic<bool>& leave) {
 /// what is done. Sleeps only if there is nothing else. False when it is time to leave.
 bool BlockQueue::ServeBatch(const std::atomic<bool>& leave) {
   if (!leave.load()) TakeChains();
+  if (IsIdle() && !broken_ && !leave.load()) PollForChain(leave);
   const bool serves = !broken_ && !leave.load();
-  const bool idle = free_.size() == slots_.size();
-  if (idle && !serves) return false;
-  if (serves && idle) PollForChain(leave);
+  if (!serves && IsIdle()) return false;
   // While looking pays, the driver need not kick, and most requests are done as soon as started.
   const bool quick = serves && started_ > 0 && started_ <= kQuickMax && busy_poll_.on();
   const bool more = serves && !quick && queue_.queue->EnableKicks();
@@ -96,12 +95,13 @@ bool BlockQueue::ServeBatch(const std::atomic<bool>& leave) {
   return true;
 }
 
-/// With nothing in flight: the next chain may come soon, if the last came one at a time.
+/// The next chain may come soon, if the last came one at a time.
 void BlockQueue::PollForChain(const std::atomic<bool>& leave) {
   if (finished_ == 0 || finished_ > kQuickMax) return;
   finished_ = 0;
   if (!busy_poll_.on()) return busy_poll_.Skip();
   busy_poll_.Try([&] { return TakeChain() || broken_ || leave.load(); });
+  Publish();  // what needed no I/O
 }
 
 /// A round takes no more than the queue holds, or a driver that never stops would not let it end.

@@ -51,6 +51,7 @@ class BlockQueue final : public EngineWork {
     std::shared_ptr<const Regions> regions;  // that the request points into
   };
 
+  bool IsIdle() const { return free_.size() == slots_.size(); }
   bool ServeBatch(const std::atomic<bool>& leave);
   void TakeChains();
   bool TakeChain();
