@@ -23,6 +23,8 @@ export interface DeviceContext {
   readonly memory: GuestMemory;
   /** Odd, but contained. A guest may cause it at will, so the log limits it. */
   onWarning(message: string): void;
+  /** For the console. */
+  readonly console: CharHost;
 }
 
 /** The host's side of a device that carries characters. */

@@ -62,7 +62,7 @@ export class Ports {
   readonly #consoles: Consoles;
   readonly #keyboard: Keyboard | undefined;
   readonly serial: SerialPort | undefined;
-  readonly console: ConsolePort | undefined;
+  readonly console: ConsolePort;
 
   /** `consoles` are open. */
   constructor(vm: Vm, consoles: Consoles) {
@@ -70,19 +70,19 @@ export class Ports {
     this.#consoles = consoles;
     if (console.isTerminal || serial.isTerminal) this.#keyboard = new Keyboard();
     if (serial.isThere) this.serial = new SerialPort(vm, serial, this.#keyboard);
-    if (console.isThere) this.console = new ConsolePort(console, this.#keyboard);
+    this.console = new ConsolePort(console, console.isThere ? this.#keyboard : undefined);
     this.#keyboard?.open();
   }
 
   /** Waits a little for what the guest has written. The Vm may be stopped afterwards. */
   async flush(): Promise<void> {
-    await Promise.all([this.serial?.flush(), this.console?.flush()]);
+    await Promise.all([this.serial?.flush(), this.console.flush()]);
   }
 
   /** Once the Vm has stopped and the devices are gone. */
   async close(): Promise<void> {
     this.#keyboard?.close();
-    await this.console?.close();
+    await this.console.close();
     this.#consoles.console.endBoot();
     this.#consoles.serial.endBoot();
   }

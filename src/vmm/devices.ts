@@ -14,11 +14,11 @@ import { FsConfig } from '../devices/vhost-user/fs.ts';
 import { GenericVhostUserConfig } from '../devices/vhost-user/generic.ts';
 import { BalloonConfig } from '../devices/virtio/balloon.ts';
 import { DiskConfig } from '../devices/virtio/block.ts';
-import { ConsoleConfig } from '../devices/virtio/console.ts';
+import { Console, ConsoleConfig } from '../devices/virtio/console.ts';
 import type { VirtioDevice } from '../devices/virtio/device.ts';
 import { NetConfig } from '../devices/virtio/net.ts';
 import { PmemConfig } from '../devices/virtio/pmem.ts';
-import { RNG_DEFAULT_SRC, RngConfig } from '../devices/virtio/rng.ts';
+import { Rng, RngConfig } from '../devices/virtio/rng.ts';
 import { RtcConfig } from '../devices/virtio/rtc.ts';
 import { VsockConfig } from '../devices/virtio/vsock.ts';
 import { WatchdogConfig } from '../devices/virtio/watchdog.ts';
@@ -63,14 +63,15 @@ export const DEVICES = {
     schema: ConsoleConfig,
     id: '__console',
     isPresent: ({ mode }) => mode !== 'Off',
-    unserved: ({ mode }) => otherThan(mode, ['Off', 'Null', 'Tty']),
+    create: (_, { console }) => new Console(console),
   }),
   disks: kind({ schema: DiskConfig, idPrefix: '_disk', barWidth: 32 }),
   net: kind({ schema: NetConfig, idPrefix: '_net' }),
   rng: kind({
     schema: RngConfig,
     id: '__rng',
-    unserved: ({ src }) => otherThan(src, [RNG_DEFAULT_SRC]),
+    check: (config) => Rng.check(config),
+    create: (config, context) => new Rng(config, context),
   }),
   generic_vhost_user: kind({ schema: GenericVhostUserConfig, idPrefix: '_generic_vhost_user' }),
   fs: kind({ schema: FsConfig, idPrefix: '_fs' }),

@@ -3,6 +3,7 @@
  * together. Nothing here knows what any of them is.
  */
 import { KIB, MIB } from '../bytes.ts';
+import type { DeviceContext } from '../devices/device.ts';
 import { type PciBus, SLOT_COUNT } from '../devices/pci/bus.ts';
 import { BAR_BYTES } from '../devices/virtio/pci-capabilities.ts';
 import { VirtioPci, type VirtioPciOptions } from '../devices/virtio/transport-pci.ts';
@@ -18,10 +19,11 @@ const BAR_STEP = { 32: 512 * KIB, 64: 8 * MIB } as const;
 /** Slot 0 has the host bridge. */
 const FIRST_SLOT = 1;
 
-export interface PciDevicesOptions extends Pick<VirtioPciOptions, 'vm' | 'memory' | 'native'> {
+export interface PciDevicesOptions
+  extends Pick<VirtioPciOptions, 'vm' | 'memory' | 'native'>,
+    Omit<DeviceContext, 'id' | 'memory'> {
   bus: PciBus;
   area: DeviceArea;
-  onWarning(message: string): void;
 }
 
 interface Attached {
@@ -89,11 +91,11 @@ export class PciDevices {
   }
 
   async #attach(wanted: WantedDevice, slot: number): Promise<void> {
-    const { bus, memory, vm, native, onWarning } = this.#options;
+    const { bus, memory, vm, native, console, onWarning } = this.#options;
     const { kind, config } = wanted;
     const id = deviceId(wanted);
     const bar = this.#place(wanted, id);
-    const device = kind.create?.(config, { id, memory, onWarning });
+    const device = kind.create?.(config, { id, memory, onWarning, console });
     if (!device) return;
     try {
       const warn = (reason: string) => onWarning(`Device ${id}: ${reason}`);

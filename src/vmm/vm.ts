@@ -77,8 +77,10 @@ export class Vm {
       });
       ports = new Ports(vm, consoles);
       const platform = buildPlatform({ vm, serial: consoles.serial.isThere, ...machine, ...hooks });
-      const at = { bus: platform.pci, area: machine.area, onWarning: hooks.onWarning };
-      devices = await PciDevices.attach(pciDevices(config), { vm, memory, native, ...at });
+      devices = await PciDevices.attach(pciDevices(config), {
+        ...{ vm, memory, native, bus: platform.pci, area: machine.area },
+        ...{ console: ports.console, onWarning: hooks.onWarning },
+      });
       await vm.boot(plan(config, payload, { ...machine, tscKhz: vm.tscKhz() }, platform));
       vm.run();
       return new Vm({ memory, native: vm, ports, platform, devices });

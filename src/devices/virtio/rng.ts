@@ -10,10 +10,11 @@ import type { Static } from '@sinclair/typebox';
 import { osError, VmmError } from '../../errors.ts';
 import type { Virtqueue } from '../../native.ts';
 import { iommuFields, object, text } from '../../schema.ts';
+import type { DeviceContext } from '../device.ts';
 import { type Activation, F_EVENT_IDX, F_INDIRECT_DESC, type VirtioDevice } from './device.ts';
 
 /** Also what the guest gets where nothing is said: it always has this device. */
-export const RNG_DEFAULT_SRC = '/dev/urandom';
+const RNG_DEFAULT_SRC = '/dev/urandom';
 
 export const RngConfig = object(
   { ...iommuFields, src: text({ cli: { default: RNG_DEFAULT_SRC } }) },
@@ -24,7 +25,7 @@ export type RngConfig = Static<typeof RngConfig>;
 const readFd = promisify(read);
 const QUEUE_SIZE = 256;
 
-/** Most that a request is given: by overlapping descriptors one can claim more than there is RAM. */
+/** Most that a request is given: overlapping descriptors can claim more than there is RAM. */
 const REQUEST_BYTES_MAX = 64 * 1024;
 
 /** What is read before a request is taken: as much as Linux asks for at a time. */
@@ -33,10 +34,6 @@ const AHEAD_BYTES = 64;
 /** How long a source that has nothing is left alone, each time twice as long. */
 const RETRY_MS = { min: 1, max: 1000 };
 
-export interface RngContext {
-  onWarning: (message: string) => void;
-}
-
 export class Rng implements VirtioDevice {
   readonly virtioId = 4;
   readonly features = F_INDIRECT_DESC | F_EVENT_IDX;
@@ -44,7 +41,7 @@ export class Rng implements VirtioDevice {
   readonly config = new Uint8Array(0);
   readonly #src: string;
   readonly #fd: number;
-  readonly #onWarning: RngContext['onWarning'];
+  readonly #onWarning: DeviceContext['onWarning'];
   #requests: Virtqueue | undefined;
   #ahead: Uint8Array = new Uint8Array(0);
   #isServing = false;
@@ -53,7 +50,7 @@ export class Rng implements VirtioDevice {
   #isClosed = false;
 
   /** @throws VmmError 'invalid-config' if the source can't be read, or might make us wait for it. */
-  constructor({ src }: Pick<RngConfig, 'src'>, { onWarning }: RngContext) {
+  constructor({ src }: Pick<RngConfig, 'src'>, { onWarning }: Pick<DeviceContext, 'onWarning'>) {
     this.#src = src;
     this.#fd = openSource(src);
     this.#onWarning = onWarning;

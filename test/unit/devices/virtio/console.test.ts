@@ -2,9 +2,11 @@ import fc from 'fast-check';
 import { expect, test } from 'vitest';
 import type { CharHost } from '../../../../src/devices/device.ts';
 import { Console } from '../../../../src/devices/virtio/console.ts';
-import { FakeQueue } from '../../support/fake-queue.ts';
+import { F_VERSION_1 } from '../../../../src/devices/virtio/device.ts';
+import { DEVICE_CONFIG, Driver, NOTHING, RUNNING } from '../../support/driver.ts';
 
-const NOTHING = new Uint8Array(0);
+const RECEIVE = 0;
+const TRANSMIT = 1;
 const F_SIZE = 1n;
 const RING_BYTES = 64 * 1024;
 
@@ -49,52 +51,42 @@ class FakeHost implements CharHost {
   }
 }
 
-class Setup {
-  readonly host = new FakeHost();
-  readonly console = new Console(this.host);
-  readonly receive = new FakeQueue();
-  readonly transmit = new FakeQueue();
-  changes = 0;
-
-  activate(features = F_SIZE): this {
-    this.console.activate({
-      features,
-      queues: [this.receive, this.transmit],
-      configChanged: () => {
-        this.changes++;
-      },
-      needsReset: () => {},
-    });
-    return this;
-  }
+function setUp(features?: bigint) {
+  const host = new FakeHost();
+  const driver = new Driver(new Console(host));
+  driver.start(features === undefined ? {} : { features });
+  return { host, driver };
 }
 
 const bytesOf = (text: string): Uint8Array => Buffer.from(text, 'latin1');
 const textOf = (bytes: Uint8Array): string => Buffer.from(bytes).toString('latin1');
+const turn = () => new Promise((resolve) => setImmediate(resolve));
 
 test('the driver sees one port and the size of the terminal', () => {
-  const { console } = new Setup();
+  const { driver } = setUp();
 
-  expect(console.virtioId).toBe(3);
-  expect(console.queueSizes).toEqual([256, 256]);
-  expect(console.features & 0xffn).toBe(F_SIZE);
-  expect([...console.config]).toEqual([80, 0, 25, 0, 1, 0, 0, 0, 0, 0, 0, 0]);
+  expect(driver.get('queueCount')).toBe(2);
+  expect(driver.offered & 0xffn).toBe(F_SIZE);
+  const config = Array.from({ length: 12 }, (_, i) => driver.read(DEVICE_CONFIG + i, 1));
+  expect(config).toEqual([80, 0, 25, 0, 1, 0, 0, 0, 0, 0, 0, 0]);
 });
 
 test('output goes to the host whole and in order, and each chain is given back empty', async () => {
-  const { host, transmit } = new Setup().activate();
+  const { host, driver } = setUp();
 
-  const given = await Promise.all(['one ', '', 'two'].map((it) => transmit.offer(bytesOf(it), 8)));
+  const given = await Promise.all(
+    ['one ', '', 'two'].map((text) => driver.request(TRANSMIT, bytesOf(text), 8)),
+  );
 
   expect(host.shown).toBe('one two');
   expect(given).toEqual([NOTHING, NOTHING, NOTHING]);
 });
 
 test('of one request of 1 MiB the host gets as much as it keeps: the end', async () => {
-  const { host, transmit } = new Setup().activate();
+  const { host, driver } = setUp();
   const text = Array.from({ length: 1 << 17 }, (_, i) => `${i}`.padStart(8)).join('');
 
-  await transmit.offer(bytesOf(text), 0);
+  await driver.request(TRANSMIT, bytesOf(text), 0);
 
   expect(host.shown).toBe(text.slice(-RING_BYTES));
 });
@@ -106,27 +98,27 @@ test('input fills chains in order, whatever comes first and however long they ar
         maxLength: 20,
       }),
       async (steps) => {
-        const { host, receive } = new Setup().activate();
+        const { host, driver } = setUp();
         let read = '';
         for (const step of steps) {
           if (typeof step === 'string') host.type(step);
           else
-            void receive.offer(NOTHING, step).then((bytes) => {
+            void driver.request(RECEIVE, NOTHING, step).then((bytes) => {
               read += textOf(bytes);
             });
+          await turn();
         }
-        await new Promise((resolve) => setImmediate(resolve));
         const typed = steps.filter((step) => typeof step === 'string').join('');
         expect(read + host.waiting).toBe(typed);
-        expect(host.waiting === '' || receive.waitingCount === 0).toBe(true);
+        expect(host.waiting === '' || driver.queue(RECEIVE).waitingCount === 0).toBe(true);
       },
     ),
   );
 });
 
 test('chains without room are given back, and take no input with them', async () => {
-  const { host, receive } = new Setup().activate();
-  const rounds = Array.from({ length: 100 }, () => receive.offer(NOTHING, 0));
+  const { host, driver } = setUp();
+  const rounds = Array.from({ length: 100 }, () => driver.request(RECEIVE, NOTHING, 0));
 
   host.type('x');
 
@@ -135,65 +127,64 @@ test('chains without room are given back, and take no input with them', async ()
 });
 
 test('input waits with the host while there is no driver, before and after a reset', async () => {
-  const setup = new Setup();
-  setup.host.type('early ');
-  setup.activate();
-  expect(textOf(await setup.receive.offer(NOTHING, 80))).toBe('early ');
-  await setup.console.reset();
+  const host = new FakeHost();
+  const driver = new Driver(new Console(host));
+  host.type('early ');
+  driver.start();
+  expect(textOf(await driver.request(RECEIVE, NOTHING, 80))).toBe('early ');
+  await driver.reset();
 
-  void setup.receive.offer(NOTHING, 80);
-  setup.host.type('late');
+  host.type('late');
 
-  expect(setup.host.waiting).toBe('late');
-  expect(setup.receive.waitingCount).toBe(1);
+  expect(host.waiting).toBe('late');
+  driver.start();
+  expect(textOf(await driver.request(RECEIVE, NOTHING, 80))).toBe('late');
 });
 
-test('no request is out while paused', async () => {
-  const { console, host, receive, transmit } = new Setup().activate();
-  await console.pause();
-  await Promise.all([receive.pause(), transmit.pause()]);
-  const answers = [receive.offer(NOTHING, 8), transmit.offer(bytesOf('out'), 0)];
+test('no request is out while paused, and what came meanwhile is done afterwards', async () => {
+  const { host, driver } = setUp();
+  await driver.pci.pause();
+  const received = driver.request(RECEIVE, NOTHING, 8);
+  const sent = driver.request(TRANSMIT, bytesOf('out'), 0);
   host.type('in');
+  await turn();
   expect([host.shown, host.waiting]).toEqual(['', 'in']);
 
-  console.resume();
-  receive.resume();
-  transmit.resume();
+  driver.pci.resume();
 
-  expect(textOf((await answers[0]) ?? NOTHING)).toBe('in');
+  expect(textOf(await received)).toBe('in');
+  await sent;
   expect(host.shown).toBe('out');
 });
 
-test('a resize is in the configuration at once, and the driver hears of it', () => {
-  const setup = new Setup().activate();
+test('a resize is in the configuration at once, and the driver hears of it once', () => {
+  const { host, driver } = setUp();
 
-  setup.host.resize(132, 50);
-  setup.host.resize(132, 50);
+  host.resize(132, 50);
+  host.resize(132, 50);
 
-  expect([...setup.console.config.subarray(0, 4)]).toEqual([132, 0, 50, 0]);
-  expect(setup.changes).toBe(1);
+  expect(driver.read(DEVICE_CONFIG, 4)).toBe((50 << 16) | 132);
+  expect(driver.interrupts(0)).toBe(1);
 });
 
-test('a driver that did not ask for the size, or is not there, hears nothing', async () => {
-  const without = new Setup().activate(0n);
-  const reset = new Setup().activate();
-  await reset.console.reset();
+test('a driver that did not ask for the size, or is not there, hears nothing of it', async () => {
+  const without = setUp(F_VERSION_1);
+  const reset = setUp();
+  await reset.driver.reset();
 
   for (const { host } of [without, reset]) host.resize(1, 1);
 
-  expect([without.changes, reset.changes]).toEqual([0, 0]);
+  expect(without.driver.status).toBe(RUNNING);
+  expect([without.driver.interrupts(0), reset.driver.interrupts(0)]).toEqual([0, 0]);
 });
 
 test('a driver without queues harms nothing', () => {
-  const { console, host } = new Setup();
-  console.activate({
-    features: 0n,
-    queues: [undefined, undefined],
-    configChanged: () => {},
-    needsReset: () => {},
-  });
+  const host = new FakeHost();
+  const driver = new Driver(new Console(host));
+  driver.start({ queues: [] });
 
   host.type('x');
 
+  expect(driver.status).toBe(RUNNING);
   expect(host.waiting).toBe('x');
 });

@@ -15,34 +15,32 @@ import fc from 'fast-check';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import { Rng } from '../../../../src/devices/virtio/rng.ts';
 import { errorChain } from '../../../../src/errors.ts';
-import { FakeQueue } from '../../support/fake-queue.ts';
+import { Driver, NOTHING } from '../../support/driver.ts';
 
-const NOTHING = new Uint8Array(0);
 const REQUEST_BYTES_MAX = 64 * 1024;
 
 let folder: string;
 let warnings: string[];
+let drivers: Driver[];
 
 beforeEach(() => {
   folder = mkdtempSync(join(tmpdir(), 'rng-'));
   warnings = [];
+  drivers = [];
 });
 
-afterEach(() => {
+afterEach(async () => {
+  for (const { pci } of drivers) await pci[Symbol.asyncDispose]();
   rmSync(folder, { recursive: true });
 });
 
 const rngOf = (src: string) => new Rng({ src }, { onWarning: (text) => warnings.push(text) });
 
-function activate(rng: Rng): FakeQueue {
-  const queue = new FakeQueue();
-  rng.activate({
-    features: 0n,
-    queues: [queue],
-    configChanged: () => {},
-    needsReset: () => {},
-  });
-  return queue;
+function start(rng: Rng): Driver {
+  const driver = new Driver(rng);
+  drivers.push(driver);
+  driver.start();
+  return driver;
 }
 
 const turns = async (count = 20): Promise<void> => {
@@ -88,62 +86,65 @@ test('a request is filled with bytes of the source', async () => {
   const source = join(folder, 'source');
   const bytes = Uint8Array.from({ length: 1000 }, (_, i) => i);
   writeFileSync(source, bytes);
-  const queue = activate(rngOf(source));
+  const driver = start(rngOf(source));
 
-  const first = await queue.offer(NOTHING, 16);
-  const second = await queue.offer(NOTHING, 300);
+  const first = await driver.request(0, NOTHING, 16);
+  const second = await driver.request(0, NOTHING, 300);
 
   expect(first).toEqual(bytes.subarray(0, 16));
   expect(second).toEqual(bytes.subarray(16, 316));
 });
 
 test('a request of any size is completed once, with at most 64 KiB', async () => {
-  const queue = activate(rngOf('/dev/urandom'));
+  const driver = start(rngOf('/dev/urandom'));
 
   await fc.assert(
-    fc.asyncProperty(fc.oneof(fc.nat(200), fc.nat(2 ** 42)), async (writableBytes) => {
-      const bytes = await queue.offer(NOTHING, writableBytes);
-      expect(bytes).toHaveLength(Math.min(writableBytes, REQUEST_BYTES_MAX));
-      expect(queue.outCount).toBe(0);
+    fc.asyncProperty(fc.oneof(fc.nat(200), fc.nat(1 << 20)), async (writableBytes) => {
+      const chain = driver.offer(0, NOTHING, writableBytes);
+      driver.kick(0);
+      expect(await chain.done).toHaveLength(Math.min(writableBytes, REQUEST_BYTES_MAX));
+      expect(chain.completeCount).toBe(1);
     }),
   );
 });
 
 test('requests that come at once are all answered, one at a time', async () => {
-  const queue = activate(rngOf('/dev/urandom'));
+  const driver = start(rngOf('/dev/urandom'));
 
-  const answers = Array.from({ length: 256 }, () => queue.offer(NOTHING, 100));
+  const answers = Array.from({ length: 256 }, () => driver.request(0, NOTHING, 100));
 
-  await turns(1);
-  expect(queue.outCount).toBeLessThanOrEqual(1);
+  const counts = new Set<number>();
+  while (driver.queue(0).waitingCount > 0) {
+    counts.add(driver.queue(0).outCount);
+    await turns(1);
+  }
+  expect(Math.max(...counts)).toBe(1);
   for (const bytes of await Promise.all(answers)) expect(bytes).toHaveLength(100);
 });
 
 test('a silent source keeps neither a pause nor a reset waiting; no request goes back empty', async () => {
   const rng = rngOf(SILENT);
-  const queue = activate(rng);
-  let answered = false;
-  void queue.offer(NOTHING, 16).then(() => {
-    answered = true;
-  });
+  const driver = start(rng);
+  const queue = driver.queue(0);
+  const chain = driver.offer(0, NOTHING, 16);
+  driver.kick(0);
   await turns();
 
-  await rng.pause();
-  await queue.pause();
-  rng.resume();
-  queue.resume();
+  await driver.pci.pause();
+  driver.pci.resume();
   await turns();
-  await rng.reset();
-  await rng[Symbol.asyncDispose]();
+  const waitingCount = queue.waitingCount;
+  await driver.reset();
+  await driver.pci[Symbol.asyncDispose]();
 
-  expect(answered).toBe(false);
-  expect(queue.waitingCount).toBe(1);
+  expect(chain.completeCount).toBe(0);
+  expect(waitingCount).toBe(1);
 });
 
 test('a source that has nothing now is asked again', async () => {
   using source = new TypedSource();
-  const queue = activate(rngOf(source.path));
-  const answer = queue.offer(NOTHING, 16);
+  const driver = start(rngOf(source.path));
+  const answer = driver.request(0, NOTHING, 16);
   await turns();
 
   source.type(Uint8Array.of(7, 8, 9));
@@ -155,38 +156,37 @@ test('a source that has nothing now is asked again', async () => {
 test('a source that ends is told of, and its last bytes are given', async () => {
   const source = join(folder, 'source');
   writeFileSync(source, Uint8Array.of(1, 2, 3));
-  const queue = activate(rngOf(source));
+  const driver = start(rngOf(source));
 
-  const bytes = await queue.offer(NOTHING, 16);
-  void queue.offer(NOTHING, 16);
+  const bytes = await driver.request(0, NOTHING, 16);
+  void driver.request(0, NOTHING, 16);
   await expect.poll(() => warnings.length).toBeGreaterThan(0);
 
   expect(bytes).toEqual(Uint8Array.of(1, 2, 3));
   expect(warnings[0]).toBe(`The entropy source ${source} is at its end`);
-  expect(queue.waitingCount).toBe(1);
+  expect(driver.queue(0).waitingCount).toBe(1);
 });
 
-test('after a reset a request of before is not touched, and the next driver is served', async () => {
-  const rng = rngOf('/dev/urandom');
-  const before = activate(rng);
-  let touched = false;
-  void before.offer(NOTHING, 1000).then(() => {
-    touched = true;
-  });
+test('after a reset no request of before is answered, and the next driver is served', async () => {
+  const driver = start(rngOf('/dev/urandom'));
+  const before = driver.offer(0, NOTHING, 1000);
+  driver.kick(0);
 
-  await rng.reset();
-  const bytes = await activate(rng).offer(NOTHING, 1000);
+  await driver.reset();
+  driver.start();
+  const bytes = await driver.request(0, NOTHING, 1000);
   await turns();
 
   expect(bytes).toHaveLength(1000);
-  expect(touched).toBe(false);
+  expect(before.completeCount).toBe(0);
 });
 
 test('nothing of it stays open, whatever it was doing', async () => {
   const opened = () => readdirSync('/proc/self/fd').length;
   const before = opened();
   const rng = rngOf('/dev/urandom');
-  void activate(rng).offer(NOTHING, 1000);
+  void start(rng).request(0, NOTHING, 1000);
+  await turns(1);
 
   await rng[Symbol.asyncDispose]();
   await rng[Symbol.asyncDispose]();

@@ -202,14 +202,13 @@ test('a boot names everything that is not supported yet, and nothing that has no
   const asking = configOf({
     ...memory(0, { zones: [{ id: 'z', size: GIB }] }),
     disks: [{ path: '/d' }],
-    rng: { src: '/dev/random' },
     watchdog: true,
     platform: { oem_strings: ['x'] },
   });
 
   expect(() => checkBootable(fine)).not.toThrow();
   expect(refusalOf(() => checkBootable(asking)).message).toBe(
-    'Not supported yet: memory.zones, platform strings, disks[0], rng /dev/random, watchdog',
+    'Not supported yet: memory.zones, platform strings, disks[0], watchdog',
   );
 });
 
