@@ -83,7 +83,8 @@ class Process {
     const { createApi } = await import('./api/server.ts');
     this.#server = await createApi(this.#vmm);
     try {
-      await this.#server.listen(where);
+      this.#server.listen(where);
+      if ('path' in where) removeAtExit(where.path);
     } catch (error) {
       await fail([START_FAILED, "Error creation API server's socket", ...errorChain(error)]);
     }

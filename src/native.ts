@@ -343,6 +343,57 @@ export interface Vm {
   stop(): Promise<void>;
 }
 
+/** Handlers are called from the event loop, never from within a call of ours. */
+interface FdSocketOptions {
+  /** Where bytes are read into; several sockets may share it. */
+  into: Uint8Array;
+  /**
+   * So many bytes lie in `into` until this returns. `fds` came along with them and are now ours to
+   * close; null if we have no descriptors left for some of them: then none was taken.
+   */
+  onData: (sizeBytes: number, fds?: number[] | null) => void;
+  /** The peer sends no more; what we send it still reads. */
+  onEnd: () => void;
+  /** All that `write` kept is sent. */
+  onDrain: () => void;
+  /** The last: both sides have ended, or the peer went away, or `destroy` was called. */
+  onClose: () => void;
+}
+
+/** A connected Unix stream socket on the event loop. After it has closed, calls do nothing. */
+export interface FdSocket {
+  /**
+   * A string is Latin-1. False if the kernel did not take all: the rest is kept, however much, and
+   * `onDrain` follows.
+   */
+  write(bytes: Uint8Array | string): boolean;
+  /** Nothing more is written. */
+  end(): void;
+  /** Stops and starts reading. */
+  pause(): void;
+  resume(): void;
+  destroy(): void;
+}
+
+type FdListenerOptions = (
+  | {
+      /** A socket that listens; ours from now on. */
+      fd: number;
+    }
+  | { path: string }
+) & {
+  /** `fd` is the client, for `new FdSocket`. */
+  onConnection: (fd: number) => void;
+  /** There is no descriptor or memory for a client: it waits until `resume` is called. */
+  onStall: () => void;
+};
+
+export interface FdListener {
+  resume(): void;
+  /** Idempotent. The file of the socket stays. */
+  close(): void;
+}
+
 export interface Native {
   GuestMemory: new () => GuestMemory;
   /** @throws SystemError of open(/dev/kvm) or of the ioctl that failed. */
@@ -366,6 +417,15 @@ export interface Native {
     name: string,
     socketPath?: string,
   ) => SerialLine;
+  /** @throws SystemError EINVAL if `fd` does not listen, EADDRINUSE if anything lies at `path`. */
+  FdListener: new (
+    options: FdListenerOptions,
+  ) => FdListener;
+  /** Owns `fd`, which is closed on exec. */
+  FdSocket: new (
+    fd: number,
+    options: FdSocketOptions,
+  ) => FdSocket;
   /** Gives back heap that is free and pages of files that can be read again, on a worker. */
   trimMemory: () => Promise<void>;
   /**
@@ -417,6 +477,12 @@ export const native: Native = {
   },
   get SerialLine() {
     return addon().SerialLine;
+  },
+  get FdListener() {
+    return addon().FdListener;
+  },
+  get FdSocket() {
+    return addon().FdSocket;
   },
   get exitNow() {
     return addon().exitNow;

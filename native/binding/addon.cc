@@ -8,6 +8,7 @@
 #include "byte_port_wrap.h"
 #include "chain_wrap.h"
 #include "event_fd_wrap.h"
+#include "fd_socket_wrap.h"
 #include "guest_memory_wrap.h"
 #include "msi_wrap.h"
 #include "serial_line_wrap.h"
@@ -39,6 +40,8 @@ static Napi::Object Init(Napi::Env env, Napi::Object exports) {
   data->set_immediate = Napi::Persistent(env.Global().Get("setImmediate").As<Napi::Function>());
   exports.Set("BlockEngine", vmm::BlockEngineWrap::Define(env));
   exports.Set("EventFd", vmm::EventFdWrap::Define(env));
+  exports.Set("FdListener", vmm::FdListenerWrap::Define(env));
+  exports.Set("FdSocket", vmm::FdSocketWrap::Define(env));
   exports.Set("GuestMemory", vmm::GuestMemoryWrap::Define(env));
   exports.Set("BytePort", vmm::BytePortWrap::Define(env));
   exports.Set("SerialLine", vmm::SerialLineWrap::Define(env));

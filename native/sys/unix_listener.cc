@@ -1,6 +1,7 @@
 #include "unix_listener.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 
@@ -10,7 +11,6 @@
 namespace vmm {
 
 Status ListenUnix(const std::string& path, Fd* listener) {
-  constexpr int kBacklog = 8;
   sockaddr_un address{};
   address.sun_family = AF_UNIX;
   // An empty one would be a name that Linux makes up, and one with a zero byte another path.
@@ -22,9 +22,30 @@ Status ListenUnix(const std::string& path, Fd* listener) {
   if (!fd.ok()) return {errno, "socket"};
   if (bind(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) < 0)
     return {errno, "bind"};
-  if (listen(fd.get(), kBacklog) < 0) return {errno, "listen"};
+  if (listen(fd.get(), SOMAXCONN) < 0) return {errno, "listen"};
   *listener = std::move(fd);
   return {};
+}
+
+Status AdoptListener(int fd, Fd* listener) {
+  int listening = 0;
+  socklen_t size = sizeof listening;
+  if (getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &listening, &size) < 0)
+    return {errno, "getsockopt(SO_ACCEPTCONN)"};
+  if (!listening) return {EINVAL, "getsockopt(SO_ACCEPTCONN)"};
+  if (fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK) < 0) return {errno, "fcntl(F_SETFL)"};
+  if (fcntl(fd, F_SETFD, FD_CLOEXEC) < 0) return {errno, "fcntl(F_SETFD)"};
+  *listener = Fd(fd);
+  return {};
+}
+
+int AcceptClient(const Fd& listener, Fd* client) {
+  const int fd = accept4(listener.get(), nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC);
+  if (fd >= 0) {
+    *client = Fd(fd);
+    return 0;
+  }
+  return errno == EINTR || errno == ECONNABORTED ? -EAGAIN : -errno;
 }
 
 }  // namespace vmm

@@ -15,6 +15,8 @@ const ABSENT: Record<string, string> = {
   'node:https': '',
   'node:http2': '',
   'node:dns': '',
+  // Its 20 modules wait for a reply that is a stream, which none of ours is.
+  'node:stream': "module.exports = { finished: (...a) => require('node:stream').finished(...a) }",
   'node:perf_hooks': 'module.exports = { performance: Date }', // for durations that nobody reads
   '@fastify/ajv-compiler': '',
   '@fastify/fast-json-stringify-compiler': '',
@@ -28,6 +30,7 @@ const ABSENT: Record<string, string> = {
 /** Modules of node that are loaded with their first use, by whomever; asserting is no use yet. */
 const LATE: Record<string, string> = {
   'node:crypto': '{}',
+  'node:os': '{}',
   'node:assert': "(ok, message) => { if (!ok) require('node:assert')(ok, message); }",
 };
 

@@ -80,6 +80,7 @@ export class RequestParser {
   #body = new Body();
   /** The first thing wrong with a request whose end is still known. */
   #fault: string | undefined;
+  #refused: string | undefined;
 
   /** Takes what was read. Call `next` until it returns undefined before more is pushed. */
   push(bytes: Buffer): void {
@@ -88,9 +89,15 @@ export class RequestParser {
     this.#at = 0;
   }
 
+  /** Ends the stream where it is: what came beside its bytes is not to be taken. */
+  refuse(message: string): void {
+    this.#refused = message;
+  }
+
   /** The next thing in the stream; undefined: more bytes are needed. Never throws. */
   next(): Parsed | undefined {
     try {
+      if (this.#refused !== undefined) throw new FramingError(this.#refused);
       for (;;) {
         const before = this.#state;
         const parsed = this.#step();
@@ -99,6 +106,7 @@ export class RequestParser {
       }
     } catch (error) {
       if (!(error instanceof FramingError)) throw error;
+      this.#refused = undefined;
       this.#state = 'dead';
       return { kind: 'refused', message: error.message, fatal: true };
     }

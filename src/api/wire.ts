@@ -5,11 +5,21 @@
  * A reply leaves in one write, with header names spelled as clients match them. Connections stay
  * open until the client closes them, however long they are idle.
  */
-import { createServer, type Server, type Socket } from 'node:net';
+import { closeSync } from 'node:fs';
+import { type FdListener, type FdSocket, native } from '../native.ts';
 import { RequestParser } from './request-parser.ts';
 
 /** As many as clients of the original could have. */
 const CONNECTIONS_MAX = 10;
+
+/** As many as the kernel takes with one message. */
+const REQUEST_FDS_MAX = 253;
+
+/** How soon a client is taken again that there was no descriptor for. */
+const RETRY_MS = 500;
+
+/** For all connections: what is read is copied before the next read. */
+const into = Buffer.allocUnsafeSlow(64 * 1024);
 
 /** A request as Fastify wants it: what it looks at of an http.IncomingMessage. */
 export interface WireRequest {
@@ -18,9 +28,10 @@ export interface WireRequest {
   /** Only what tells Fastify whether there is a body; nothing here depends on another header. */
   readonly headers: { readonly 'content-length': string };
   readonly httpVersionMajor: 1;
-  readonly socket: Socket;
   /** Read whole and unparsed. */
   readonly body: Buffer;
+  /** That came with it. Whoever takes one removes it; the others are closed with the reply. */
+  readonly fds: number[];
 }
 
 export type WireHandler = (request: WireRequest, reply: WireReply) => void;
@@ -41,6 +52,10 @@ function render(status: number, body: string, allow?: string): string {
   head.push('Content-Type: application/json', `Content-Length: ${body.length}`);
   return head.join('\r\n') + HEAD_END + body;
 }
+
+const FDS_TOO_MANY = `Too many file descriptors: a request takes at most ${REQUEST_FDS_MAX}`;
+const FDS_LOST =
+  'File descriptors could not be received: raise the limit of open files of the VMM (RLIMIT_NOFILE)';
 
 const TOO_MANY = '{ "error": "Too many open connections" }';
 const TOO_MANY_REPLY = [
@@ -89,28 +104,50 @@ class WireReply {
 
 /** One client: requests are handled one at a time, in order, and read no faster than that. */
 class Connection {
-  readonly #socket: Socket;
+  readonly #socket: FdSocket;
   readonly #handler: WireHandler;
   readonly #parser = new RequestParser();
+  /** Belong to the next request that ends: clients that send some wait for each answer. */
+  #fds: number[] = [];
   /** A request is being handled, or the client has yet to read what we said. */
   #busy = false;
   #advancing = false;
   #clientEnded = false;
   #closed = false;
 
-  constructor(socket: Socket, handler: WireHandler) {
-    this.#socket = socket;
+  constructor(fd: number, handler: WireHandler, onClose: () => void) {
     this.#handler = handler;
-    socket.on('data', (bytes: Buffer) => {
-      this.#parser.push(bytes);
-      this.#advance();
+    this.#socket = new native.FdSocket(fd, {
+      into,
+      onData: this.#onData,
+      // A client that has said all it will say still gets its answers, and then the end.
+      onEnd: () => {
+        this.#clientEnded = true;
+        this.#advance();
+      },
+      onDrain: () => {
+        this.#busy = false;
+        this.#advance();
+      },
+      onClose: () => {
+        closeAll(this.#fds);
+        onClose();
+      },
     });
-    // A client that has said all it will say still gets its answers, and then the end.
-    socket.on('end', () => {
-      this.#clientEnded = true;
-      this.#advance();
-    });
-    socket.on('error', () => socket.destroy()); // it went away: nobody to tell
+  }
+
+  #onData = (sizeBytes: number, fds: number[] | null = []): void => {
+    if (fds === null) this.#parser.refuse(FDS_LOST);
+    else if (fds.length > 0) this.#keepFds(fds);
+    this.#parser.push(Buffer.from(into.subarray(0, sizeBytes)));
+    this.#advance();
+  };
+
+  #keepFds(fds: readonly number[]): void {
+    this.#fds.push(...fds);
+    if (this.#fds.length <= REQUEST_FDS_MAX) return;
+    closeAll(this.#fds);
+    this.#parser.refuse(FDS_TOO_MANY);
   }
 
   /** Takes no further request, and ends once the one being handled is answered. */
@@ -123,11 +160,11 @@ class Connection {
   #advance(): void {
     if (this.#advancing) return;
     this.#advancing = true;
-    while (!this.#busy && !this.#closed && !this.#socket.destroyed && this.#step());
+    while (!this.#busy && !this.#closed && this.#step());
     this.#advancing = false;
 
     if (this.#busy) this.#socket.pause();
-    else if (this.#closed) this.#socket.destroySoon();
+    else if (this.#closed) this.#socket.destroy();
     else if (this.#clientEnded) this.#socket.end();
     else this.#socket.resume();
   }
@@ -155,17 +192,12 @@ class Connection {
   #handle(method: string, url: string, body: Buffer): void {
     this.#busy = true;
     const headers = { 'content-length': String(body.length) };
-    const request = {
-      method,
-      url,
-      headers,
-      httpVersionMajor: 1,
-      socket: this.#socket,
-      body,
-    } as const;
+    const fds = this.#fds;
+    this.#fds = [];
     this.#handler(
-      request,
+      { method, url, headers, httpVersionMajor: 1, body, fds },
       new WireReply((text) => {
+        closeAll(fds);
         this.#busy = false;
         // To HEAD nothing but the head, or the client takes the body for the next reply.
         this.#write(
@@ -178,49 +210,72 @@ class Connection {
 
   /** A client that asks and does not read is not read from either. */
   #write(text: string): void {
-    if (!this.#socket.writable || this.#socket.write(text, 'latin1')) return;
-    this.#busy = true;
-    this.#socket.once('drain', () => {
-      this.#busy = false;
-      this.#advance();
-    });
+    if (!this.#socket.write(text)) this.#busy = true;
   }
 }
 
+/** And forgets them. */
+function closeAll(fds: number[]): void {
+  for (const fd of fds.splice(0)) closeSync(fd);
+}
+
 export class WireServer {
-  readonly #server: Server;
+  readonly #handler: WireHandler;
   readonly #connections = new Set<Connection>();
+  #listener: FdListener | undefined;
+  #retry: NodeJS.Timeout | undefined;
+  #onClosed: (() => void) | undefined;
 
   constructor(handler: WireHandler) {
-    // Half-open, for a client that shuts its side down and then waits for the answer.
-    this.#server = createServer({ allowHalfOpen: true }, (socket) => {
-      if (this.#connections.size >= CONNECTIONS_MAX) {
-        socket.on('error', () => socket.destroy());
-        socket.end(TOO_MANY_REPLY, () => socket.destroy());
-        return;
-      }
-      const connection = new Connection(socket, handler);
-      this.#connections.add(connection);
-      socket.once('close', () => this.#connections.delete(connection));
-    });
+    this.#handler = handler;
   }
 
   /**
    * Serves on a Unix socket: one that already listens, by its fd, which is then ours; or a path.
-   * Rejects with the SystemError of bind or listen.
+   * @throws SystemError of bind, listen or whatever says that `fd` does not listen.
    */
-  listen(where: { fd: number } | { path: string }): Promise<void> {
-    return new Promise((resolve, reject) => {
-      this.#server.once('error', reject);
-      this.#server.listen(where, () => resolve());
+  listen(where: { fd: number } | { path: string }): void {
+    this.#listener = new native.FdListener({
+      ...where,
+      onConnection: this.#onConnection,
+      onStall: () => {
+        this.#retry = setTimeout(() => this.#listener?.resume(), RETRY_MS);
+      },
     });
   }
 
   /** Resolves when every connection has ended: each when its request in progress is answered. */
   close(): Promise<void> {
+    clearTimeout(this.#retry);
+    this.#listener?.close();
     return new Promise((resolve) => {
-      this.#server.close(() => resolve());
+      this.#onClosed = resolve;
       for (const connection of this.#connections) connection.close();
+      this.#checkClosed();
     });
   }
+
+  #onConnection = (fd: number): void => {
+    if (this.#connections.size >= CONNECTIONS_MAX) {
+      refuse(fd);
+      return;
+    }
+    const connection = new Connection(fd, this.#handler, () => {
+      this.#connections.delete(connection);
+      this.#checkClosed();
+    });
+    this.#connections.add(connection);
+  };
+
+  #checkClosed(): void {
+    if (this.#connections.size === 0) this.#onClosed?.();
+  }
+}
+
+function refuse(fd: number): void {
+  const ignore = () => {};
+  const events = { onData: ignore, onEnd: ignore, onDrain: ignore, onClose: ignore };
+  const socket = new native.FdSocket(fd, { into, ...events });
+  socket.write(TOO_MANY_REPLY);
+  socket.destroy();
 }

@@ -1,11 +1,17 @@
 /** A process that made and ended many VMs holds as much as one that made none. */
+import { execFileSync } from 'node:child_process';
 import { readdirSync, readFileSync, readlinkSync } from 'node:fs';
+import { connect } from 'node:net';
 import { afterAll, beforeAll, expect, test } from 'vitest';
+import { buildFdClient } from '../unit/api/support/send-fds.ts';
+import { ticksOfASecond } from './support/cpu-time.ts';
 import { guestConfig, type Habit } from './support/guests.ts';
 import { VmmProcess } from './support/vmm-process.ts';
 
 const WARM_UP_ROUNDS = 10;
 const ROUNDS = 100;
+
+const PING = 'GET /api/v1/vmm.ping HTTP/1.1\r\n\r\n';
 
 let vmm: VmmProcess;
 
@@ -123,4 +129,38 @@ test('after 100 clients that come and go, and 100 bad requests, no socket is lef
   }
 
   expect(await settled()).toEqual(before);
+});
+
+test('after 100 clients that sent descriptors nobody asked for, none is left', async () => {
+  const before = await settled();
+  const send = buildFdClient(vmm.folder);
+  const requests = ['GET /api/v1/vmm.ping', 'PUT /api/v1/vm.boot', 'GET /nowhere', 'G@T /'];
+
+  for (let round = 0; round < ROUNDS; round++) {
+    const request = `${requests[round % requests.length]} HTTP/1.1\r\n\r\n`;
+    const client = send(vmm.socket, '/dev/null', [[request.slice(0, 5 + (round % 60)), 100]]);
+    expect(await client.answer()).not.toContain(' 500 ');
+  }
+
+  expect(await settled()).toEqual(before);
+});
+
+test('without descriptors left, a client waits at no cost and a request with some is refused', async () => {
+  const send = buildFdClient(vmm.folder);
+  const limit = (count: number) =>
+    execFileSync('prlimit', [`--pid=${vmm.pid}`, `--nofile=${count}:`]);
+  const first = connect(vmm.socket);
+  await expect.poll(() => holdings().sockets).toBeGreaterThan(1);
+
+  limit(3);
+  const waiting = vmm.get('vmm.ping');
+  expect(await ticksOfASecond(vmm.pid)).toBeLessThan(5);
+  limit(1024);
+  expect(await waiting).toMatchObject({ status: 200 });
+
+  limit(readdirSync(`/proc/${vmm.pid}/fd`).length + 20);
+  const answer = await send(vmm.socket, '/dev/null', [[PING, 100]]).answer();
+  limit(1024);
+  expect(answer).toContain('File descriptors could not be received');
+  first.destroy();
 });

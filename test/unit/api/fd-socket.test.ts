@@ -1,0 +1,93 @@
+/** The native sockets by themselves: what wire.test.ts does not reach. */
+import { mkdtempSync, readdirSync, readlinkSync, rmSync } from 'node:fs';
+import { connect } from 'node:net';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { Worker } from 'node:worker_threads';
+import { afterEach, beforeEach, expect, test } from 'vitest';
+import { native } from '../../../src/native.ts';
+
+const ADDON = join(import.meta.dirname, '../../../build/Release/cloud_hypervisor.node');
+
+let directory: string;
+let path: string;
+
+beforeEach(() => {
+  directory = mkdtempSync(join(tmpdir(), 'fd-socket-'));
+  path = join(directory, 's');
+});
+
+afterEach(() => rmSync(directory, { recursive: true }));
+
+const ignore = () => {};
+
+/** Listens at `path`, and keeps an open socket of the first client. */
+const WORKER = `
+const { parentPort, workerData: { addon, path } } = require('node:worker_threads');
+const { FdListener, FdSocket } = require(addon);
+const ignore = () => {};
+const into = new Uint8Array(16);
+new FdListener({ path, onStall: ignore, onConnection: (fd) => {
+  new FdSocket(fd, { into, onData: ignore, onEnd: ignore, onDrain: ignore, onClose: ignore });
+  parentPort.postMessage('connected');
+} });
+parentPort.postMessage('listening');
+`;
+
+function openSockets(): number {
+  const links = readdirSync('/proc/self/fd').map((fd) => {
+    try {
+      return readlinkSync(`/proc/self/fd/${fd}`);
+    } catch {
+      return '';
+    }
+  });
+  return links.filter((link) => link.startsWith('socket:')).length;
+}
+
+test('an environment that ends closes its listeners and sockets', async () => {
+  const before = openSockets();
+  const worker = new Worker(WORKER, { eval: true, workerData: { addon: ADDON, path } });
+  const says = () => new Promise((resolve) => worker.once('message', resolve));
+  await says();
+  const client = connect(path);
+  const closed = new Promise((resolve) => client.once('close', resolve));
+  await says();
+
+  await worker.terminate();
+
+  client.resume();
+  await closed;
+  await expect.poll(openSockets).toBe(before);
+});
+
+test('what is written while the peer does not read is kept, and its end reported once', async () => {
+  let drained = 0;
+  const listener = new native.FdListener({
+    path,
+    onStall: ignore,
+    onConnection: (fd) => {
+      const options = { into: new Uint8Array(1), onData: ignore, onEnd: ignore, onClose: ignore };
+      const socket = new native.FdSocket(fd, { ...options, onDrain: () => drained++ });
+      expect(socket.write('x'.repeat(1 << 20))).toBe(false);
+      expect(socket.write(Buffer.from('end'))).toBe(false);
+      socket.end();
+    },
+  });
+  const client = connect({ path, allowHalfOpen: false });
+
+  const parts: Buffer[] = await client.toArray();
+  listener.close();
+
+  const bytes = Buffer.concat(parts);
+  expect(bytes).toHaveLength((1 << 20) + 3);
+  expect(bytes.subarray(-4).toString()).toBe('xend');
+  expect(drained).toBe(1);
+});
+
+test('a descriptor that does not listen is refused', () => {
+  const options = { onConnection: ignore, onStall: ignore };
+
+  expect(() => new native.FdListener({ fd: 0, ...options })).toThrow(/^(ENOTSOCK|EINVAL): /);
+  expect(() => new native.FdListener({ path: directory, ...options })).toThrow(/^EADDRINUSE: /);
+});
