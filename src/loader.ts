@@ -92,8 +92,20 @@ function load(): Script {
   return script;
 }
 
+let loaded: Native | undefined;
+
+/** Unlike require, looks for no package.json on the way there, which takes as long again. */
+function addon(): Native {
+  if (loaded) return loaded;
+  const module: { exports: unknown } = { exports: {} };
+  process.dlopen(module, join(__dirname, 'cloud_hypervisor.node'));
+  loaded = module.exports as Native;
+  return loaded;
+}
+
+type Bundle = (require: NodeJS.Require, filename: string, addon: () => Native) => void;
+
 // First of all, so that KVM works while V8 reads. Whatever is wrong with it, main.ts will say.
-if (process.argv.some((word) => word.startsWith('--kernel')))
-  attempt(() => (createRequire(BUNDLE)('./cloud_hypervisor.node') as Native).prepareVm());
-const run = load().runInThisContext() as (require: NodeJS.Require, filename: string) => void;
-run(createRequire(BUNDLE), BUNDLE);
+if (process.argv.some((word) => word.startsWith('--kernel'))) attempt(() => addon().prepareVm());
+const run = load().runInThisContext() as Bundle;
+run(createRequire(BUNDLE), BUNDLE, addon);

@@ -437,15 +437,17 @@ export interface Native {
   supportedCpuid: () => CpuidEntry[];
 }
 
-declare const __ADDON_PATH__: string | undefined;
+/** The loader's, in the product. */
+declare const __addon: (() => Native) | undefined;
 
 let loaded: Native | undefined;
 
-/** The bundle names the addon beside it; a checkout has it where node-gyp puts it. */
+/** A checkout has it where node-gyp puts it. */
 function addon(): Native {
-  const path =
-    typeof __ADDON_PATH__ === 'string' ? __ADDON_PATH__ : '../build/Release/cloud_hypervisor.node';
-  loaded ??= createRequire(import.meta.url)(path) as Native;
+  loaded ??=
+    typeof __addon === 'function'
+      ? __addon()
+      : (createRequire(import.meta.url)('../build/Release/cloud_hypervisor.node') as Native);
   return loaded;
 }
 

@@ -1,10 +1,13 @@
 /** `dist/vmm.cjs` and `dist/loader.cjs`: all JavaScript that runs, in two files. */
 import { createHash } from 'node:crypto';
 import { readFileSync } from 'node:fs';
-import { METHODS, STATUS_CODES } from 'node:http';
+import { STATUS_CODES } from 'node:http';
 import { join, resolve } from 'node:path';
 import { type BuildOptions, build, type Metafile, type Plugin } from 'esbuild';
 import { generateSchemaTables } from './schema-tables.ts';
+
+/** Of our routes: for each the router compiles functions, whether a route has it or not. */
+const METHODS = ['GET', 'PUT'];
 
 /**
  * What packages import and we never let them use, with what they want of it as they load. Every one
@@ -12,6 +15,7 @@ import { generateSchemaTables } from './schema-tables.ts';
  */
 const ABSENT: Record<string, string> = {
   'node:http': `module.exports = ${JSON.stringify({ METHODS, STATUS_CODES })}`,
+  './lib/http-methods': `module.exports = ${JSON.stringify(METHODS)}`,
   'node:https': '',
   'node:http2': '',
   'node:dns': '',
@@ -43,7 +47,7 @@ const FORBIDDEN = ['ajv', 'fast-json-stringify', '@sinclair/typebox', 'light-my-
 const absent: Plugin = {
   name: 'absent',
   setup({ onResolve, onLoad }) {
-    onResolve({ filter: /^(node:|@?[a-z]|\.\/error-)/ }, ({ path, importer }) =>
+    onResolve({ filter: /^(node:|@?[a-z]|\.\/(error-|lib\/http-m))/ }, ({ path, importer }) =>
       Object.hasOwn(ABSENT, path) && importer.includes('node_modules')
         ? { path, namespace: 'absent' }
         : undefined,
@@ -111,9 +115,9 @@ export async function bundle(root: string, dist: string): Promise<Metafile> {
     absWorkingDir: resolve(root),
     metafile: true,
     // A function, for the loader to call: V8 keeps a code cache of scripts, not of modules.
-    banner: { js: '(function (require, __filename) {' },
+    banner: { js: '(function (require, __filename, __addon) {' },
     footer: { js: '})' },
-    define: { 'import.meta.url': '__filename', __ADDON_PATH__: '"./cloud_hypervisor.node"' },
+    define: { 'import.meta.url': '__filename' },
     plugins: [absent, late, schemaTables],
   });
   const unwanted = Object.keys(metafile.inputs).filter((path) =>

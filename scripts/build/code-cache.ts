@@ -21,7 +21,8 @@ require('node:v8').setFlagsFromString = () => {};
 
 const script = new Script(readFileSync(bundle, 'latin1'), { filename: bundle });
 process.argv = [process.argv[0], bundle, '--api-socket', socket];
-script.runInThisContext()(createRequire(bundle), bundle);
+const near = createRequire(bundle);
+script.runInThisContext()(near, bundle, () => near('./cloud_hypervisor.node'));
 
 const requests = [
   'GET /api/v1/vmm.ping', 'PUT /api/v1/vm.create', 'GET /api/v1/vm.info', 'PUT /api/v1/vm.boot',

@@ -34,7 +34,7 @@ export interface Route {
   ignoresBody: boolean;
 }
 
-export const ROOT = '/api/v1/';
+const ROOT = '/api/v1/';
 
 const get = (name: string, run: Verb<never>): Route => ({
   method: 'GET',

@@ -2,7 +2,7 @@
 import fastify, { type FastifyError, type FastifyReply, type FastifyRequest } from 'fastify';
 import { type ErrorKind, errorChain, VmmError } from '../errors.ts';
 import { parseJson } from './json.ts';
-import { ROOT, ROUTES, type Route, type VmmApi } from './routes.ts';
+import { ROUTES, type Route, type VmmApi } from './routes.ts';
 import { asciiJson, type WireHandler, type WireRequest, WireServer } from './wire.ts';
 
 /**
@@ -37,12 +37,12 @@ export async function createApi(vmm: VmmApi): Promise<WireServer> {
   });
   api.setReplySerializer(asciiJson);
   api.setErrorHandler(answerError);
-  api.setNotFoundHandler(answerUnknown);
+  api.setNotFoundHandler(answerUnknown); // for methods that no route has
   // Fastify takes a third of a millisecond to start for each route, so it has two for all of ours.
   for (const method of ['GET', 'PUT'] as const)
     api.route({
       method,
-      url: `${ROOT}:name`,
+      url: '/',
       ...(method === 'PUT' && { schema: { body: validate } }),
       preValidation: async (request, reply) => {
         const route = routeOf(request);
@@ -68,7 +68,7 @@ function createFastify() {
       handle = handler as unknown as WireHandler;
       return { on: () => {} } as never;
     },
-    rewriteUrl: ({ url = '' }) => knownPath(url),
+    rewriteUrl: () => '/',
     // Nothing is compiled at run time: the schema of a route is its validator.
     schemaController: {
       compilersFactory: {
@@ -84,14 +84,11 @@ function createFastify() {
 
 const schemaOf = ({ schema }: { schema: unknown }) => schema;
 
-/** Paths match exactly: no query, no escapes, no trailing slash. Unknown ones become one. */
-function knownPath(url: string): string {
-  const path = url.replace(/^http:\/\/[^/]*/i, '');
-  return ROUTES.some((route) => route.path === path) ? path : '/';
+/** Paths match exactly: no query, no escapes, no trailing slash. */
+function routeOf({ originalUrl }: FastifyRequest): Route | undefined {
+  const target = originalUrl.replace(/^http:\/\/[^/]*/i, '');
+  return ROUTES.find(({ path }) => path === target);
 }
-
-const routeOf = ({ url }: FastifyRequest): Route | undefined =>
-  ROUTES.find(({ path }) => path === url);
 
 /** A body where none is taken is a mistake, and so is none where one is. */
 const isRefused = ({ read, ignoresBody }: Route, body: unknown): boolean =>
@@ -119,7 +116,7 @@ function answerError(error: FastifyError, request: FastifyRequest, reply: Fastif
     const prefix = error.validationContext === 'body' ? [] : ['Error from API'];
     return reply.code(HTTP_STATUS[error.kind]).send([...prefix, ...errorChain(error)]);
   }
-  // Of a method that Fastify does not know.
+  // Of a method that no route has.
   if (error.code === 'FST_ERR_NOT_FOUND') return answerUnknown(request, reply);
   if (error.code === 'ERR_ASSERTION')
     setImmediate(() => {
