@@ -38,8 +38,10 @@ void say(const char* format, ...) {
   va_end(values);
 }
 
+/// Looks seldom, for each look is an exit, and who counts those wants those of something else.
 static u8 get(void) {
-  while ((inb(COM1_LINE_STATUS) & RECEIVED) == 0) __asm__ volatile("pause");
+  while ((inb(COM1_LINE_STATUS) & RECEIVED) == 0)
+    for (u32 i = 0; i < 100000; i++) __asm__ volatile("pause");
   return inb(COM1);
 }
 

@@ -37,9 +37,19 @@ test('every rule was broken on every device', () => {
   expect(RULES).toHaveLength(16);
 });
 
-test.each([...outcomes])(
+/** By itself no fault where a device has given a chain back before it looks for the next. */
+const isTwice = (key: string) => key.endsWith('same head twice');
+
+test.each([...outcomes].filter(([key]) => !isTwice(key)))(
   '%s: that device alone asks for a reset, and serves again after it',
   (_, outcome) => {
     expect(outcome).toBe('needs reset 1, neighbour 1, again 1');
+  },
+);
+
+test.each([...outcomes].filter(([key]) => isTwice(key)))(
+  '%s: whether taken or refused, it harms nobody',
+  (_, outcome) => {
+    expect(outcome).toMatch(/^needs reset [01], neighbour 1, again 1$/);
   },
 );

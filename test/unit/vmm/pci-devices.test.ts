@@ -1,5 +1,6 @@
 import { expect, test } from 'vitest';
 import { MIB } from '../../../src/bytes.ts';
+import type { CharHost } from '../../../src/devices/device.ts';
 import { PciBus } from '../../../src/devices/pci/bus.ts';
 import { errorChain, VmmError } from '../../../src/errors.ts';
 import type { Native } from '../../../src/native.ts';
@@ -47,13 +48,16 @@ function machine(make: (id: string) => Echo = () => new Echo()) {
   >;
   const attach = (config: object, area = AREA) =>
     PciDevices.attach(pciDevices(config, kinds), {
-      ...{ bus, area, vm, native, memory: NO_MEMORY },
+      ...{ bus, area, vm, native, memory: NO_MEMORY, console: NO_CONSOLE },
       onWarning: (message) => warnings.push(message),
     });
   /** Slots of the bus that have a function, with its device id. */
   const slots = () => Array.from({ length: 32 }, (_, slot) => bus.ecam.read(slot << 15, 4) >>> 16);
   return { attach, made, warnings, vm, bus, slots };
 }
+
+/** None of these devices prints. */
+const NO_CONSOLE = {} as CharHost;
 
 const nodes = ({ nodes }: PciDevices) =>
   Object.values(nodes).flatMap(({ pci_bdf, resources, children: [id] }) =>
