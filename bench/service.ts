@@ -79,18 +79,26 @@ async function open(): Promise<Socket> {
   }
 }
 
-async function ask(client: Socket, method: string, verb: string, body = ''): Promise<void> {
+const text = (method: string, verb: string, body = ''): string => {
   const length = body ? `Content-Length: ${Buffer.byteLength(body)}\r\n` : '';
-  client.write(`${method} /api/v1/${verb} HTTP/1.1\r\nHost: localhost\r\n${length}\r\n${body}`);
+  return `${method} /api/v1/${verb} HTTP/1.1\r\nHost: localhost\r\n${length}\r\n${body}`;
+};
+
+const CREATE = text('PUT', 'vm.create', CONFIG);
+const BOOT = text('PUT', 'vm.boot');
+
+async function ask(client: Socket, request: string): Promise<void> {
+  client.write(request);
   const [answer] = (await once(client, 'data')) as [Buffer];
-  if (!answer.toString('latin1').startsWith('HTTP/1.1 20')) throw new Error(`${verb}: ${answer}`);
+  if (!answer.toString('latin1').startsWith('HTTP/1.1 20'))
+    throw new Error(`${request}: ${answer}`);
 }
 
 /** Creates and boots a VM; resolves with its first byte. */
 async function firstByte(vmm: ChildProcess, client: Socket): Promise<void> {
   const byte = once(vmm.stdout ?? vmm, 'data');
-  await ask(client, 'PUT', 'vm.create', CONFIG);
-  await ask(client, 'PUT', 'vm.boot');
+  await ask(client, CREATE);
+  await ask(client, BOOT);
   await byte;
 }
 
@@ -98,31 +106,32 @@ async function end(vmm: ChildProcess): Promise<void> {
   const ended = once(vmm, 'exit');
   vmm.kill('SIGTERM');
   await ended;
+  removeSocket();
+}
+
+function removeSocket(): void {
   for (const left of [socket, `${socket}.lock`]) rmSync(left, { force: true });
 }
 
 async function measureService(subject: Subject): Promise<void> {
-  const execed = performance.now();
-  const vmm = start(subject.api(socket).argv);
+  const { argv } = subject.api(socket);
+  const [cold = 0] = run('boot', socket, CREATE, BOOT, '--', ...argv);
+  add(samples, COLD, subject.name, cold);
+  removeSocket();
+
+  const vmm = start(argv);
   const client = await open();
   await firstByte(vmm, client);
-  add(samples, COLD, subject.name, performance.now() - execed);
-  await ask(client, 'PUT', 'vm.delete');
+  await ask(client, text('PUT', 'vm.delete'));
   await sleep(SETTLED_MS);
 
   const asked = performance.now();
   await firstByte(vmm, client);
   add(samples, WARM, subject.name, performance.now() - asked);
 
-  const pings: number[] = [];
-  for (let i = 0; i < PINGS; i++) {
-    const sent = performance.now();
-    await ask(client, 'GET', 'vmm.ping');
-    pings.push(performance.now() - sent);
-  }
-  pings.sort((a, b) => a - b);
-  add(samples, PING_P50, subject.name, pings[PINGS / 2] ?? Number.NaN);
-  add(samples, PING_P99, subject.name, pings[(PINGS * 99) / 100] ?? Number.NaN);
+  const [p50 = 0, p99 = 0] = run('ping', socket, text('GET', 'vmm.ping'), String(PINGS));
+  add(samples, PING_P50, subject.name, p50);
+  add(samples, PING_P99, subject.name, p99);
 
   await sleep(QUIET_MS);
   const before = contextSwitches(vmm.pid);

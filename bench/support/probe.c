@@ -3,13 +3,19 @@
 ///   probe reply SOCKET REQUEST PREFIX -- PROGRAM ARG...   "CONNECTABLE REPLY": the socket accepts,
 ///       and the first bytes it sends after REQUEST (may be empty) start with PREFIX
 ///   probe byte -- PROGRAM ARG...                          "BYTE": something stands on its stdout
+///   probe boot SOCKET CREATE BOOT -- PROGRAM ARG...       "BYTE": the same, after both requests
+///       were answered
+///   probe ping SOCKET REQUEST COUNT                       "P50 P99" of so many answers, one after
+///       another on one connection, of a program that runs already
+///
 ///   probe text TEXT SOCKET [REQUEST PREFIX]... REQUEST -- PROGRAM ARG...
 ///       "EXEC ASKED EXITS": TEXT stands on its stdout so long after exec, and so long after the
 ///       last REQUEST; each is sent once that before is answered. EXITS is how often the guests of
 ///       this host have left for KVM, 0 where debugfs does not tell
 ///
 /// The program is killed then. It gets PATH and nothing else of the environment, no stdin, and its
-/// stderr goes nowhere. Exit status 1: not within 10 s, a minute for a text, or not with PREFIX.
+/// stderr goes nowhere. Exit status 1: not within 10 s, a minute for a text, or not with PREFIX or
+/// 20x.
 #include <fcntl.h>
 #include <inttypes.h>
 #include <signal.h>
@@ -34,8 +40,10 @@ static int64_t Now(void) {
 static pid_t child;
 
 static _Noreturn void Finish(int status) {
-  kill(child, SIGKILL);
-  waitpid(child, NULL, 0);
+  if (child > 0) {
+    kill(child, SIGKILL);
+    waitpid(child, NULL, 0);
+  }
   exit(status);
 }
 
@@ -70,6 +78,47 @@ static int Connect(const char* path, int64_t start) {
   return fd;
 }
 
+/// One request and its answer, which starts with `prefix` and comes in one piece.
+static void Ask(int fd, const char* request, const char* prefix) {
+  char answer[4096];
+  if (write(fd, request, strlen(request)) < 0) Finish(1);
+  const ssize_t length = read(fd, answer, sizeof answer);
+  const size_t wanted = strlen(prefix);
+  if (length < (ssize_t)wanted || memcmp(answer, prefix, wanted) != 0) Finish(1);
+}
+
+static void Await(int out) {
+  char byte;
+  if (read(out, &byte, 1) != 1) Finish(1);
+}
+
+static void Print(intmax_t number) { printf("%jd ", number); }
+
+static void Reply(char** argv) {
+  const int64_t start = Now();
+  Start(argv + 6, -1);
+  const int fd = Connect(argv[2], start);
+  Print(Now() - start);
+  Ask(fd, argv[3], argv[4]);
+  Print(Now() - start);
+}
+
+/// Until something stands on the program's stdout, after requests if there are some.
+static void Byte(char** program, const char* socket, char** requests) {
+  int out[2];
+  if (pipe2(out, O_CLOEXEC) < 0) Finish(2);
+  const int64_t start = Now();
+  Start(program, out[1]);
+  close(out[1]);
+  if (socket) {
+    const int fd = Connect(socket, start);
+    Ask(fd, requests[0], "HTTP/1.1 20");
+    Ask(fd, requests[1], "HTTP/1.1 20");
+  }
+  Await(out[0]);
+  Print(Now() - start);
+}
+
 /// What stands in a small file as a number; 0 if it cannot be read.
 static intmax_t NumberIn(const char* path) {
   char text[32] = "0";
@@ -90,25 +139,20 @@ static void AwaitText(int fd, const char* text) {
   }
 }
 
-/// Sends the requests of `pairs`, each followed by how its answer starts.
-/// @return when the last was sent: its answer may come later than what it causes.
+/// Sends the requests of `pairs`, each followed by how its answer starts, and the last.
+/// @return when that was sent: its answer may come later than what it causes.
 static int64_t AskAll(int fd, char** pairs) {
-  char answer[4096];
-  for (;; pairs += 2) {
-    const int64_t asked = Now();
-    if (write(fd, pairs[0], strlen(pairs[0])) < 0) Finish(1);
-    if (strcmp(pairs[1], "--") == 0) return asked;
-    const ssize_t length = read(fd, answer, sizeof answer);
-    const size_t wanted = strlen(pairs[1]);
-    if (length < (ssize_t)wanted || memcmp(answer, pairs[1], wanted) != 0) Finish(1);
-  }
+  for (; strcmp(pairs[1], "--") != 0; pairs += 2) Ask(fd, pairs[0], pairs[1]);
+  const int64_t asked = Now();
+  if (write(fd, pairs[0], strlen(pairs[0])) < 0) Finish(1);
+  return asked;
 }
 
-static _Noreturn void MeasureText(char** argv) {
+static void Text(char** argv) {
   int out[2];
   char** program = argv + 2;
   while (strcmp(*program++, "--") != 0) continue;
-  if (pipe2(out, O_CLOEXEC) < 0) exit(2);
+  if (pipe2(out, O_CLOEXEC) < 0) Finish(2);
   alarm(60);
   const int64_t start = Now();
   Start(program, out[1]);
@@ -116,37 +160,46 @@ static _Noreturn void MeasureText(char** argv) {
   const int64_t asked = AskAll(Connect(argv[1], start), argv + 2);
   AwaitText(out[0], argv[0]);
   const int64_t end = Now();
-  printf("%jd %jd %jd\n", (intmax_t)(end - start), (intmax_t)(end - asked),
-         NumberIn("/sys/kernel/debug/kvm/exits"));
-  Finish(0);
+  Print(end - start);
+  Print(end - asked);
+  Print(NumberIn("/sys/kernel/debug/kvm/exits"));
+}
+
+static int Compare(const void* a, const void* b) {
+  const int64_t left = *(const int64_t*)a;
+  const int64_t right = *(const int64_t*)b;
+  return (left > right) - (left < right);
+}
+
+static void Ping(char** argv) {
+  const size_t count = (size_t)atol(argv[4]);
+  int64_t* taken = calloc(count, sizeof *taken);
+  const int fd = Connect(argv[2], Now());
+  for (size_t i = 0; i < count; ++i) {
+    const int64_t sent = Now();
+    Ask(fd, argv[3], "HTTP/1.1 20");
+    taken[i] = Now() - sent;
+  }
+  qsort(taken, count, sizeof *taken, Compare);
+  Print(taken[count / 2]);
+  Print(taken[count * 99 / 100]);
 }
 
 int main(int argc, char** argv) {
   signal(SIGALRM, GiveUp);
   alarm(10);
-  if (argc > 5 && strcmp(argv[1], "text") == 0) MeasureText(argv + 2);
-  if (argc > 3 && strcmp(argv[1], "byte") == 0) {
-    int out[2];
-    char byte;
-    if (pipe2(out, O_CLOEXEC) < 0) return 2;
-    const int64_t start = Now();
-    Start(argv + 3, out[1]);
-    close(out[1]);
-    if (read(out[0], &byte, 1) != 1) Finish(1);
-    printf("%jd\n", (intmax_t)(Now() - start));
-    Finish(0);
-  }
-  if (argc < 7) return 2;
-  const int64_t start = Now();
-  Start(argv + 6, -1);
-  const int fd = Connect(argv[2], start);
-  const int64_t connected = Now() - start;
-  char answer[4096];
-  if (write(fd, argv[3], strlen(argv[3])) < 0) Finish(1);
-  const ssize_t length = read(fd, answer, sizeof answer);
-  const int64_t answered = Now() - start;
-  const size_t wanted = strlen(argv[4]);
-  if (length < (ssize_t)wanted || memcmp(answer, argv[4], wanted) != 0) Finish(1);
-  printf("%jd %jd\n", (intmax_t)connected, (intmax_t)answered);
+  const char* mode = argc > 1 ? argv[1] : "";
+  if (strcmp(mode, "byte") == 0 && argc > 3)
+    Byte(argv + 3, NULL, NULL);
+  else if (strcmp(mode, "boot") == 0 && argc > 6)
+    Byte(argv + 6, argv[2], argv + 3);
+  else if (strcmp(mode, "text") == 0 && argc > 5)
+    Text(argv + 2);
+  else if (strcmp(mode, "reply") == 0 && argc > 6)
+    Reply(argv);
+  else if (strcmp(mode, "ping") == 0 && argc == 5)
+    Ping(argv);
+  else
+    return 2;
   Finish(0);
 }

@@ -123,7 +123,7 @@ Napi::Value FdSocketWrap::End(const Napi::CallbackInfo& info) {
   return info.Env().Undefined();
 }
 
-/// Takes effect with the next bytes: most pauses are over before, and cost no system call then.
+/// Takes effect when bytes come: most pauses are over by then, and cost no system call.
 Napi::Value FdSocketWrap::Pause(const Napi::CallbackInfo& info) {
   paused_ = true;
   return info.Env().Undefined();
@@ -131,6 +131,7 @@ Napi::Value FdSocketWrap::Pause(const Napi::CallbackInfo& info) {
 
 Napi::Value FdSocketWrap::Resume(const Napi::CallbackInfo& info) {
   paused_ = false;
+  watches_read_ = true;
   if (socket_) Update(0);
   return info.Env().Undefined();
 }
@@ -142,7 +143,10 @@ Napi::Value FdSocketWrap::Destroy(const Napi::CallbackInfo& info) {
 
 void FdSocketWrap::OnReady(Napi::Env env, int events) {
   if ((events & UV_WRITABLE) != 0 && !socket_->flushed()) Flush(env);
-  if (socket_ && (events & UV_READABLE) != 0 && !paused_) Receive(env);
+  if (socket_ && (events & UV_READABLE) != 0) {
+    watches_read_ = !paused_;
+    if (!paused_) Receive(env);
+  }
   if (socket_) Update(0);
 }
 
@@ -169,7 +173,7 @@ void FdSocketWrap::Receive(Napi::Env env) {
 
 void FdSocketWrap::Update(int rc) {
   if (rc < 0 || socket_->finished()) return Close();
-  const int readable = paused_ || socket_->receive_ended() ? 0 : UV_READABLE;
+  const int readable = watches_read_ && !socket_->receive_ended() ? UV_READABLE : 0;
   poll_->Watch(readable | (socket_->flushed() ? 0 : UV_WRITABLE));
 }
 

@@ -48,6 +48,7 @@ class FdSocketWrap : public Napi::ObjectWrap<FdSocketWrap>, LoopPoll::Watcher {
   std::unique_ptr<FdSocket> socket_;  // null once it is closed
   LoopPoll* poll_ = nullptr;
   bool paused_ = false;
+  bool watches_read_ = true;
   Napi::Reference<Napi::Uint8Array> into_;
   Napi::FunctionReference on_data_, on_end_, on_drain_, on_close_;
 };
