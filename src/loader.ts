@@ -105,7 +105,8 @@ function addon(): Native {
 
 type Bundle = (require: NodeJS.Require, filename: string, addon: () => Native) => void;
 
-// First of all, so that KVM works while V8 reads. Whatever is wrong with it, main.ts will say.
-if (process.argv.some((word) => word.startsWith('--kernel'))) attempt(() => addon().prepareVm());
+// First of all, so that KVM works while V8 reads: who starts us will want a VM, now or over the API.
+// Whatever is wrong with it, the boot will say.
+attempt(() => addon().prepareVm());
 const run = load().runInThisContext() as Bundle;
 run(createRequire(BUNDLE), BUNDLE, addon);

@@ -71,6 +71,10 @@ export class Ports {
     if (console.isTerminal || serial.isTerminal) this.#keyboard = new Keyboard();
     if (serial.isThere) this.serial = new SerialPort(vm, serial, this.#keyboard);
     this.console = new ConsolePort(console, console.isThere ? this.#keyboard : undefined);
+  }
+
+  /** Once the guest runs, which need not wait for what it takes to read a terminal. */
+  start(): void {
     this.#keyboard?.open();
   }
 

@@ -83,6 +83,7 @@ export class Vm {
       });
       await vm.boot(plan(config, payload, { ...machine, tscKhz: vm.tscKhz() }, platform));
       vm.run();
+      ports.start();
       return new Vm({ memory, native: vm, ports, platform, devices });
     } catch (cause) {
       await vm?.stop();
