@@ -1,13 +1,11 @@
-#include <errno.h>
 #include <fcntl.h>
-#include <sys/mman.h>
 
-#include <chrono>
-#include <condition_variable>
 #include <mutex>
 
 #include "../../native/engines/block.h"
 #include "block_guest.h"
+#include "flag.h"
+#include "temporary_file.h"
 
 namespace {
 
@@ -18,35 +16,6 @@ using vmm::IoKind;
 constexpr uint64_t kData = BlockGuest::kDataGpa;
 constexpr uint64_t kDiskBytes = 4 << 20;
 constexpr uint8_t kOk = VIRTIO_BLK_S_OK, kIoErr = VIRTIO_BLK_S_IOERR;
-
-/// What another thread says once.
-class Flag {
- public:
-  std::function<void()> Setter() {
-    return [this] {
-      const std::lock_guard lock(mutex_);
-      set_ = true;
-      changed_.notify_all();
-    };
-  }
-  bool Await(int timeout_ms = BlockGuest::kTimeoutMs) {
-    std::unique_lock lock(mutex_);
-    return changed_.wait_for(lock, std::chrono::milliseconds(timeout_ms), [this] { return set_; });
-  }
-
- private:
-  std::mutex mutex_;
-  std::condition_variable changed_;
-  bool set_ = false;
-};
-
-/// Of the file system that temporary files are on. It has no name.
-vmm::Fd TemporaryFile() {
-  std::string name = "/tmp/block_engine_test.XXXXXX";
-  vmm::Fd file(mkostemp(name.data(), O_CLOEXEC));
-  CHECK(file.ok() && unlink(name.c_str()) == 0 && ftruncate(file.get(), kDiskBytes) == 0);
-  return file;
-}
 
 /// A disk of two queues, of which the driver has set up the second.
 class Disk {
@@ -99,7 +68,7 @@ class Disk {
   BlockGuest guest;
 
  private:
-  const vmm::Fd file_ = TemporaryFile();
+  const vmm::Fd file_ = TemporaryFile(kDiskBytes);
   std::mutex mutex_;
   std::vector<std::string> errors_;
   std::unique_ptr<BlockEngine> engine_;
@@ -239,143 +208,6 @@ void Unaligned(IoKind io) {
   CHECK(guest.Do(VIRTIO_BLK_T_IN, 0, {{kData + 1, 1024, true}}) == kIoErr);
 }
 
-/// Holds everything back until the test lets it go.
-class HeldIo final : public vmm::FileIo {
- public:
-  struct Shared {
-    std::mutex mutex;
-    std::condition_variable changed;
-    std::vector<uint32_t> held;
-    std::vector<Done> released;
-  };
-  HeldIo(std::shared_ptr<Shared> shared, std::shared_ptr<vmm::EventFd> kick)
-      : shared_(std::move(shared)), kick_(std::move(kick)) {}
-
-  void Submit(const vmm::FileOp& op, uint32_t tag) override {
-    const std::lock_guard lock(shared_->mutex);
-    for (uint32_t i = 0; op.kind == vmm::FileOp::Kind::kRead && i < op.iov_count; ++i)
-      std::memset(op.iov[i].iov_base, 0x77, op.iov[i].iov_len);
-    lengths_[tag] = static_cast<int64_t>(op.length);
-    shared_->held.push_back(tag);
-    shared_->changed.notify_all();
-  }
-  void Run(bool wait, std::vector<Done>* done) override {
-    if (wait) kick_->Wait();
-    const std::lock_guard lock(shared_->mutex);
-    for (const Done& one : std::exchange(shared_->released, {}))
-      done->push_back({one.tag, lengths_[one.tag]});
-  }
-
- private:
-  const std::shared_ptr<Shared> shared_;
-  const std::shared_ptr<vmm::EventFd> kick_;
-  std::map<uint32_t, int64_t> lengths_;
-};
-
-/// One queue over HeldIo.
-class HeldDisk {
- public:
-  HeldDisk() {
-    auto disk = std::make_shared<vmm::BlockDisk>();
-    disk->limits = {kDiskBytes, false, true};
-    auto work = std::make_unique<vmm::BlockQueue>(guest.queue(), disk, [this](uint16_t) {
-      return std::make_unique<HeldIo>(shared_, guest.queue().kick);
-    });
-    thread_ = std::make_unique<vmm::EngineThread>("held", std::vector<uint32_t>{}, std::move(work));
-  }
-  uint16_t Read(uint64_t place) {
-    const uint16_t head = guest.Request(VIRTIO_BLK_T_IN, 0, {{kData + place * 512, 512, true}},
-                                        BlockGuest::kHeaderGpa + place * 32);
-    guest.Kick();
-    return head;
-  }
-  void AwaitHeld(size_t count) {
-    std::unique_lock lock(shared_->mutex);
-    CHECK(shared_->changed.wait_for(lock, std::chrono::seconds(10),
-                                    [&] { return shared_->held.size() == count; }));
-  }
-  /// The one that came last goes first.
-  void ReleaseLast() {
-    {
-      const std::lock_guard lock(shared_->mutex);
-      shared_->released.push_back({shared_->held.back(), 0});
-      shared_->held.pop_back();
-    }
-    guest.kick().Signal();
-  }
-  vmm::EngineThread& thread() { return *thread_; }
-
-  BlockGuest guest;
-
- private:
-  const std::shared_ptr<HeldIo::Shared> shared_ = std::make_shared<HeldIo::Shared>();
-  std::unique_ptr<vmm::EngineThread> thread_;
-};
-
-void OutOfOrder() {
-  HeldDisk disk;
-  const uint16_t first = disk.Read(0), second = disk.Read(1);
-  disk.AwaitHeld(2);
-
-  disk.ReleaseLast();
-  CHECK(disk.guest.Await()[0].head == second);
-  disk.ReleaseLast();
-  CHECK(disk.guest.Await()[0].head == first);
-}
-
-void SameHeadTwice() {
-  HeldDisk disk;
-  const uint16_t head = disk.Read(0);
-  disk.AwaitHeld(1);
-  disk.guest.driver().Offer(head);
-  disk.guest.kick().Signal();
-  for (int i = 0; i < 10'000 && disk.guest.fault() == nullptr; ++i) usleep(1000);
-  CHECK(std::string(disk.guest.fault()) == "head that is in flight already");
-
-  Flag ended;
-  disk.thread().Stop(ended.Setter());
-  CHECK(!ended.Await(50));  // the buffer is still being read into
-  disk.ReleaseLast();
-  CHECK(ended.Await());
-  CHECK(disk.guest.Await(0).empty());
-}
-
-void PauseInFlight() {
-  HeldDisk disk;
-  disk.Read(0);
-  disk.AwaitHeld(1);
-  Flag paused;
-  disk.thread().Pause(paused.Setter());
-  CHECK(!paused.Await(50));
-  disk.ReleaseLast();
-  CHECK(paused.Await() && disk.guest.Await().size() == 1);
-
-  disk.Read(1);
-  disk.guest.kick().Signal();
-  usleep(50'000);
-  disk.AwaitHeld(0);
-  disk.thread().Resume();
-  disk.AwaitHeld(1);
-  disk.ReleaseLast();
-  CHECK(disk.guest.Await().size() == 1);
-}
-
-void ResumeBeforePaused() {
-  HeldDisk disk;
-  disk.Read(0);
-  disk.AwaitHeld(1);
-  Flag paused;
-  disk.thread().Pause(paused.Setter());
-  disk.thread().Resume();
-  CHECK(paused.Await());
-  disk.ReleaseLast();
-  CHECK(disk.guest.Await().size() == 1);
-  disk.Read(1);
-  disk.AwaitHeld(1);
-  disk.ReleaseLast();
-  CHECK(disk.guest.Await().size() == 1);
-}
-
 /// Pauses, resumes and at last a stop at any moment, while requests come and go.
 void Storm(IoKind io) {
   Disk disk(io);
@@ -395,48 +227,6 @@ void Storm(IoKind io) {
   disk.guest.Request(VIRTIO_BLK_T_OUT, 0, {{kData, 4096}});
   disk.guest.Kick();
   disk.Stop();
-}
-
-/// Counts how often the thread goes to the kernel for I/O: Run of io_uring is one system call.
-class CountingIo final : public vmm::FileIo {
- public:
-  CountingIo(std::unique_ptr<FileIo> inner, std::atomic<uint32_t>* runs)
-      : inner_(std::move(inner)), runs_(runs) {}
-  void Submit(const vmm::FileOp& op, uint32_t tag) override { inner_->Submit(op, tag); }
-  void Run(bool wait, std::vector<Done>* done) override {
-    ++*runs_;
-    inner_->Run(wait, done);
-  }
-
- private:
-  const std::unique_ptr<FileIo> inner_;
-  std::atomic<uint32_t>* const runs_;
-};
-
-void FewSystemCalls() {
-  constexpr size_t kRequests = 6400, kDepth = 64;
-  const vmm::Fd file = TemporaryFile();
-  BlockGuest guest(256);
-  std::atomic<uint32_t> runs = 0;
-  auto disk = std::make_shared<vmm::BlockDisk>();
-  disk->file.fd = file.get();
-  disk->limits = {kDiskBytes, false, true};
-  auto work = std::make_unique<vmm::BlockQueue>(guest.queue(), disk, [&](uint16_t depth) {
-    return std::make_unique<CountingIo>(
-        OpenFileIo(IoKind::kIoUring, disk->file, *guest.queue().kick, depth), &runs);
-  });
-  const vmm::EngineThread thread("counted", {}, std::move(work));
-
-  for (size_t done = 0; done < kRequests; done += kDepth) {
-    for (size_t place = 0; place < kDepth; ++place)
-      guest.Request(VIRTIO_BLK_T_IN, place * 8, {{kData + place * 4096, 4096, true}},
-                    BlockGuest::kHeaderGpa + place * 32);
-    CHECK(guest.Finish().size() == kDepth);
-  }
-
-  const uint32_t system_calls = runs + guest.interrupts;
-  CHECK(system_calls * 1000 <= 100 * kRequests);
-  CHECK(guest.interrupts * 1000 <= 250 * kRequests && guest.kicks * 1000 <= 100 * kRequests);
 }
 
 }  // namespace
@@ -459,10 +249,4 @@ int main() {
     test("what O_DIRECT would refuse goes through a buffer", Unaligned);
     test("pauses, resumes and a stop under load lose nothing", Storm);
   }
-  Test("requests are given back in the order they are done", OutOfOrder);
-  Test("a head offered twice breaks the queue, and the first stays until it is done",
-       SameHeadTwice);
-  Test("a pause waits for what is in flight and takes nothing until the resume", PauseInFlight);
-  Test("a resume that overtakes its pause settles it", ResumeBeforePaused);
-  Test("a thousand requests take a hundred system calls and interrupts at most", FewSystemCalls);
 }
