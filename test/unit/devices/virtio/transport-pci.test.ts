@@ -240,6 +240,8 @@ test('a kick is the kernel’s; one that it does not take, or an odd one, signal
     vm.write(base + offset, sizeBytes, 0xffff);
   expect(kick).toMatchObject({ signalCount: 3 });
   expect(driver.read(NOTIFY, 2)).toBe(0xffff);
+  driver.config(COMMAND, 2, 0);
+  expect(vm.kicks.size).toBe(0);
 });
 
 /** Where the BAR is put, in configuration space and all at once. */
@@ -341,7 +343,7 @@ test('a driver without access to memory gets at the BAR through configuration sp
   expect(driver.built[1]?.options.kick).toMatchObject({ signalCount: 1 });
   point(driver, 22, 2);
   driver.config(window, 4, 0xabcd_0001);
-  expect(space.read(window, 2)).toBe(1);
+  expect(driver.pci.read(22, 2)).toBe(1);
 });
 
 test('the window is read only where its data is, so looking at its place clears nothing', () => {
@@ -355,7 +357,7 @@ test('the window is read only where its data is, so looking at its place clears 
 
 test.each([
   ['no width', 20, 0, 0],
-  ['a width of three', 20, 3, 0],
+  ['a width of three', 21, 3, 0],
   ['a width of eight', 32, 8, 0],
   ['another BAR', 20, 1, 1],
   ['beyond the BAR', BAR_BYTES, 4, 0],
@@ -436,8 +438,17 @@ test('a pause waits for requests and device, and a resume goes on with what came
 test('a pause in the middle of a reset waits for that', async () => {
   const { driver, device } = create();
   driver.start();
+  let finish = () => {};
+  device.resetDone = new Promise((resolve) => {
+    finish = resolve;
+  });
   driver.set('status', 0);
-  await driver.pci.pause();
+  const paused = driver.pci.pause();
+  await turn();
+  expect(device.calls).toEqual(['activate', 'reset']);
+
+  finish();
+  await paused;
   expect([driver.status, device.calls]).toEqual([0, ['activate', 'reset', 'pause']]);
 });
 
