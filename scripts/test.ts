@@ -68,6 +68,7 @@ const TIERS: Tier[] = [
   script('check', 'scripts/check.ts'),
   command('build', 'node_modules/.bin/tsx', 'scripts/build.ts'),
   vitest('unit'),
+  vitest('contract'),
   vitest('compat'),
   script('native', 'scripts/native-tests.ts'),
   needs('/dev/kvm', vitest('kvm')),

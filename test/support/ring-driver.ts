@@ -47,7 +47,7 @@ export class RingDriver {
     return new native.Virtqueue({
       memory: this.#memory,
       size: this.size,
-      descGpa: this.#descGpa,
+      descGpa: this.descGpa,
       availGpa: this.availGpa,
       usedGpa: this.#usedGpa,
       indirect: false,
@@ -58,7 +58,7 @@ export class RingDriver {
     });
   }
 
-  get #descGpa(): number {
+  get descGpa(): number {
     return this.#ringsGpa;
   }
 
@@ -79,7 +79,7 @@ export class RingDriver {
       bytes.setUint32(8, sizeBytes, true);
       bytes.setUint16(12, (last ? 0 : F_NEXT) | (write ? F_WRITE : 0), true);
       bytes.setUint16(14, head + index + 1, true);
-      const at = this.#descGpa + (head + index) * DESCRIPTOR_BYTES;
+      const at = this.descGpa + (head + index) * DESCRIPTOR_BYTES;
       this.#memory.write(at, new Uint8Array(bytes.buffer));
     });
   }

@@ -1,10 +1,11 @@
 /**
  * Plays the guest's driver of a virtio device: the whole way through PCI configuration space and the
- * BAR, as a guest would go it. Queues, kicks and interrupts are fakes (fake-host.ts).
+ * BAR, as a guest would go it. Queues, kicks and interrupts are fakes (fake-host.ts), or, with `core`,
+ * the addon's own, in guest RAM.
  */
 import type { VirtioDevice } from '../../../src/devices/virtio/device.ts';
 import { VirtioPci } from '../../../src/devices/virtio/transport-pci.ts';
-import type { VirtqueueOptions } from '../../../src/native.ts';
+import type { GuestMemory, Native, VirtqueueOptions } from '../../../src/native.ts';
 import { FakeChain, FakeEventFd, FakeVirtqueue, FakeVm, NO_MEMORY } from './fake-host.ts';
 
 /** Offsets of the common configuration in the BAR, VIRTIO 1.2 §4.1.4.3, with their widths. */
@@ -53,10 +54,15 @@ const MSIX_ENABLE = 0x8000;
 
 export const NOTHING = new Uint8Array(0);
 
+/** Where a driver puts the parts of a queue, if nothing else is said. */
+export const ringsGpa = (queue: number): number => 0x1_0000 * (queue + 1);
+
 export interface DriverOptions {
   /** To share an address space with other functions. */
   vm?: FakeVm;
   bar?: { width: 32 | 64; gpa: number };
+  /** Instead of fakes: whose queues `offer` and `request` know nothing of. */
+  core?: { memory: GuestMemory; native: Pick<Native, 'EventFd' | 'Virtqueue'> };
 }
 
 export interface StartOptions {
@@ -81,10 +87,8 @@ export class Driver {
     this.#device = device;
     this.vm = options.vm ?? new FakeVm();
     const { built } = this;
-    this.pci = new VirtioPci({
-      device,
+    const fakes = {
       memory: NO_MEMORY,
-      vm: this.vm,
       native: {
         EventFd: FakeEventFd,
         Virtqueue: class extends FakeVirtqueue {
@@ -94,6 +98,11 @@ export class Driver {
           }
         },
       },
+    };
+    this.pci = new VirtioPci({
+      device,
+      vm: this.vm,
+      ...(options.core ?? fakes),
       bar: options.bar ?? { width: 64, gpa: 0xff_ff80_0000 },
       onWarning: (message) => this.warnings.push(message),
     });
@@ -157,13 +166,14 @@ export class Driver {
     this.set('status', ACKNOWLEDGE | DRIVER | FEATURES_OK);
   }
 
-  /** One queue at made-up addresses, with vector `queue + 1`. */
-  setUpQueue(queue: number, { vector = queue + 1 } = {}): void {
+  /** One queue, with vector `queue + 1`, as large as may be, its parts a page each. */
+  setUpQueue(queue: number, { vector = queue + 1, gpa = ringsGpa(queue) } = {}): void {
     this.set('queueSelect', queue);
     this.set('queueVector', vector);
-    this.set('queueDescLow', 0x1_0000 * (queue + 1));
-    this.set('queueAvailLow', 0x1_0000 * (queue + 1) + 0x8000);
-    this.set('queueUsedLow', 0x1_0000 * (queue + 1) + 0xc000);
+    for (const [i, part] of (['Desc', 'Avail', 'Used'] as const).entries()) {
+      this.set(`queue${part}Low`, (gpa + 0x1000 * i) % 2 ** 32);
+      this.set(`queue${part}High`, Math.floor((gpa + 0x1000 * i) / 2 ** 32));
+    }
     this.set('queueEnable', 1);
   }
 

@@ -1,6 +1,5 @@
 import { expect, test } from 'vitest';
 import { MIB } from '../../../src/bytes.ts';
-import type { CharHost } from '../../../src/devices/device.ts';
 import { PciBus } from '../../../src/devices/pci/bus.ts';
 import { errorChain, VmmError } from '../../../src/errors.ts';
 import type { Native } from '../../../src/native.ts';
@@ -9,6 +8,7 @@ import { type Kinds, pciDevices } from '../../../src/vmm/devices.ts';
 import { deviceArea, MEMORY } from '../../../src/vmm/layout.ts';
 import { PciDevices } from '../../../src/vmm/pci-devices.ts';
 import { Echo } from '../support/echo.ts';
+import { FakeCharHost } from '../support/fake-char-host.ts';
 import { FakeEventFd, FakeVirtqueue, FakeVm, NO_MEMORY } from '../support/fake-host.ts';
 
 const AREA = deviceArea(40, 512 * MIB);
@@ -48,16 +48,13 @@ function machine(make: (id: string) => Echo = () => new Echo()) {
   >;
   const attach = (config: object, area = AREA) =>
     PciDevices.attach(pciDevices(config, kinds), {
-      ...{ bus, area, vm, native, memory: NO_MEMORY, console: NO_CONSOLE },
+      ...{ bus, area, vm, native, memory: NO_MEMORY, console: new FakeCharHost() },
       onWarning: (message) => warnings.push(message),
     });
   /** Slots of the bus that have a function, with its device id. */
   const slots = () => Array.from({ length: 32 }, (_, slot) => bus.ecam.read(slot << 15, 4) >>> 16);
   return { attach, made, warnings, vm, bus, slots };
 }
-
-/** None of these devices prints. */
-const NO_CONSOLE = {} as CharHost;
 
 const nodes = ({ nodes }: PciDevices) =>
   Object.values(nodes).flatMap(({ pci_bdf, resources, children: [id] }) =>

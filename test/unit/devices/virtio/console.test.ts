@@ -1,58 +1,17 @@
 import fc from 'fast-check';
 import { expect, test } from 'vitest';
-import type { CharHost } from '../../../../src/devices/device.ts';
 import { Console } from '../../../../src/devices/virtio/console.ts';
 import { F_VERSION_1 } from '../../../../src/devices/virtio/device.ts';
 import { DEVICE_CONFIG, Driver, NOTHING, RUNNING } from '../../support/driver.ts';
+import { FakeCharHost } from '../../support/fake-char-host.ts';
 
 const RECEIVE = 0;
 const TRANSMIT = 1;
 const F_SIZE = 1n;
 const RING_BYTES = 64 * 1024;
 
-class FakeHost implements CharHost {
-  size = { cols: 80, rows: 25 };
-  shown = '';
-  #input = Buffer.alloc(0);
-  #listener: Parameters<CharHost['listen']>[0] | undefined;
-
-  type(text: string): void {
-    this.#input = Buffer.concat([this.#input, Buffer.from(text, 'latin1')]);
-    this.#listener?.onInput();
-  }
-
-  resize(cols: number, rows: number): void {
-    this.size = { cols, rows };
-    this.#listener?.onResize();
-  }
-
-  get waiting(): string {
-    return this.#input.toString('latin1');
-  }
-
-  write(bytes: Uint8Array): void {
-    this.shown += Buffer.from(bytes).toString('latin1');
-  }
-
-  peek(): Uint8Array {
-    return this.#input.subarray(0, 10);
-  }
-
-  drop(count: number): void {
-    this.#input = this.#input.subarray(count);
-  }
-
-  windowSize(): { cols: number; rows: number } {
-    return this.size;
-  }
-
-  listen(listener: Parameters<CharHost['listen']>[0]): void {
-    this.#listener = listener;
-  }
-}
-
 function setUp(features?: bigint) {
-  const host = new FakeHost();
+  const host = new FakeCharHost();
   const driver = new Driver(new Console(host));
   driver.start(features === undefined ? {} : { features });
   return { host, driver };
@@ -127,7 +86,7 @@ test('chains without room are given back, and take no input with them', async ()
 });
 
 test('input waits with the host while there is no driver, before and after a reset', async () => {
-  const host = new FakeHost();
+  const host = new FakeCharHost();
   const driver = new Driver(new Console(host));
   host.type('early ');
   driver.start();
@@ -179,7 +138,7 @@ test('a driver that did not ask for the size, or is not there, hears nothing of 
 });
 
 test('a driver without queues harms nothing', () => {
-  const host = new FakeHost();
+  const host = new FakeCharHost();
   const driver = new Driver(new Console(host));
   driver.start({ queues: [] });
 

@@ -34,7 +34,10 @@ afterEach(async () => {
   rmSync(folder, { recursive: true });
 });
 
-const rngOf = (src: string) => new Rng({ src }, { onWarning: (text) => warnings.push(text) });
+function rngOf(src: string): Rng {
+  const mine = warnings; // a read may end after its test
+  return new Rng({ src }, { onWarning: (text) => mine.push(text) });
+}
 
 function start(rng: Rng): Driver {
   const driver = new Driver(rng);

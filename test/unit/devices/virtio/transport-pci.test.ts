@@ -110,7 +110,7 @@ test('queues are built as the driver set them up, and only those that it enabled
   ]);
   expect(driver.built.map(({ options }) => options)).toMatchObject([
     {
-      ...{ size: 16, descGpa: 0x2_0000, availGpa: 0x2_8000, usedGpa: 0x2_c000 },
+      ...{ size: 16, descGpa: 0x2_0000, availGpa: 0x2_1000, usedGpa: 0x2_2000 },
       ...{ indirect: false, eventIdx: true },
     },
   ]);
