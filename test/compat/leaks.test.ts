@@ -17,6 +17,8 @@ let vmm: VmmProcess;
 
 beforeAll(async () => {
   vmm = await VmmProcess.start();
+  // A second after its start a process gives back what that took: from then on nothing changes.
+  await new Promise((resolve) => setTimeout(resolve, 1500));
 });
 
 afterAll(() => vmm[Symbol.asyncDispose]());

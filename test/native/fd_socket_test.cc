@@ -135,6 +135,7 @@ void Listens() {
   const std::string path = std::string(directory.data()) + "/s";
   Fd bound;
   CHECK(vmm::ListenUnix(path, &bound).ok());
+  CHECK(fcntl(bound.get(), F_SETFD, 0) == 0 && fcntl(bound.get(), F_SETFL, 0) == 0);
   Fd listener;
   CHECK(vmm::AdoptListener(bound.Release(), &listener).ok());
   CHECK(fcntl(listener.get(), F_GETFD) == FD_CLOEXEC);

@@ -85,6 +85,41 @@ test('what is written while the peer does not read is kept, and its end reported
   expect(drained).toBe(1);
 });
 
+test('a paused socket is not read, and loses nothing', async () => {
+  const into = Buffer.alloc(4);
+  const received: string[] = [];
+  let resume = ignore;
+  const listener = new native.FdListener({
+    path,
+    onStall: ignore,
+    onConnection: (fd) => {
+      const socket = new native.FdSocket(fd, {
+        into,
+        onData: (sizeBytes) => {
+          received.push(into.toString('latin1', 0, sizeBytes));
+          socket.pause();
+        },
+        onEnd: () => socket.end(),
+        onDrain: ignore,
+        onClose: ignore,
+      });
+      resume = () => socket.resume();
+    },
+  });
+  const client = connect(path);
+  client.end('abcdefgh');
+  await expect.poll(() => received).toEqual(['abcd']);
+
+  await new Promise((resolve) => setTimeout(resolve, 50));
+  expect(received).toEqual(['abcd']);
+  resume();
+  await expect.poll(() => received).toEqual(['abcd', 'efgh']);
+
+  listener.close();
+  resume();
+  await new Promise((resolve) => client.resume().once('close', resolve));
+});
+
 test('a descriptor that does not listen is refused', () => {
   const options = { onConnection: ignore, onStall: ignore };
 
