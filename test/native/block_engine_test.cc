@@ -193,11 +193,11 @@ void Unaligned(IoKind io) {
   Disk disk(io, [](BlockOptions* options) { options->align_bytes = 4096; });
   BlockGuest& guest = disk.guest;
   disk.Fill(0, 0x11, 4 * 4096);
-  guest.Fill(kData + 1, 0x22, 9 * 512);
+  guest.Fill(kData + 1, 0x22, 10 * 512);
 
-  CHECK(guest.Do(VIRTIO_BLK_T_OUT, 7, {{kData + 1, 700}, {kData + 701, 9 * 512 - 700}}) == kOk);
-  CHECK(disk.Holds(0, 0x11, 7 * 512) && disk.Holds(7 * 512, 0x22, 9 * 512));
-  CHECK(disk.Holds(16 * 512, 0x11, 16 * 512));
+  CHECK(guest.Do(VIRTIO_BLK_T_OUT, 7, {{kData + 1, 700}, {kData + 701, 10 * 512 - 700}}) == kOk);
+  CHECK(disk.Holds(0, 0x11, 7 * 512) && disk.Holds(7 * 512, 0x22, 10 * 512));
+  CHECK(disk.Holds(17 * 512, 0x11, 15 * 512));
 
   CHECK(guest.Do(VIRTIO_BLK_T_IN, 6, {{kData + 0x3001, 3, true}, {kData + 0x4003, 1021, true}}) ==
         kOk);

@@ -32,6 +32,7 @@ class HeldIo final : public vmm::FileIo {
     std::condition_variable changed;
     std::vector<uint32_t> held;
     std::vector<Done> released;
+    bool waiting = false;  // the thread has taken all there was
   };
   HeldIo(std::shared_ptr<Shared> shared, std::shared_ptr<vmm::EventFd> kick)
       : shared_(std::move(shared)), kick_(std::move(kick)) {}
@@ -45,13 +46,21 @@ class HeldIo final : public vmm::FileIo {
     shared_->changed.notify_all();
   }
   void Run(bool wait, std::vector<Done>* done) override {
+    SetWaiting(wait);
     if (wait) kick_->Wait();
+    SetWaiting(false);
     const std::lock_guard lock(shared_->mutex);
     for (const Done& one : std::exchange(shared_->released, {}))
       done->push_back({one.tag, lengths_[one.tag]});
   }
 
  private:
+  void SetWaiting(bool waiting) {
+    const std::lock_guard lock(shared_->mutex);
+    shared_->waiting = waiting;
+    shared_->changed.notify_all();
+  }
+
   const std::shared_ptr<Shared> shared_;
   const std::shared_ptr<vmm::EventFd> kick_;
   std::map<uint32_t, int64_t> lengths_;
@@ -74,10 +83,12 @@ class HeldDisk {
     guest.Kick();
     return head;
   }
+  /// Until the thread waits with so many in flight.
   void AwaitHeld(size_t count) {
     std::unique_lock lock(shared_->mutex);
-    CHECK(shared_->changed.wait_for(lock, std::chrono::seconds(10),
-                                    [&] { return shared_->held.size() == count; }));
+    CHECK(shared_->changed.wait_for(lock, std::chrono::seconds(10), [&] {
+      return shared_->waiting && shared_->held.size() == count;
+    }));
   }
   /// The one that came last goes first.
   void ReleaseLast() {
@@ -115,6 +126,7 @@ void SameHeadTwice() {
   disk.guest.driver().Offer(head);
   disk.guest.kick().Signal();
   for (int i = 0; i < 10'000 && disk.guest.fault() == nullptr; ++i) usleep(1000);
+  CHECK(disk.guest.fault() != nullptr);
   CHECK(std::string(disk.guest.fault()) == "head that is in flight already");
 
   Flag ended;
@@ -131,14 +143,13 @@ void PauseInFlight() {
   disk.AwaitHeld(1);
   Flag paused;
   disk.thread().Pause(paused.Setter());
+  disk.Read(1);
+  disk.guest.kick().Signal();
   CHECK(!paused.Await(50));
+  disk.AwaitHeld(1);  // the second is not taken
   disk.ReleaseLast();
   CHECK(paused.Await() && disk.guest.Await().size() == 1);
 
-  disk.Read(1);
-  disk.guest.kick().Signal();
-  usleep(50'000);
-  disk.AwaitHeld(0);
   disk.thread().Resume();
   disk.AwaitHeld(1);
   disk.ReleaseLast();
