@@ -143,7 +143,7 @@ test('a file that fails is told of once', async () => {
   }
 });
 
-test('a queue that the driver breaks is the device to hear of, and stop still ends', async () => {
+test('the device hears of a queue that the driver broke, and stop still ends', async () => {
   start();
 
   driver.offer(driver.size);

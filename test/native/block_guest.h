@@ -2,8 +2,11 @@
 #include <linux/virtio_blk.h>
 #include <poll.h>
 
+#include <algorithm>
+#include <atomic>
 #include <cstring>
 #include <map>
+#include <memory>
 #include <utility>
 #include <vector>
 
