@@ -1,6 +1,6 @@
 /**
- * A block of registers as data. What hardware leaves undefined is decided here, once: an access that
- * is not exactly one register's place and width reads all ones and writes nothing.
+ * A block of registers as data. What hardware leaves undefined is decided here, once: an access
+ * that is not exactly one register's place and width reads all ones and writes nothing.
  */
 import { strict as assert } from 'node:assert';
 import { allOnes } from '../bytes.ts';

@@ -9,10 +9,10 @@ import { type Register, RegisterFile } from '../registers.ts';
 import { F_VERSION_1 } from './device.ts';
 
 /** No interrupt for this. §4.1.5.1.2 */
-export const NO_VECTOR = 0xffff;
+const NO_VECTOR = 0xffff;
 
 /** Device status, §2.1. */
-export const STATUS = {
+const STATUS = {
   acknowledge: 0x01,
   driver: 0x02,
   driverOk: 0x04,

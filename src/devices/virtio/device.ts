@@ -8,7 +8,6 @@ import type { Virtqueue } from '../../native.ts';
 export const F_INDIRECT_DESC = 1n << 28n;
 export const F_EVENT_IDX = 1n << 29n;
 export const F_VERSION_1 = 1n << 32n;
-export const F_IOMMU_PLATFORM = 1n << 33n;
 
 /** What a device gets from DRIVER_OK to reset. */
 export interface Activation {

@@ -1,7 +1,7 @@
 /**
- * A virtio device as a PCI function, VIRTIO 1.2 §4.1: the registers by which a driver finds it, sets
- * its queues up and starts it. Kicks and interrupts are eventfds between KVM and whoever serves the
- * queues, so once a device runs, nothing of what it does comes through here.
+ * A virtio device as a PCI function, VIRTIO 1.2 §4.1: the registers by which a driver finds it,
+ * sets its queues up and starts it. Kicks and interrupts are eventfds between KVM and whoever
+ * serves the queues, so once a device runs, nothing of what it does comes through here.
  */
 import { allOnes } from '../../bytes.ts';
 import type { AccessHandler, EventFd, GuestMemory, Native, Virtqueue, Vm } from '../../native.ts';
@@ -297,7 +297,7 @@ export class VirtioPci implements AccessHandler {
     this.#msix.irq(this.#common.configVector)?.signal();
   }
 
-  /** The queues go first: the device gets no more requests, and answers to old ones lead nowhere. */
+  /** The queues go first: the device gets no more requests, answers to old ones lead nowhere. */
   async #reset(): Promise<void> {
     for (const queue of this.#queues) queue?.close();
     this.#queues = [];

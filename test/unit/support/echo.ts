@@ -1,4 +1,4 @@
-/** A toy device: it answers a request with the bytes of it, and has eight bytes of configuration. */
+/** A toy device: it answers a request with its own bytes, and has eight bytes of configuration. */
 import {
   type Activation,
   F_EVENT_IDX,
