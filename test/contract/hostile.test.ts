@@ -7,6 +7,13 @@ import { SUBJECTS } from './support/subjects.ts';
 
 const ROUNDS = '200';
 
+/** What a script of support/ prints. */
+async function run<T>(script: string, ...args: string[]): Promise<T> {
+  const argv = [`test/contract/support/${script}`, ...args];
+  const { stdout } = await promisify(execFile)('node_modules/.bin/tsx', argv);
+  return JSON.parse(stdout) as T;
+}
+
 test.each(SUBJECTS)(
   '$name serves on after thousands of rounds, and does not grow by 1 MiB in a thousand',
   async ({ name }) => {
@@ -17,6 +24,18 @@ test.each(SUBJECTS)(
     const { grown, answers } = JSON.parse(stdout) as { grown: number; answers: boolean };
     expect(answers).toBe(true);
     expect(grown).toBeLessThan(MIB);
+  },
+  60_000,
+);
+
+test.each(['Pty', 'Socket', 'File', 'Null'])(
+  'a guest that prints without end on a %s that nobody reads costs no memory',
+  async (mode) => {
+    const { grown, taken } = await run<{ grown: number; taken: number }>('flood.ts', mode);
+
+    expect(grown).toBeLessThan(MIB);
+    // Who types at a guest that does not read waits, once buffers between them are full.
+    expect(taken).toBeLessThan(MIB);
   },
   60_000,
 );
