@@ -71,6 +71,7 @@ const TIERS: Tier[] = [
   vitest('contract'),
   vitest('compat'),
   script('native', 'scripts/native-tests.ts'),
+  script('fuzz', 'scripts/fuzz.ts'),
   needs('/dev/kvm', vitest('kvm')),
   vitest('e2e'),
 ];
