@@ -105,7 +105,7 @@ function addon(): Native {
 
 type Bundle = (require: NodeJS.Require, filename: string, addon: () => Native) => void;
 
-// First of all, so that KVM works while V8 reads: who starts us will want a VM, now or over the API.
+// First of all, so that KVM works while V8 reads: whoever starts us will want a VM, soon or now.
 // Whatever is wrong with it, the boot will say.
 attempt(() => addon().prepareVm());
 const run = load().runInThisContext() as Bundle;
