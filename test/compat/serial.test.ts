@@ -8,12 +8,12 @@ import {
   statSync,
   writeFileSync,
 } from 'node:fs';
-import { connect, type Socket } from 'node:net';
+import { connect } from 'node:net';
 import { join } from 'node:path';
-import { ReadStream } from 'node:tty';
 import { describe, expect, test } from 'vitest';
 import { elfKernel, HALT, notes, PT_NOTE, pvhNote } from '../support/kernels.ts';
 import { ticksOfASecond } from './support/cpu-time.ts';
+import { Peer } from './support/peer.ts';
 import { echoing, printing, streaming, streamText } from './support/serial-guests.ts';
 import { TestTerminal } from './support/terminal.ts';
 import { VmmProcess } from './support/vmm-process.ts';
@@ -44,46 +44,6 @@ async function done(vmm: VmmProcess, ...verbs: string[]): Promise<void> {
 async function created(vmm: VmmProcess, serial: Serial, kernel?: Uint8Array): Promise<void> {
   const { status, text } = await vmm.put('vm.create', configOf(vmm, serial, kernel));
   expect(status, text).toBe(204);
-}
-
-/** Somebody at the far end. */
-class Peer implements Disposable {
-  readonly #stream: Socket | ReadStream;
-  text = '';
-  ended = false;
-
-  constructor(stream: Socket | ReadStream) {
-    this.#stream = stream;
-    stream.on('data', (bytes: Buffer) => {
-      this.text += bytes.toString('latin1');
-    });
-    stream.on('error', () => {});
-    stream.on('close', () => {
-      this.ended = true;
-    });
-  }
-
-  static async ofPty(path: string): Promise<Peer> {
-    return new Peer(new ReadStream(openSync(path, constants.O_RDWR | constants.O_NOCTTY)));
-  }
-
-  static async ofSocket(path: string): Promise<Peer> {
-    const socket = connect(path);
-    await new Promise((resolve, reject) => socket.once('connect', resolve).once('error', reject));
-    return new Peer(socket);
-  }
-
-  type(text: string): void {
-    this.#stream.write(text, 'latin1');
-  }
-
-  async shows(text: string): Promise<void> {
-    await expect.poll(() => this.text, SOON).toBe(text);
-  }
-
-  [Symbol.dispose](): void {
-    this.#stream.destroy();
-  }
 }
 
 const ptyOf = async (vmm: VmmProcess): Promise<string> => {

@@ -20,13 +20,13 @@ while True: os.write(1, os.read(master, 4096))
 export class TestTerminal implements Disposable {
   /** For the stdio of a child. */
   readonly fd: number;
-  #path: string;
+  readonly path: string;
   readonly #master: ChildProcess;
   #shown = '';
 
   private constructor(master: ChildProcess, path: string) {
     this.#master = master;
-    this.#path = path;
+    this.path = path;
     this.fd = openSync(path, constants.O_RDWR | constants.O_NOCTTY);
   }
 
@@ -61,7 +61,7 @@ export class TestTerminal implements Disposable {
   }
 
   get settings(): string {
-    return execFileSync('stty', ['-a', '-F', this.#path], { encoding: 'utf8' });
+    return execFileSync('stty', ['-a', '-F', this.path], { encoding: 'utf8' });
   }
 
   [Symbol.dispose](): void {
