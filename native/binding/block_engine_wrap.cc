@@ -36,6 +36,7 @@ BlockOptions ToOptions(Napi::Object from) {
   options.readonly = flag("readonly");
   options.writeback = flag("writeback");
   options.discard = flag("discard");
+  options.keep_raw = flag("keepRaw");
   options.serial = from.Get("serial").ToString().Utf8Value();
   options.align_bytes = ToUint<uint32_t>(from.Get("alignBytes"), "alignBytes");
   if (options.align_bytes == 0 || (options.align_bytes & (options.align_bytes - 1)) != 0)

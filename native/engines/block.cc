@@ -12,6 +12,7 @@ BlockEngine::BlockEngine(const BlockOptions& options)
   const bool block_device = fstat(options.fd, &stat) == 0 && S_ISBLK(stat.st_mode);
   disk_->file = {options.fd, block_device, options.align_bytes};
   disk_->limits = {options.size_bytes, options.readonly, options.discard};
+  disk_->keep_raw = options.keep_raw;
   disk_->serial = options.serial.substr(0, VIRTIO_BLK_ID_BYTES);
   disk_->writeback = options.writeback;
   disk_->on_error = options.on_error;

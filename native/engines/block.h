@@ -19,6 +19,7 @@ struct BlockOptions {
   bool readonly = false;
   bool writeback = true;
   bool discard = false;
+  bool keep_raw = false;
   std::string serial;
   uint32_t align_bytes = 1;
   IoKind io = IoKind::kIoUring;

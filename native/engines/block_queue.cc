@@ -145,9 +145,18 @@ void BlockQueue::Start(uint32_t index) {
     Answer(&slot, request.status);
     return;
   }
+  if (!MayWrite(&slot)) return Answer(&slot, VIRTIO_BLK_S_IOERR);
   slot.transfer.Begin(&slot.request, !disk_->writeback.load());
   ++started_;
   io_->Submit(slot.transfer.op(), index);
+}
+
+bool BlockQueue::MayWrite(Slot* slot) const {
+  const BlockRequest& request = slot->request;
+  if (!disk_->keep_raw || request.kind != BlockRequest::Kind::kWrite || request.offset_bytes != 0)
+    return true;
+  slot->first_sector = std::make_unique<FirstSector>();
+  return slot->first_sector->Take(&slot->request);
 }
 
 void BlockQueue::Advance(uint32_t index, int64_t result) {
@@ -173,6 +182,7 @@ void BlockQueue::Answer(Slot* slot, uint8_t status) {
   queue_.queue->Complete(slot->head, told ? Written(request, status) : 0);
   if (request.data.capacity() > kPiecesKept) request.data = {};
   slot->regions.reset();
+  slot->first_sector.reset();
   free_.push_back(static_cast<uint32_t>(slot - slots_.data()));
 }
 

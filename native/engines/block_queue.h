@@ -13,6 +13,7 @@
 #include "direct_io.h"
 #include "engine.h"
 #include "file_io.h"
+#include "first_sector.h"
 #include "transfer.h"
 
 namespace vmm {
@@ -21,6 +22,8 @@ namespace vmm {
 struct BlockDisk {
   File file;
   BlockLimits limits;
+  /// The first sector must not become the header of another image format.
+  bool keep_raw = false;
   std::string serial;  // at most VIRTIO_BLK_ID_BYTES
   /// False: a write is on stable storage before it is completed. VIRTIO 1.2 §5.2.5.2: what counts
   /// is how it stood when the request was submitted.
@@ -48,7 +51,8 @@ class BlockQueue final : public EngineWork {
     uint16_t head = 0;
     BlockRequest request;
     Transfer transfer;
-    std::shared_ptr<const Regions> regions;  // that the request points into
+    std::shared_ptr<const Regions> regions;     // that the request points into
+    std::unique_ptr<FirstSector> first_sector;  // of a write to it
   };
 
   bool IsIdle() const { return free_.size() == slots_.size(); }
@@ -58,6 +62,7 @@ class BlockQueue final : public EngineWork {
   void PollForChain(const std::atomic<bool>& leave);
   void Break();
   void Start(uint32_t slot);
+  bool MayWrite(Slot* slot) const;
   void Advance(uint32_t slot, int64_t result);
   void Answer(Slot* slot, uint8_t status);
   void Publish();
