@@ -21,7 +21,7 @@ import type { VmConfig } from './config.ts';
 import { type Consoles, Ports } from './consoles.ts';
 import { apicId, flatTopology, guestCpuid, physBits, type Topology } from './cpuid.ts';
 import { type DeviceTree, platformNodes } from './device-tree.ts';
-import { pciDevices, withFound } from './devices.ts';
+import { pciDevices } from './devices.ts';
 import { deviceArea, MEMORY } from './layout.ts';
 import { addRam } from './memory.ts';
 import { PciDevices } from './pci-devices.ts';
@@ -121,9 +121,9 @@ export class Vm {
     return { ...platform, ...this.#devices.nodes };
   }
 
-  /** The config that it was booted with, and what devices found out of what that left open. */
-  completed(config: VmConfig): VmConfig {
-    return withFound(config, this.#devices.found);
+  /** By device id, what each found out of what its config leaves open. */
+  get found(): ReadonlyMap<string, object> {
+    return this.#devices.found;
   }
 
   /** Ends it, whatever the guest does. What it has written to its consoles is kept. */

@@ -8,7 +8,7 @@ import { ramBytes } from './config/memory.ts';
 import type { VmConfig } from './config.ts';
 import { Consoles } from './consoles.ts';
 import type { DeviceTree } from './device-tree.ts';
-import { assignIds, checkDevices } from './devices.ts';
+import { assignIds, checkDevices, withFound } from './devices.ts';
 import { nextState, notCreated, type State, type Verb } from './states.ts';
 import { checkFiles, Vm } from './vm.ts';
 
@@ -36,6 +36,8 @@ export interface VmInfo<Dialect> {
 /** What is there from `create` to `delete`. */
 interface Created<Dialect> {
   config: VmConfig;
+  /** What devices found out at the last boot. It is told, and found out anew at the next. */
+  found: ReadonlyMap<string, object>;
   dialect: Dialect;
   consoles: Consoles;
   /** Of the next device that gets an id. */
@@ -75,7 +77,8 @@ export class Vmm<Dialect> {
   /** Answers at once, also while a verb runs: with the state before it. */
   async info(): Promise<VmInfo<Dialect>> {
     if (!this.#created) throw new VmmError('not-created', FAILURE.info, notCreated());
-    const { config, dialect } = this.#created;
+    const { dialect, found } = this.#created;
+    const config = withFound(this.#created.config, found);
     const memoryActualSize = ramBytes(config.memory);
     const tree = this.#vm && { deviceTree: this.#vm.deviceTree };
     return { config, dialect, state: this.#state, memoryActualSize, ...tree };
@@ -173,7 +176,8 @@ export class Vmm<Dialect> {
       onError: (error) => this.#options.onWarning(error.message),
       onWarning: this.#options.onWarning,
     });
-    created.config = this.#vm.completed(config);
+    created.config = config;
+    created.found = this.#vm.found;
     created.nextId = counter;
     this.#options.onBooted();
   }
@@ -192,7 +196,8 @@ export class Vmm<Dialect> {
 
   #keep(config: VmConfig, dialect: Dialect): void {
     const consoles = new Consoles(config);
-    this.#created = { config: consoles.named(config), dialect, consoles, nextId: 0 };
+    const found = new Map();
+    this.#created = { config: consoles.named(config), found, dialect, consoles, nextId: 0 };
   }
 
   #existing(): Created<Dialect> {
