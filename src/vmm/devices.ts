@@ -13,7 +13,7 @@ import { UserDeviceConfig, VfioConfig } from '../devices/vfio.ts';
 import { FsConfig } from '../devices/vhost-user/fs.ts';
 import { GenericVhostUserConfig } from '../devices/vhost-user/generic.ts';
 import { BalloonConfig } from '../devices/virtio/balloon.ts';
-import { DiskConfig } from '../devices/virtio/block.ts';
+import { Block, DiskConfig } from '../devices/virtio/block.ts';
 import { Console, ConsoleConfig } from '../devices/virtio/console.ts';
 import type { VirtioDevice } from '../devices/virtio/device.ts';
 import { NetConfig } from '../devices/virtio/net.ts';
@@ -65,7 +65,15 @@ export const DEVICES = {
     isPresent: ({ mode }) => mode !== 'Off',
     create: (_, { console }) => new Console(console),
   }),
-  disks: kind({ schema: DiskConfig, idPrefix: '_disk', barWidth: 32 }),
+  disks: kind({
+    schema: DiskConfig,
+    idPrefix: '_disk',
+    barWidth: 32,
+    check: (config, at) => Block.check(config, at),
+    create: (config, context) => new Block(config, context),
+    found: ({ imageType }) => ({ image_type: imageType }),
+    unserved: (config) => Block.unserved(config),
+  }),
   net: kind({ schema: NetConfig, idPrefix: '_net' }),
   rng: kind({
     schema: RngConfig,

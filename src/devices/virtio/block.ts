@@ -4,6 +4,9 @@
  * Data plane: a native engine, one thread a queue; it decides nothing.
  */
 import type { Static } from '@sinclair/typebox';
+import { alignDown, Writer } from '../../bytes.ts';
+import { VmmError } from '../../errors.ts';
+import { type BlockEngine, native } from '../../native.ts';
 import {
   bool,
   choice,
@@ -16,6 +19,9 @@ import {
   text,
   uint,
 } from '../../schema.ts';
+import type { DeviceContext } from '../device.ts';
+import { type Activation, F_EVENT_IDX, F_INDIRECT_DESC, type VirtioDevice } from './device.ts';
+import { DiskImage, type ImageType, SECTOR_BYTES } from './disk-image.ts';
 
 export const DiskConfig = object({
   ...iommuFields,
@@ -43,3 +49,231 @@ export const DiskConfig = object({
   poll_queue: option(bool(true, seedOnly)),
 });
 export type DiskConfig = Static<typeof DiskConfig>;
+
+// Feature bits, §5.2.3.
+const F_SEG_MAX = 1n << 2n;
+const F_RO = 1n << 5n;
+const F_BLK_SIZE = 1n << 6n;
+const F_FLUSH = 1n << 9n;
+const F_TOPOLOGY = 1n << 10n;
+const F_CONFIG_WCE = 1n << 11n;
+const F_MQ = 1n << 12n;
+const F_DISCARD = 1n << 13n;
+const F_WRITE_ZEROES = 1n << 14n;
+
+// Config space, §5.2.4. Offsets in bytes; capacity counts 512-byte sectors whatever the block size.
+const CAPACITY = 0;
+const SEG_MAX = 12;
+const BLK_SIZE = 20;
+const PHYSICAL_BLOCK_EXP = 24;
+const ALIGNMENT_OFFSET = 25;
+const MIN_IO_SIZE = 26;
+const OPT_IO_SIZE = 28;
+const WRITEBACK = 32;
+const NUM_QUEUES = 34;
+const MAX_DISCARD_SECTORS = 36;
+const MAX_DISCARD_SEG = 40;
+const DISCARD_SECTOR_ALIGNMENT = 44;
+const MAX_WRITE_ZEROES_SECTORS = 48;
+const MAX_WRITE_ZEROES_SEG = 52;
+const WRITE_ZEROES_MAY_UNMAP = 56;
+const CONFIG_BYTES = 60;
+
+/** Every chain has a header and a status besides its data. */
+const EXTRA_DESCRIPTORS = 2;
+
+/** §5.2.6.1, VIRTIO_BLK_T_GET_ID. */
+const SERIAL_BYTES = 20;
+
+export class Block implements VirtioDevice {
+  readonly virtioId = 2;
+  readonly features: bigint;
+  readonly queueSizes: readonly number[];
+  readonly config: Uint8Array;
+  /** What the image was found to be; not Unknown. */
+  readonly imageType: ImageType;
+  readonly #config: DiskConfig;
+  readonly #context: DeviceContext;
+  readonly #image: DiskImage;
+  #engine: BlockEngine | undefined;
+  /** Until it is known what the driver took, it may be any. */
+  #isCacheSettable = true;
+  #preallocated: Promise<void> = Promise.resolve();
+
+  /**
+   * Whether a disk can be made of its image; if that is in use, it may not be so at the boot.
+   * @throws VmmError 'invalid-config'.
+   */
+  static check(config: DiskConfig, at: string): void {
+    if (!config.vhost_user) openRaw(config, at).close();
+  }
+
+  /** What of the config is not served yet, each as ` vhost_user`. */
+  static unserved(config: DiskConfig): string[] {
+    const { vhost_user, rate_limit_group, rate_limiter_config: limiter, image_type } = config;
+    const isLimited = [limiter?.bandwidth, limiter?.ops].some(
+      (bucket) => bucket && bucket.size > 0 && bucket.refill_time > 0,
+    );
+    return [
+      ...(vhost_user ? [' vhost_user'] : []),
+      ...(rate_limit_group !== undefined ? [' rate_limit_group'] : []),
+      ...(isLimited ? [' rate_limiter_config'] : []),
+      ...(['Raw', 'Unknown'].includes(image_type) ? [] : [` image_type ${image_type}`]),
+    ];
+  }
+
+  /** @throws VmmError 'invalid-config' or 'conflict' if the image cannot be used. */
+  constructor(config: DiskConfig, context: DeviceContext) {
+    this.#config = config;
+    this.#context = context;
+    this.#image = openRaw(config, context.id);
+    try {
+      this.#image.lock(config, context.id);
+    } catch (error) {
+      this.#image.close();
+      throw error;
+    }
+    this.imageType = this.#image.type;
+    this.features = offered(config);
+    this.queueSizes = Array<number>(config.num_queues).fill(config.queue_size);
+    this.config = configSpace(config, this.#image);
+    this.#resetWriteback();
+    const remainder = this.#image.geometry.sizeBytes - visibleBytes(this.#image);
+    if (remainder > 0)
+      this.#warn(`The guest does not see the last ${remainder} bytes of its image`);
+    if (!config.sparse && !config.readonly && this.#image.stat.isFile()) this.#preallocate();
+  }
+
+  /** §5.2.5: the cache mode is the only thing that a driver can set. */
+  writeConfig(offset: number, sizeBytes: number, value: number): void {
+    if (!this.#isCacheSettable || WRITEBACK < offset || WRITEBACK >= offset + sizeBytes) return;
+    const isOn = ((value >>> (8 * (WRITEBACK - offset))) & 0xff) !== 0;
+    this.config[WRITEBACK] = Number(isOn);
+    this.#engine?.setWriteback(isOn);
+  }
+
+  activate({ features, queues, needsReset }: Activation): void {
+    const { geometry, fd, type } = this.#image;
+    const { disable_io_uring, disable_aio, queue_affinity = [] } = this.#config;
+    // A driver that cannot flush gets write-through, §5.2.5.2.
+    this.#isCacheSettable = (features & F_FLUSH) !== 0n && (features & F_CONFIG_WCE) !== 0n;
+    if ((features & F_FLUSH) === 0n) this.config[WRITEBACK] = 0;
+    else if (!this.#isCacheSettable) this.#resetWriteback();
+    try {
+      this.#engine = new native.BlockEngine({
+        id: this.#context.id,
+        fd,
+        sizeBytes: visibleBytes(this.#image),
+        readonly: this.#config.readonly, // not the negotiated bit: the driver may ignore F_RO
+        writeback: this.config[WRITEBACK] === 1,
+        discard: this.#config.sparse,
+        keepRaw: this.#config.image_type === 'Unknown' && type === 'Raw',
+        serial: this.#config.serial ?? defaultSerial(this.#image),
+        alignBytes: geometry.directAlignBytes,
+        io: disable_io_uring ? (disable_aio ? 'sync' : 'aio') : 'io_uring',
+        hostCpus: this.queueSizes.map(
+          (_, queue) =>
+            queue_affinity.find(({ queue_index }) => queue_index === queue)?.host_cpus ?? [],
+        ),
+        onError: (message) => this.#warn(message),
+      });
+      this.#engine.start(queues);
+    } catch (error) {
+      needsReset(`The data plane does not start: ${(error as Error).message}`);
+    }
+  }
+
+  async pause(): Promise<void> {
+    await this.#engine?.pause();
+  }
+
+  resume(): void {
+    this.#engine?.resume();
+  }
+
+  async reset(): Promise<void> {
+    await this.#engine?.stop();
+    this.#engine = undefined;
+    this.#isCacheSettable = true;
+    this.#resetWriteback();
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.reset();
+    await this.#preallocated;
+    this.#image.close();
+  }
+
+  #resetWriteback(): void {
+    this.config[WRITEBACK] = Number(this.#config.wce ?? true);
+  }
+
+  /** The guest may run meanwhile. Without the room, writes may fail later, as on a sparse disk. */
+  #preallocate(): void {
+    const { fd, geometry } = this.#image;
+    this.#preallocated = native.disks
+      .preallocate(fd, geometry.sizeBytes)
+      .catch(({ message }: Error) => this.#warn(`No room was set aside for its image: ${message}`));
+  }
+
+  #warn(message: string): void {
+    this.#context.onWarning(`Disk ${this.#context.id}: ${message}`);
+  }
+}
+
+function openRaw(config: DiskConfig, at: string): DiskImage {
+  const image = new DiskImage(config, at);
+  if (image.type === 'Raw') return image;
+  image.close();
+  throw new VmmError(
+    'invalid-config',
+    `Not supported yet: image_type ${image.type}`,
+    new Error(
+      `${at}.path is ${config.path}, an image of that type: ` +
+        'convert it to raw, or set image_type to Raw for its bytes as they are',
+    ),
+  );
+}
+
+function offered({ readonly, sparse, num_queues }: DiskConfig): bigint {
+  return (
+    F_SEG_MAX |
+    F_BLK_SIZE |
+    F_FLUSH |
+    F_TOPOLOGY |
+    F_CONFIG_WCE |
+    F_WRITE_ZEROES |
+    (F_INDIRECT_DESC | F_EVENT_IDX) |
+    (sparse ? F_DISCARD : 0n) |
+    (readonly ? F_RO : 0n) |
+    (num_queues > 1 ? F_MQ : 0n)
+  );
+}
+
+/** Whole blocks: a driver could not name the rest. */
+const visibleBytes = ({ geometry }: DiskImage): number =>
+  alignDown(geometry.sizeBytes, geometry.logicalBytes);
+
+function configSpace({ queue_size, num_queues, sparse }: DiskConfig, image: DiskImage): Uint8Array {
+  const { logicalBytes, physicalBytes, alignmentOffsetBytes, minIoBytes, optIoBytes } =
+    image.geometry;
+  return new Writer(CONFIG_BYTES)
+    .u64(CAPACITY, visibleBytes(image) / SECTOR_BYTES)
+    .u32(SEG_MAX, queue_size - EXTRA_DESCRIPTORS)
+    .u32(BLK_SIZE, logicalBytes)
+    .u8(PHYSICAL_BLOCK_EXP, Math.log2(physicalBytes / logicalBytes))
+    .u8(ALIGNMENT_OFFSET, alignmentOffsetBytes / logicalBytes)
+    .u16(MIN_IO_SIZE, Math.min(minIoBytes / logicalBytes, 0xffff))
+    .u32(OPT_IO_SIZE, optIoBytes / logicalBytes)
+    .u16(NUM_QUEUES, num_queues)
+    .u32(MAX_DISCARD_SECTORS, 0xffff_ffff)
+    .u32(MAX_DISCARD_SEG, 1)
+    .u32(DISCARD_SECTOR_ALIGNMENT, logicalBytes / SECTOR_BYTES)
+    .u32(MAX_WRITE_ZEROES_SECTORS, 0xffff_ffff)
+    .u32(MAX_WRITE_ZEROES_SEG, 1)
+    .u8(WRITE_ZEROES_MAY_UNMAP, Number(sparse)).bytes;
+}
+
+/** The digits of device, device's own number and inode: the same file has the same serial. */
+const defaultSerial = ({ stat: { dev, rdev, ino } }: DiskImage): string =>
+  `${dev}${rdev}${ino}`.slice(0, SERIAL_BYTES);

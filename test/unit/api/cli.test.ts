@@ -27,6 +27,29 @@ test.each<[args: string[], body: object]>([
     ['--disk', 'path=/a', 'path=/b,readonly=on', '--disk=path=/c'],
     { disks: [{ path: '/a' }, { path: '/b', readonly: true }, { path: '/c' }] },
   ],
+  [
+    [
+      '--cpus',
+      'boot=2',
+      '--disk',
+      'path=/a,direct=on,num_queues=2,queue_size=256,serial=S 1,id=root,sparse=off,image_type=raw,' +
+        'lock_granularity=full,_disable_io_uring=on,_disable_aio=on,queue_affinity=[0@[0],1@[0-1]]',
+    ],
+    {
+      cpus: { boot_vcpus: 2, max_vcpus: 2 },
+      disks: [
+        {
+          ...{ path: '/a', direct: true, num_queues: 2, queue_size: 256, serial: 'S 1' },
+          ...{ id: 'root', sparse: false, image_type: 'Raw', lock_granularity: 'Full' },
+          ...{ disable_io_uring: true, disable_aio: true },
+          queue_affinity: [
+            { queue_index: 0, host_cpus: [0] },
+            { queue_index: 1, host_cpus: [0, 1] },
+          ],
+        },
+      ],
+    },
+  ],
   [['--vsock', 'cid=3,socket=/v'], { vsock: { cid: 3, socket: '/v' } }],
   [['--serial', 'tty', '--console', 'off'], { serial: { mode: 'Tty' }, console: { mode: 'Off' } }],
   [['--rtc', '--watchdog', '--pvpanic'], { rtc: {}, watchdog: true, pvpanic: true }],
@@ -102,6 +125,11 @@ test.each([
     ['--kernel', '/k', '--disk', 'bw_size=1'],
     'Error parsing config\ndisks[0].rate_limiter_config.bandwidth.refill_time is missing',
   ],
+  [
+    ['--kernel', '/k', '--disk', 'path=/a', '--disk', 'path=/a'],
+    'disks[0].path and disks[1].path is /a: name one image each',
+  ],
+  [['--kernel', '/k', '--disk', 'path=/a,wce=true'], 'Error parsing --disk\nunknown option: wce'],
   [['--kernel', '/k', '--fs', 'tag=t'], 'Error parsing --fs: socket missing'],
   [['--kernel', '/k', '--cpus', 'boot=0'], 'cpus.boot_vcpus is 0: give at least 1'],
 ])('%j is refused: %s', (args, text) => {

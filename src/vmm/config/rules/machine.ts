@@ -71,6 +71,25 @@ const reservedIds: Rule = (config) => {
       };
 };
 
+const ID_BYTES_MAX = 255;
+
+/** Logs and thread names carry ids; a line end in one would forge a line. */
+const CONTROL_CHARACTER = /\p{Cc}/u;
+
+const readableIds: Rule = (config) => {
+  const id = deviceIds(config).find(
+    (id) => Buffer.byteLength(id) > ID_BYTES_MAX || CONTROL_CHARACTER.test(id),
+  );
+  return id === undefined
+    ? undefined
+    : {
+        text: 'Identifier is too long or has control characters',
+        remedy:
+          `A device has the id ${JSON.stringify(id.slice(0, ID_BYTES_MAX))}: ` +
+          `give at most ${ID_BYTES_MAX} bytes that can be printed`,
+      };
+};
+
 /** What lives in a process of its own, and reads and writes guest RAM from there. */
 const sharedRam: Rule = (config) => {
   const { memory } = config;
@@ -167,6 +186,7 @@ export const MACHINE_RULES: readonly Rule[] = [
   noSocketElsewhere,
   uniqueIds,
   reservedIds,
+  readableIds,
   sharedRamUnlessFile,
   vfioSource,
   vfioPaths,

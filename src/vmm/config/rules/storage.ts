@@ -32,6 +32,12 @@ const diskQueueSize = each('disks', ({ queue_size }, at) =>
       },
 );
 
+const diskHasQueue = each('disks', ({ num_queues }, at) =>
+  num_queues > 0
+    ? undefined
+    : { text: 'Disk without a queue', remedy: `${at}.num_queues is 0: give at least 1` },
+);
+
 const diskQueues = each('disks', ({ num_queues }, at, { cpus: { boot_vcpus } }) =>
   num_queues <= boot_vcpus
     ? undefined
@@ -49,6 +55,46 @@ const serial = each('disks', ({ serial = '' }, at) => {
     remedy: `${at}.serial is ${bytes} bytes long: give at most ${SERIAL_BYTES_MAX}`,
   };
 });
+
+const diskPath = each('disks', ({ path = '', vhost_user }, at) =>
+  path !== '' || vhost_user
+    ? undefined
+    : {
+        text: 'No disk path was specified when one was expected',
+        remedy: `${at}.path is missing: name an image file or a block device`,
+      },
+);
+
+/** What has two names is found when it is locked. */
+const diskPathsDiffer: Rule = ({ disks = [] }) => {
+  for (const [i, { path, readonly }] of disks.entries()) {
+    const other = disks.findIndex((disk) => (disk.path ?? '') !== '' && disk.path === path);
+    if (other === -1 || other >= i || (readonly && disks[other]?.readonly)) continue;
+    return {
+      text: 'The file is already locked',
+      remedy:
+        `disks[${other}].path and disks[${i}].path is ${path}: ` +
+        'name one image each, or set readonly to true for both',
+      kind: 'conflict',
+    };
+  }
+  return undefined;
+};
+
+const queueAffinity: Rule = ({ disks = [] }, host) => {
+  for (const [i, { queue_affinity = [] }] of disks.entries())
+    for (const [j, { host_cpus }] of queue_affinity.entries()) {
+      const missing = host_cpus.find((cpu) => !host.cpus().has(cpu));
+      if (missing === undefined) continue;
+      return {
+        text: `Host has no CPU ${missing}`,
+        remedy:
+          `disks[${i}].queue_affinity[${j}].host_cpus names ${missing}: ` +
+          'name CPUs that are online here',
+      };
+    }
+  return undefined;
+};
 
 const pathOrSocket = each('disks', ({ path, vhost_socket }, at) =>
   !path || vhost_socket === undefined // the document of 2020 requires a path, if only ""
@@ -110,8 +156,12 @@ const pmemSize = each('pmem', ({ size }, at) =>
 export const STORAGE_RULES: readonly Rule[] = [
   queueSizes,
   diskQueueSize,
+  diskHasQueue,
   diskQueues,
+  queueAffinity,
   serial,
+  diskPath,
+  diskPathsDiffer,
   pathOrSocket,
   vhostUserDisk,
   limiter,

@@ -32,7 +32,7 @@ const topology = (...[threads_per_core, cores_per_die, dies_per_package, package
 });
 const memory = (size: number, rest = {}) => ({ memory: { size, ...rest } });
 const zone = (id: string, rest = {}) => ({ id, size: 256 * MIB, ...rest });
-const disk = (rest: object) => ({ disks: [{ path: '/d' }, { path: '/d', ...rest }] });
+const disk = (rest: object) => ({ disks: [{ path: '/d' }, { path: '/e', ...rest }] });
 const net = (rest: object) => ({ net: [rest] });
 const shared = { memory: { size: 256 * MIB, shared: true } };
 
@@ -96,8 +96,18 @@ test.each<[body: object, text: string, remedy: string]>([
   [disk({ queue_size: 3 }), 'power of 2 no greater than 32768: 3', 'disks[1].queue_size is 3'],
   [disk({ queue_size: 2 }), 'greater than 2: 2', 'disks[1].queue_size is 2'],
   [disk({ num_queues: 2 }), 'Queue count (2) must not exceed', 'disks[1].num_queues is 2'],
+  [disk({ num_queues: 0 }), 'Disk without a queue', 'disks[1].num_queues is 0'],
+  [
+    disk({ queue_affinity: [{ queue_index: 0, host_cpus: [1, 9] }] }),
+    'Host has no CPU 9',
+    'disks[1].queue_affinity[0].host_cpus names 9',
+  ],
+  [{ disks: [{}] }, 'No disk path was specified', 'disks[0].path is missing'],
+  [disk({ path: '' }), 'No disk path was specified', 'disks[1].path is missing'],
+  [disk({ id: 'a\nb' }), 'has control characters', 'the id "a\\nb"'],
+  [disk({ id: 'x'.repeat(256) }), 'too long', `the id "${'x'.repeat(255)}"`],
   [disk({ serial: 'x'.repeat(21) }), 'serial length (21)', 'disks[1].serial is 21 bytes'],
-  [disk({ vhost_socket: '/s' }), 'path and vhost socket both', 'disks[1] has path /d'],
+  [disk({ vhost_socket: '/s' }), 'path and vhost socket both', 'disks[1] has path /e'],
   [{ ...shared, disks: [{ vhost_user: true }] }, 'No socket provided', 'disks[0].vhost_user'],
   [
     { ...shared, disks: [{ vhost_user: true, vhost_socket: '/s', iommu: true }] },
@@ -146,10 +156,12 @@ test.each<[body: object, text: string, remedy: string]>([
 });
 
 test.each<[body: object, text: string]>([
-  [{ disks: [{ id: 'a' }], net: [{ id: 'a' }] }, 'Identifier a is not unique'],
+  [{ disks: [{ path: '/d', id: 'a' }], net: [{ id: 'a' }] }, 'Identifier a is not unique'],
   [memory(0, { zones: [zone('a'), zone('a')] }), 'Memory zone identifier is not unique'],
   [{ devices: [{ path: '/x' }, { path: '/x' }] }, 'Duplicated device path: /x'],
   [{ disks: [{ pci_device_id: 5 }, { pci_device_id: 5 }] }, 'already used: 5'],
+  [disk({ path: '/d' }), 'The file is already locked'],
+  [disk({ path: '/d', readonly: true }), 'The file is already locked'],
   [{ net: [{ pci_device_id: 5 }], rng: { src: '/r', pci_device_id: 5 } }, 'already used: 5'],
 ])('%j is a conflict: %s', (body, text) => {
   const error = refusalOf(() => checkConfig(configOf(body), host));
@@ -167,17 +179,31 @@ test.each([
   memory(0, { hotplug_method: 'VirtioMem', zones: [zone('a', { hotplug_size: GIB })] }),
   memory(GIB, { hotplug_size: 64 * GIB }),
   net({ num_queues: 3 }),
-  disk({ num_queues: 0, readonly: true }),
+  disk({ id: '' }),
+  disk({ id: 'NIC//ü 1' }),
+  {
+    disks: [
+      { path: '/d', readonly: true },
+      { path: '/d', readonly: true },
+    ],
+  },
   { ...shared, fs: [{ tag: 't', socket: '/s' }] },
   {
     platform: { num_pci_segments: 2 },
-    disks: [{ pci_device_id: 5 }, { pci_device_id: 5, pci_segment: 1 }],
+    disks: [
+      { path: '/d', pci_device_id: 5 },
+      { path: '/e', pci_device_id: 5, pci_segment: 1 },
+    ],
   },
   { serial: { mode: 'Tty' }, console: { mode: 'Tty' } },
-  { console: { mode: 'Off' }, disks: Array(29).fill({}), watchdog: true },
+  {
+    console: { mode: 'Off' },
+    disks: Array(29).fill({ path: '/d', readonly: true }),
+    watchdog: true,
+  },
   {
     platform: { num_pci_segments: 2 },
-    disks: Array.from({ length: 60 }, (_, i) => ({ pci_segment: i % 2 })),
+    disks: Array.from({ length: 60 }, (_, i) => ({ path: `/${i}`, pci_segment: i % 2 })),
     console: { mode: 'Off' },
   },
 ])('%j makes sense', (body) => {
@@ -201,14 +227,19 @@ test('a boot names everything that is not supported yet, and nothing that has no
   });
   const asking = configOf({
     ...memory(0, { zones: [{ id: 'z', size: GIB }] }),
-    disks: [{ path: '/d' }],
+    disks: [
+      { path: '/d', rate_limiter_config: { ops: { size: 0, refill_time: 0 } } },
+      { path: '/e', rate_limit_group: 'g', image_type: 'Vhdx' },
+      { path: '/f', rate_limiter_config: { ops: { size: 9, refill_time: 9 } } },
+    ],
     watchdog: true,
     platform: { oem_strings: ['x'] },
   });
 
   expect(() => checkBootable(fine)).not.toThrow();
   expect(refusalOf(() => checkBootable(asking)).message).toBe(
-    'Not supported yet: memory.zones, platform strings, disks[0], watchdog',
+    'Not supported yet: memory.zones, platform strings, disks[1] rate_limit_group, ' +
+      'disks[1] image_type Vhdx, disks[2] rate_limiter_config, watchdog',
   );
 });
 

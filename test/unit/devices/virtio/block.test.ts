@@ -1,0 +1,314 @@
+import { mkdtempSync, rmSync, statSync, truncateSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { afterEach, beforeEach, expect, test, vi } from 'vitest';
+import { normalise } from '../../../../src/api/dialects.ts';
+import type { DeviceContext } from '../../../../src/devices/device.ts';
+import { Block, type DiskConfig } from '../../../../src/devices/virtio/block.ts';
+import { native } from '../../../../src/native.ts';
+import type { BlockEngineOptions } from '../../../../src/native-disks.ts';
+import { openFiles } from '../../../support/fds.ts';
+
+const MIB = 2 ** 20;
+const WRITEBACK = 32;
+const FLUSH = 1n << 9n;
+const CONFIG_WCE = 1n << 11n;
+
+/** Not in a RAM disk, which may know neither direct I/O nor holes. */
+let folder: string;
+let image: string;
+const disks: Block[] = [];
+const warnings: string[] = [];
+
+/** Stands for the data plane: notes what it is told. */
+const engine = {
+  options: undefined as BlockEngineOptions | undefined,
+  start: vi.fn(),
+  setWriteback: vi.fn(),
+  pause: vi.fn(async () => {}),
+  resume: vi.fn(),
+  stop: vi.fn(async () => {}),
+};
+
+beforeEach(() => {
+  folder = mkdtempSync('/var/tmp/block-');
+  image = join(folder, 'disk.img');
+  writeFileSync(image, '');
+  truncateSync(image, 32 * MIB);
+  const make = vi.fn(function make(options: BlockEngineOptions) {
+    engine.options = options;
+    return engine;
+  });
+  vi.spyOn(native, 'BlockEngine', 'get').mockReturnValue(make as never);
+});
+
+afterEach(async () => {
+  for (const disk of disks.splice(0)) await disk[Symbol.asyncDispose]();
+  rmSync(folder, { recursive: true });
+  warnings.length = 0;
+  vi.restoreAllMocks();
+  vi.resetAllMocks();
+});
+
+/** A disk as vm.create would have it made. */
+function diskOf(body: object = {}, id = '_disk0'): Block {
+  const disk = { path: image, ...body };
+  const seed = 'wce' in body ? { cmdline: { args: '' } } : {};
+  const [config] = normalise({ ...seed, disks: [disk] }).config.disks as DiskConfig[];
+  if (!config) throw new Error('No disk');
+  const context = { id, onWarning: (message: string) => void warnings.push(message) };
+  const made = new Block(config, context as unknown as DeviceContext);
+  disks.push(made);
+  return made;
+}
+
+const needsReset = vi.fn();
+const activate = (disk: Block, features = FLUSH | CONFIG_WCE) =>
+  disk.activate({ features, queues: [undefined], configChanged: () => {}, needsReset });
+
+const bitsOf = (features: bigint) =>
+  Array.from({ length: 64 }, (_, bit) => bit).filter((bit) => (features >> BigInt(bit)) & 1n);
+
+test.each<[object, number[]]>([
+  [{}, [2, 6, 9, 10, 11, 13, 14, 28, 29]],
+  [{ readonly: true }, [2, 5, 6, 9, 10, 11, 13, 14, 28, 29]],
+  [{ num_queues: 2 }, [2, 6, 9, 10, 11, 12, 13, 14, 28, 29]],
+  [{ sparse: false }, [2, 6, 9, 10, 11, 14, 28, 29]],
+])('a disk with %j offers %j', (body, bits) => {
+  expect(bitsOf(diskOf(body).features)).toEqual(bits);
+});
+
+test('the configuration space is as the specification lays it out', () => {
+  const disk = diskOf({ num_queues: 2, queue_size: 256 });
+
+  const view = new DataView(disk.config.buffer);
+  expect(disk.config).toHaveLength(60);
+  expect(view.getBigUint64(0, true)).toBe(65_536n); // capacity in sectors
+  const words = [8, 12, 16, 20, 24, 28].map((offset) => view.getUint32(offset, true));
+  // No size_max; 256 descriptors but two for data; no geometry; blocks; topology: min_io_size 1.
+  expect(words).toEqual([0, 254, 0, 512, 0x0001_0000, 0]);
+  expect([...disk.config.subarray(32, 36)]).toEqual([1, 0, 2, 0]); // writeback, num_queues
+  const limits = [36, 40, 44, 48, 52, 56].map((offset) => view.getUint32(offset, true));
+  expect(limits).toEqual([0xffff_ffff, 1, 1, 0xffff_ffff, 1, 1]);
+  expect(disk.queueSizes).toEqual([256, 256]);
+});
+
+test('a 2 TiB image has its capacity', () => {
+  truncateSync(image, 2 ** 41);
+
+  expect(new DataView(diskOf().config.buffer).getBigUint64(0, true)).toBe(2n ** 32n);
+});
+
+test('what is no whole sector is not shown, and that is said', () => {
+  truncateSync(image, 1024 + 100);
+
+  const disk = diskOf();
+  activate(disk);
+
+  expect(new DataView(disk.config.buffer).getBigUint64(0, true)).toBe(2n);
+  expect(engine.options?.sizeBytes).toBe(1024);
+  expect(warnings).toEqual(['Disk _disk0: The guest does not see the last 100 bytes of its image']);
+});
+
+test.each<[wce: boolean, features: bigint, writeback: boolean]>([
+  [true, FLUSH | CONFIG_WCE, true],
+  [true, FLUSH, true],
+  [true, CONFIG_WCE, false],
+  [true, 0n, false],
+  [false, FLUSH | CONFIG_WCE, false],
+  [false, FLUSH, false],
+])('with wce %s, a driver that took %i starts with writeback %s', (wce, features, writeback) => {
+  const disk = diskOf({ wce });
+
+  activate(disk, features);
+
+  expect(engine.options?.writeback).toBe(writeback);
+  expect(disk.config[WRITEBACK]).toBe(Number(writeback));
+});
+
+test('the driver sets the cache mode, before it is ready and after', () => {
+  const disk = diskOf();
+
+  disk.writeConfig(WRITEBACK, 1, 0);
+  activate(disk);
+  disk.writeConfig(WRITEBACK, 1, 1);
+
+  expect(engine.options?.writeback).toBe(false);
+  expect(engine.setWriteback.mock.calls).toEqual([[true]]);
+  expect(disk.config[WRITEBACK]).toBe(1);
+});
+
+test('a driver that took no CONFIG_WCE sets nothing, before it is ready and after', () => {
+  const disk = diskOf();
+
+  disk.writeConfig(WRITEBACK, 1, 0);
+  activate(disk, FLUSH);
+  disk.writeConfig(WRITEBACK, 1, 0);
+
+  expect(engine.options?.writeback).toBe(true);
+  expect(engine.setWriteback).not.toHaveBeenCalled();
+  expect(disk.config[WRITEBACK]).toBe(1);
+});
+
+test.each([
+  [0, 4, 0],
+  [31, 1, 0],
+  [33, 1, 0],
+  [36, 4, 0],
+  [56, 4, 0xffff_ffff],
+])('a write to another field, %i of %i bytes, changes nothing', (offset, sizeBytes, value) => {
+  const disk = diskOf();
+  activate(disk);
+  const before = disk.config.slice();
+
+  disk.writeConfig(offset, sizeBytes, value);
+
+  expect(disk.config).toEqual(before);
+  expect(engine.setWriteback).not.toHaveBeenCalled();
+});
+
+test('a wider write sets the cache mode and nothing else', () => {
+  const disk = diskOf();
+  const before = disk.config.slice();
+  activate(disk);
+
+  disk.writeConfig(30, 4, 0xff00_ffff);
+
+  before[WRITEBACK] = 0;
+  expect(disk.config).toEqual(before);
+  expect(engine.setWriteback.mock.calls).toEqual([[false]]);
+});
+
+test('a reset ends the data plane and brings the cache mode back', async () => {
+  const disk = diskOf();
+  activate(disk);
+  disk.writeConfig(WRITEBACK, 1, 0);
+
+  await disk.reset();
+
+  expect(engine.stop).toHaveBeenCalledTimes(1);
+  expect(disk.config[WRITEBACK]).toBe(1);
+  await disk.reset(); // not only after `activate`
+  expect(engine.stop).toHaveBeenCalledTimes(1);
+});
+
+test.each([
+  [{}, 'io_uring'],
+  [{ disable_io_uring: true }, 'aio'],
+  [{ disable_aio: true }, 'io_uring'],
+  [{ disable_io_uring: true, disable_aio: true }, 'sync'],
+])('with %j, requests go by %s', (body, io) => {
+  activate(diskOf(body));
+
+  expect(engine.options?.io).toBe(io);
+});
+
+test('the data plane is told what the config says', () => {
+  const queue_affinity = [{ queue_index: 1, host_cpus: [3, 5] }];
+
+  activate(
+    diskOf({ readonly: true, sparse: false, serial: 'S123', num_queues: 2, queue_affinity }),
+  );
+
+  expect(engine.options).toMatchObject({
+    id: '_disk0',
+    sizeBytes: 32 * MIB,
+    readonly: true,
+    discard: false,
+    serial: 'S123',
+    alignBytes: 1,
+    hostCpus: [[], [3, 5]],
+  });
+});
+
+test('an image is kept raw if only its contents say that it is', () => {
+  activate(diskOf());
+  const found = engine.options;
+  activate(diskOf({ image_type: 'Raw', path: otherImage() }));
+
+  expect(found?.keepRaw).toBe(true);
+  expect(engine.options?.keepRaw).toBe(false);
+});
+
+test('without a serial, one follows from the file, and fits', () => {
+  activate(diskOf());
+
+  const { dev, ino } = statSync(image, { bigint: true });
+  expect(engine.options?.serial).toBe(`${dev}0${ino}`.slice(0, 20));
+});
+
+test('with direct I/O, the data plane is told how to align', () => {
+  activate(diskOf({ direct: true }));
+
+  expect([512, 1024, 2048, 4096]).toContain(engine.options?.alignBytes);
+});
+
+test('with sparse off, the image gets all of its room', async () => {
+  await diskOf({ sparse: false })[Symbol.asyncDispose]();
+
+  expect(warnings).toEqual([]);
+  expect(statSync(image).blocks * 512).toBeGreaterThanOrEqual(32 * MIB);
+});
+
+test('the image stays open until its room is set aside', async () => {
+  let resolve = () => {};
+  const room = new Promise<void>((done) => {
+    resolve = done;
+  });
+  vi.spyOn(native.disks, 'preallocate').mockReturnValue(room);
+  const disposed = diskOf({ sparse: false })[Symbol.asyncDispose]();
+  await new Promise((done) => setImmediate(done));
+
+  expect(openFiles(folder)).toEqual([image]);
+  resolve();
+  await disposed;
+  expect(openFiles(folder)).toEqual([]);
+});
+
+test('pauses and resumes go to the data plane, if there is one', async () => {
+  const disk = diskOf();
+  await disk.pause();
+  disk.resume();
+  activate(disk);
+
+  await disk.pause();
+  disk.resume();
+
+  expect(engine.pause).toHaveBeenCalledTimes(1);
+  expect(engine.resume).toHaveBeenCalledTimes(1);
+});
+
+test('a data plane that does not start puts the device in need of a reset', () => {
+  engine.start.mockImplementation(() => {
+    throw new Error('EAGAIN: no thread');
+  });
+
+  activate(diskOf());
+
+  expect(needsReset.mock.calls[0]?.[0]).toContain('EAGAIN: no thread');
+});
+
+test('what the data plane has to say names the disk', () => {
+  activate(diskOf({}, 'root'));
+
+  engine.options?.onError('EIO');
+
+  expect(warnings).toEqual(['Disk root: EIO']);
+});
+
+test('the image is locked from the beginning to the end, and closed once', async () => {
+  const disk = diskOf();
+
+  expect(() => diskOf()).toThrow('Another instance likely holds a lock');
+  expect(openFiles(folder)).toEqual([image]);
+
+  await disk[Symbol.asyncDispose]();
+  await disk[Symbol.asyncDispose]();
+  expect(openFiles(folder)).toEqual([]);
+  expect(() => diskOf()).not.toThrow();
+});
+
+function otherImage(): string {
+  const path = join(folder, 'other.img');
+  writeFileSync(path, Buffer.alloc(MIB));
+  return path;
+}
