@@ -59,6 +59,7 @@ function replay({ argv = [] }: Run): unknown {
 const OTHERWISE: Readonly<Record<string, string>> = {
   'boot=0': 'refused; the original ran a VM without a CPU',
   'api-socket path=': 'refused; the original served a socket without a name',
+  'disk without path': 'refused before anything is opened, and the field is named',
   'landlock-rules without path': 'the missing key is named, not the two that there are',
 };
 

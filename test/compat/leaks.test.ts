@@ -1,7 +1,8 @@
 /** A process that made and ended many VMs holds as much as one that made none. */
 import { execFileSync } from 'node:child_process';
-import { readdirSync, readFileSync, readlinkSync } from 'node:fs';
+import { readdirSync, readFileSync, readlinkSync, writeFileSync } from 'node:fs';
 import { connect } from 'node:net';
+import { join } from 'node:path';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { buildFdClient } from '../unit/api/support/send-fds.ts';
 import { ticksOfASecond } from './support/cpu-time.ts';
@@ -17,6 +18,7 @@ let vmm: VmmProcess;
 
 beforeAll(async () => {
   vmm = await VmmProcess.start();
+  writeFileSync(join(vmm.folder, 'disk'), new Uint8Array(4096));
   // A second after its start a process gives back what that took: from then on nothing changes.
   await new Promise((resolve) => setTimeout(resolve, 1500));
 });
@@ -104,13 +106,14 @@ test.each<[string, readonly string[], Habit, object]>([
       ...['vm.shutdown', 'vm.boot', 'vm.delete'],
     ],
     'a guest in a storm of exits to the clock',
-    {},
+    { disks: [{ path: 'disk' }] },
   ],
   [
     'boots that fail',
     PLAIN,
     'a guest that prints X and halts',
-    { disks: [{ path: '/dev/null', image_type: 'Raw' }] },
+    // The second finds it locked.
+    { disks: [{ path: 'disk' }, { path: './disk' }] },
   ],
 ])('after 100 rounds of %s nothing more is held', async (_name, verbs, habit, part) => {
   const config = { ...guestConfig(vmm.folder, habit), ...part };

@@ -297,6 +297,17 @@ const DIFFERENCES: readonly Difference[] = [
     reason: 'a VM that cannot boot is known as soon as it is created',
   },
   {
+    what: 'A disk image that cannot be used',
+    match: ({ name, ours }) =>
+      /^create: .*(disk|nodisk)/.test(name) &&
+      isRefused({ ours } as Replayed) &&
+      /^(Cannot open disk path|Disk image type)/.test(texts(ours.body)[2] ?? ''),
+    ours: '400 at vm.create: the text of the original, then field, value and remedy',
+    holds: ({ theirs, ours }) =>
+      theirs.status === 204 && /^disks\[\d\]\.\S+ is /.test(texts(ours.body)[3] ?? ''),
+    reason: 'a VM that cannot boot is known as soon as it is created',
+  },
+  {
     what: 'Values that the original refused at vm.boot in the same words',
     match: ({ theirs, ours, bootAnswer }) =>
       theirs.status === 204 &&
@@ -377,9 +388,9 @@ test('what is left out is counted', () => {
     'was recorded in words, not in bytes': 67,
     'goes on where the connection of another step was': 2,
     'needs other connections to be open': 2,
-    'runs a VM with what is not built': 34,
-    'comes after a change that was left out': 50,
-    'comes after a config that we refuse': 19,
+    'runs a VM with what is not built': 17,
+    'comes after a change that was left out': 30,
+    'comes after a config that we refuse': 44,
     'asks for a deletion that the original could not do': 21,
     'concerns a VM whose making was not recorded': 87,
   });
