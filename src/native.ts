@@ -7,6 +7,7 @@
  * No call waits for a vCPU or an engine: what must wait for one returns a Promise.
  */
 import { createRequire } from 'node:module';
+import type { BlockEngineOptions, NativeDisks } from './native-disks.ts';
 
 /** One range of guest RAM. Ranges do not overlap; `gpa` and `sizeBytes` are multiples of 4 KiB. */
 interface RegionOptions {
@@ -135,30 +136,6 @@ export interface Chain {
   write(from: Uint8Array, offset?: number): number;
   /** Gives it back with its first `writtenBytes` filled. A second time, or too late: nothing. */
   complete(writtenBytes: number): void;
-}
-
-export interface BlockEngineOptions {
-  /** The thread of queue n is called `${id}_q${n}`, of which the kernel shows 15 bytes. */
-  id: string;
-  /** Borrowed until `stop` has resolved. */
-  fd: number;
-  /** A multiple of 512. */
-  sizeBytes: number;
-  /** Nothing is written, whatever was negotiated. */
-  readonly: boolean;
-  writeback: boolean;
-  /** Off: discards are answered as not supported. */
-  discard: boolean;
-  /** At most 20 bytes. */
-  serial: string;
-  /** What O_DIRECT wants buffers, offsets and lengths to be multiples of; 1 without it. */
-  alignBytes: number;
-  /** The first to try; what the host has not got gives way to the next in this order. */
-  io: 'io_uring' | 'aio' | 'sync';
-  /** Where the thread of queue n may run; anywhere if absent or empty. */
-  hostCpus: readonly (readonly number[])[];
-  /** An operation on the file failed; called for the first of a burst. The guest knows already. */
-  onError(message: string): void;
 }
 
 /** The data plane of a disk, VIRTIO 1.2 §5.2.6: a thread a queue, and no decisions. */
@@ -426,6 +403,7 @@ export interface Native {
     fd: number,
     options: FdSocketOptions,
   ) => FdSocket;
+  disks: NativeDisks;
   /** Gives back heap that is free and pages of files that can be read again, on a worker. */
   trimMemory: () => Promise<void>;
   /**
@@ -467,6 +445,9 @@ export const native: Native = {
   },
   get BlockEngine() {
     return addon().BlockEngine;
+  },
+  get disks() {
+    return addon().disks;
   },
   get trimMemory() {
     return addon().trimMemory;

@@ -7,6 +7,7 @@
 #include "boot_plan_args.h"
 #include "byte_port_wrap.h"
 #include "chain_wrap.h"
+#include "disk_wrap.h"
 #include "event_fd_wrap.h"
 #include "fd_socket_wrap.h"
 #include "guest_memory_wrap.h"
@@ -50,6 +51,7 @@ static Napi::Object Init(Napi::Env env, Napi::Object exports) {
   exports.Set("supportedCpuid", Napi::Function::New<vmm::SupportedCpuid>(env));
   exports.Set("trimMemory", Napi::Function::New<Trim>(env));
   exports.Set("prepareVm", Napi::Function::New<PrepareVm>(env));
+  exports.Set("disks", vmm::DefineDisks(env));
   exports.Set("exitNow", Napi::Function::New<ExitNow>(env));
   return exports;
 }

@@ -10,13 +10,8 @@ import {
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, test } from 'vitest';
-import {
-  type BlockEngine,
-  type BlockEngineOptions,
-  type GuestMemory,
-  native,
-  type Virtqueue,
-} from '../../src/native.ts';
+import { type BlockEngine, type GuestMemory, native, type Virtqueue } from '../../src/native.ts';
+import type { BlockEngineOptions } from '../../src/native-disks.ts';
 import { until } from '../support/micro-guest.ts';
 import { RingDriver } from '../support/ring-driver.ts';
 
@@ -63,6 +58,7 @@ const start = (options: Partial<BlockEngineOptions> = {}) => {
     readonly: false,
     writeback: true,
     discard: true,
+    keepRaw: false,
     serial: 'serial',
     alignBytes: 1,
     io: 'io_uring',

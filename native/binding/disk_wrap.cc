@@ -1,0 +1,60 @@
+#include "disk_wrap.h"
+
+#include <cerrno>
+#include <string>
+
+#include "../sys/disk.h"
+#include "args.h"
+#include "js_queue.h"
+#include "sys_error.h"
+
+namespace vmm {
+namespace {
+
+DiskLock ToLock(Napi::Value value) {
+  const std::string name = value.ToString().Utf8Value();
+  if (name == "exclusive") return DiskLock::kExclusive;
+  return name == "shared" ? DiskLock::kShared : DiskLock::kNone;
+}
+
+Napi::Value Prepare(const Napi::CallbackInfo& info) {
+  DiskGeometry geometry;
+  const bool direct = info[1].ToBoolean().Value();
+  ThrowIfFailed(info.Env(), PrepareDisk(ToFd(info[0], "fd"), direct, &geometry));
+  Napi::Object object = Napi::Object::New(info.Env());
+  object.Set("sizeBytes", static_cast<double>(geometry.size_bytes));
+  object.Set("logicalBytes", geometry.logical_bytes);
+  object.Set("physicalBytes", geometry.physical_bytes);
+  object.Set("alignmentOffsetBytes", geometry.alignment_offset_bytes);
+  object.Set("minIoBytes", geometry.min_io_bytes);
+  object.Set("optIoBytes", geometry.opt_io_bytes);
+  object.Set("directAlignBytes", geometry.direct_align_bytes);
+  return object;
+}
+
+Napi::Value Lock(const Napi::CallbackInfo& info) {
+  const uint64_t size_bytes = ToU64(info[2], "sizeBytes");
+  const int rc = LockDisk(ToFd(info[0], "fd"), ToLock(info[1]), size_bytes);
+  if (rc != -EAGAIN && rc != -EACCES) ThrowIfFailed(info.Env(), rc, "fcntl(F_OFD_SETLK)");
+  return Napi::Boolean::New(info.Env(), rc == 0);
+}
+
+Napi::Value Preallocate(const Napi::CallbackInfo& info) {
+  const int fd = ToFd(info[0], "fd");
+  const uint64_t size_bytes = ToU64(info[1], "sizeBytes");
+  return JsQueue::Of(info.Env()).RunOnWorker(info.Env(), [=] {
+    return Status{-PreallocateDisk(fd, size_bytes), "fallocate"};
+  });
+}
+
+}  // namespace
+
+Napi::Object DefineDisks(Napi::Env env) {
+  Napi::Object disks = Napi::Object::New(env);
+  disks.Set("prepare", Napi::Function::New<Prepare>(env));
+  disks.Set("lock", Napi::Function::New<Lock>(env));
+  disks.Set("preallocate", Napi::Function::New<Preallocate>(env));
+  return disks;
+}
+
+}  // namespace vmm
