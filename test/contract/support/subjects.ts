@@ -1,4 +1,10 @@
 /** Every virtio device that there is, and how to have it do something. */
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { normalise } from '../../../src/api/dialects.ts';
+import type { DeviceContext } from '../../../src/devices/device.ts';
+import { Block, type DiskConfig } from '../../../src/devices/virtio/block.ts';
 import { Console } from '../../../src/devices/virtio/console.ts';
 import type { VirtioDevice } from '../../../src/devices/virtio/device.ts';
 import { Rng } from '../../../src/devices/virtio/rng.ts';
@@ -11,9 +17,28 @@ export interface Subject {
   create: () => VirtioDevice;
   /** One that it answers without further ado. */
   request: Request;
+  /** How often its driver does its worst at a time, where that takes long. */
+  rounds?: number;
+}
+
+function disk(): Block {
+  const folder = mkdtempSync(join(tmpdir(), 'contract-disk-'));
+  const path = join(folder, 'disk.img');
+  writeFileSync(path, new Uint8Array(4096));
+  const [config] = normalise({ disks: [{ path, queue_size: 256 }] }).config.disks as [DiskConfig];
+  const made = new Block(config, { id: '_disk0', onWarning: () => {} } as unknown as DeviceContext);
+  rmSync(folder, { recursive: true });
+  return made;
 }
 
 export const SUBJECTS: readonly Subject[] = [
+  {
+    name: 'disk',
+    create: disk,
+    // A header of zeros: the first sector is to be read, and there is room for it and the status.
+    request: { queue: 0, readableBytes: 16, writableBytes: 513 },
+    rounds: 20, // each has a thread start and end
+  },
   {
     name: 'rng',
     create: () => new Rng({ src: '/dev/urandom' }, { onWarning: () => {} }),
