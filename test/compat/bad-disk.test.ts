@@ -386,7 +386,8 @@ test('20 disks, booted and deleted 20 times: no file, no thread and no mapping s
   const paths = Array.from({ length: 20 }, (_, i) => at(`many-${i}`));
   for (const path of paths) file(path, MIB);
   const count = (what: string) => readdirSync(`/proc/${vmm.pid}/${what}`).length;
-  const mappings = () => readFileSync(`/proc/${vmm.pid}/maps`, 'utf8').split('\n').length;
+  // V8 maps and unmaps its own heap as it likes, without a name.
+  const mappings = () => readFileSync(`/proc/${vmm.pid}/maps`, 'utf8').match(/ \/.*$/gm)?.length;
   const counts = () => ({ fds: count('fd'), threads: count('task'), mappings: mappings() });
   const round = async () => {
     await vmm.put('vm.create', withDisks(...paths.map((path) => ({ path }))));
@@ -401,7 +402,7 @@ test('20 disks, booted and deleted 20 times: no file, no thread and no mapping s
   const after = counts();
   expect(after.fds).toBeLessThan(before.fds + paths.length);
   expect(after.threads).toBeLessThanOrEqual(before.threads);
-  expect(after.mappings).toBeLessThan(before.mappings + paths.length);
+  expect(after.mappings).toBe(before.mappings);
 });
 
 /** The path of the image, with nothing there. */
