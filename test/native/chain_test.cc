@@ -1,8 +1,7 @@
 #include "../../native/virtio/chain.h"
 
-#include <atomic>
-#include <thread>
-#include <vector>
+#include <climits>
+#include <csignal>
 
 #include "driver.h"
 
@@ -46,33 +45,52 @@ void TellsDirections() {
   CHECK(Is(bench.chain.writable.items[0], bench.host(kBuffers + 16), 3));
 }
 
-/// The attacker's stores are a guest's: no sanitizer has a say in them.
-__attribute__((no_sanitize("thread"))) void Flip(volatile uint16_t* flags,
-                                                 const std::atomic<bool>& stop) {
-  while (!stop.load(std::memory_order_relaxed)) {
-    *flags = vmm::kDescriptorWrite;
-    *flags = kDescriptorIndirect;
-  }
+/// The guest at its worst: what it changes, and after how many more instructions of ours.
+volatile uint16_t* attacked_flags = nullptr;
+volatile sig_atomic_t instructions_left = 0;
+
+/// After each instruction, while the processor is told to trap.
+void OnInstruction(int) {
+  if (instructions_left == 0) *attacked_flags = kDescriptorIndirect;
+  instructions_left = instructions_left - 1;
 }
 
-/// A buffer to be written, or a table with such: looked at twice, it could be one to be read.
+void TrapEachInstruction(bool on) {
+  constexpr uint64_t kTrapFlag = 0x100;
+  const uint64_t flags = __builtin_ia32_readeflags_u64();
+  __builtin_ia32_writeeflags_u64(on ? flags | kTrapFlag : flags & ~kTrapFlag);
+}
+
+/// A buffer to be written becomes a table that has one, after so many instructions of the walk.
+/// Looked at twice, it could be one to be read. Returns how many instructions were left.
+int WalkAttacked(const vmm::Regions& ram, int instant, Chain* chain) {
+  *attacked_flags = vmm::kDescriptorWrite;
+  instructions_left = instant;
+  TrapEachInstruction(true);
+  const ChainStatus status = vmm::WalkChain(ram, kTable, kSize, 0, true, chain);
+  TrapEachInstruction(false);
+  CHECK(status == ChainStatus::kOk);
+  return instructions_left;
+}
+
 void ReadsOnce() {
+  constexpr int kInstants = 150;  // sanitizers make the walk long
   Bench bench;
   bench.driver.DescribeIndirect(0, kIndirectTable, {{kBuffers, 1, true}});
-  std::atomic<bool> stop = false;
-  std::jthread attacker(Flip, &bench.driver.At<vmm::Descriptor>(kTable)->flags, std::cref(stop));
-  for (int tables = 0, buffers = 0; tables < 500 || buffers < 500;) {
-    CHECK(bench.Walk() == ChainStatus::kOk);
+  const auto ram = bench.memory->Snapshot();
+  attacked_flags = &bench.driver.At<vmm::Descriptor>(kTable)->flags;
+  std::signal(SIGTRAP, OnInstruction);
+  const int length = INT_MAX - WalkAttacked(*ram, INT_MAX, &bench.chain);
+  bool table = false;
+  bool buffer = false;
+  for (int instant = 0; instant < length; instant += 1 + length / kInstants) {
+    WalkAttacked(*ram, instant, &bench.chain);
     CHECK(bench.chain.readable.count == 0 && bench.chain.writable.count == 1);
     const iovec& piece = bench.chain.writable.items[0];
-    if (Is(piece, bench.host(kBuffers), 1))
-      ++tables;
-    else if (Is(piece, bench.host(kIndirectTable), 16))
-      ++buffers;
-    else
-      CHECK(false);
+    table |= Is(piece, bench.host(kBuffers), 1);
+    buffer |= Is(piece, bench.host(kIndirectTable), 16);
   }
-  stop = true;
+  CHECK(table && buffer);
 }
 
 void RefusesWrap() {

@@ -2,8 +2,6 @@
 
 #include <poll.h>
 
-#include <atomic>
-#include <chrono>
 #include <cstring>
 #include <random>
 #include <thread>
@@ -225,72 +223,6 @@ void AsksForKicksByEventIndex() {
   }
 }
 
-/// Two threads come together, again and again, as closely as the machine lets them.
-class Meeting {
- public:
-  void Wait() {
-    const uint32_t all = (here_.fetch_add(1) / 2 + 1) * 2;
-    for (int spins = 0; here_.load() < all; ++spins)
-      if (spins > 1000) std::this_thread::yield();
-  }
-
- private:
-  std::atomic<uint32_t> here_ = 0;
-};
-
-/// Runs `device` and `driver` at once, after `prepare`: at least one must see what the other did.
-template <class Prepare, class Device, class DriverSide>
-void MeetOften(Prepare prepare, Device device, DriverSide driver) {
-  const auto end = std::chrono::steady_clock::now() + std::chrono::milliseconds(500);
-  Meeting meeting;
-  bool device_saw = false;
-  std::atomic<bool> over = false;
-  std::jthread other([&] {
-    for (meeting.Wait(); !over; meeting.Wait()) {
-      device_saw = device();
-      meeting.Wait();
-    }
-  });
-  for (int round = 0; round < 50'000 && std::chrono::steady_clock::now() < end; ++round) {
-    prepare();
-    meeting.Wait();
-    const bool driver_saw = driver();
-    meeting.Wait();
-    CHECK(device_saw || driver_saw);
-  }
-  over = true;
-  meeting.Wait();
-}
-
-/// The driver asks for interrupts while the device gives a chain back.
-void InterruptsMeet(bool event_idx) {
-  Bench bench({.size = kSize, .event_idx = event_idx});
-  Used used{};
-  const auto prepare = [&] {
-    while (bench.driver.TakeUsed(&used)) continue;
-    bench.driver.EnableInterrupts(false);
-    bench.driver.Offer(0);
-    bench.TakeAll();
-    bench.queue.Complete(0, 0);
-  };
-  MeetOften(
-      prepare, [&] { return bench.queue.Publish(); },
-      [&] { return bench.driver.EnableInterrupts(); });
-}
-
-/// The device asks for kicks while the driver offers a chain.
-void KicksMeet(bool event_idx) {
-  Bench bench({.size = kSize, .event_idx = event_idx});
-  const auto prepare = [&] {
-    bench.TakeAll();
-    if (bench.queue.in_flight_count() > 0) bench.queue.Complete(0, 0);
-    bench.queue.DisableKicks();
-  };
-  MeetOften(
-      prepare, [&] { return bench.queue.EnableKicks(); },
-      [&] { return bench.driver.Offer(0), bench.driver.WantsKick(); });
-}
-
 /// Waits for a signal, and not for ever: one that was lost would never come.
 void Await(const vmm::EventFd& event) {
   pollfd readable{event.get(), POLLIN, 0};
@@ -353,11 +285,6 @@ int main() {
   Test("flags suppress kicks and interrupts", SuppressesByFlags);
   Test("an event index asks for interrupts, also across 2^16", InterruptsByEventIndex);
   Test("an event index asks for kicks, also across 2^16", AsksForKicksByEventIndex);
-  for (const bool event_idx : {false, true}) {
-    Test("interrupts asked for as a chain is given back are seen",
-         [&] { InterruptsMeet(event_idx); });
-    Test("kicks asked for as a chain is offered are seen", [&] { KicksMeet(event_idx); });
-  }
   Test("no notification is lost between two threads", [] { LosesNoNotification(false); });
   Test("none is lost with event indices", [] { LosesNoNotification(true); });
 }
