@@ -1,4 +1,4 @@
-/** The virtio console from outside, with a guest that drives it: everywhere it can be plugged into. */
+/** The virtio console from outside, with a guest that drives it: wherever it can be plugged in. */
 import { execFileSync } from 'node:child_process';
 import { existsSync, readFileSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';

@@ -1,7 +1,8 @@
 /**
- * A process of its own, so that its memory is its own too: `flood.ts MODE` has a guest print without
- * end on a console whose far side does not read, and somebody type without end at a guest that does
- * not, and prints how much the process grows by 40 MiB of it, and how much was taken from who types.
+ * A process of its own, so that its memory is its own too: `flood.ts MODE` has a guest print
+ * without end on a console whose far side does not read, and somebody type without end at a guest
+ * that does not. It prints how much the process grows by 40 MiB of that, and how much was taken
+ * from who types.
  */
 import { closeSync, constants, mkdtempSync, openSync, rmSync } from 'node:fs';
 import { connect, type Socket } from 'node:net';

@@ -1,4 +1,4 @@
-/** By how much this process grows with what it does, as far as that can be told of a collected heap. */
+/** By how much this process grows with what it does, as far as a collected heap can tell. */
 import { setFlagsFromString } from 'node:v8';
 import { runInNewContext } from 'node:vm';
 import { KIB } from '../../../src/bytes.ts';
