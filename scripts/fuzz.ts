@@ -79,7 +79,8 @@ async function fuzz(target: string): Promise<void> {
   tell(`${target}: replay`, await start('-runs=0', corpus));
   if (seconds > 0)
     tell(`${target}: search`, await start(`-max_total_time=${seconds}`, found, corpus));
-  if (values.minimise) tell(`${target}: minimise`, await start('-set_cover_merge=1', corpus, found));
+  if (values.minimise)
+    tell(`${target}: minimise`, await start('-set_cover_merge=1', corpus, found));
 }
 
 const objects = new Set(wanted.flatMap((target) => sourcesOf(sourceOf(target))));
