@@ -12,6 +12,8 @@ import { type Static, type TObject, type TProperties, type TSchema, Type } from 
 export interface Cli {
   /** It can't be given there. */
   hidden?: true;
+  /** A key of 2020: taken, and no longer told of. */
+  old?: true;
   /** The key, where it isn't the field's own name. */
   key?: string;
   /** Older keys that mean the same. */
@@ -104,6 +106,9 @@ export const list = <T extends TSchema>(items: T, notes: Notes = {}) =>
 
 /** For fields that went away after 2020. */
 export const seedOnly = { cli: { hidden: true }, wire: { seed: true } } as const;
+
+/** The same for fields that were keys of the command line, which scripts still use. */
+export const seedKey = { cli: { old: true }, wire: { seed: true } } as const;
 
 export const object = <T extends TProperties>(
   properties: T,

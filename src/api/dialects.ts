@@ -82,7 +82,7 @@ function fill(schema: Schema, value: unknown, source: Source): unknown {
 
 /** Whether fields of the other dialect, or numbers of open files, may stand here at all. */
 const isKnown = ({ wire }: Schema, source: Source): boolean =>
-  (!wire?.seed || source === 'seed') && (!wire?.fd || source === 'cli');
+  (!wire?.seed || source !== 'today') && (!wire?.fd || source === 'cli');
 
 function givenValue(
   object: Readonly<Record<string, unknown>>,
@@ -99,7 +99,7 @@ function givenValue(
 }
 
 function defaultValue(field: Schema, source: Source): unknown {
-  if (!isKnown(field, source)) return undefined;
+  if (!isKnown(field, source) || (field.wire?.seed && source !== 'seed')) return undefined;
   if (field.wire?.drawn) return randomMac();
   return (source === 'seed' ? field.wire?.seedDefault : undefined) ?? field.default;
 }

@@ -63,9 +63,9 @@ function syntaxOf({ name, field }: CliOption): string[] {
 
 function keysOf({ properties = {} }: Schema, prefix: string): string[] {
   return Object.entries(properties).flatMap(([name, schema]) => {
-    const { hidden, key = name, flags, prefix: inner } = schema.cli ?? {};
+    const { hidden, old, key = name, flags, prefix: inner } = schema.cli ?? {};
     // What starts with an underscore is for developers.
-    if (hidden || key.startsWith('_')) return [];
+    if (hidden || old || key.startsWith('_')) return [];
     if (inner !== undefined) return keysOf(schema, inner);
     return [flags ? Object.keys(flags).join('|') : `${prefix}${key}=${formOf(schema)}`];
   });

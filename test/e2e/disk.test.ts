@@ -13,7 +13,9 @@ test('a guest finds a disk with the limits, queues and serial that it should hav
   const files = ['size', 'ro', 'serial', 'queue/max_segments', 'queue/logical_block_size'];
   const more = ['queue/write_cache', 'queue/discard_max_bytes', 'queue/write_zeroes_max_bytes'];
 
-  const found = await guest.run(`cd /sys/block/vda && cat ${[...files, ...more].join(' ')}`);
+  const found = await guest.run(
+    `cd /sys/block/vda && for f in ${[...files, ...more].join(' ')}; do echo $(cat $f); done`,
+  );
   const queues = await guest.run('ls /sys/block/vda/mq | wc -l');
   const { stdout: threads } = await guest.host.exec(`cat /proc/${guest.vmm.pid}/task/*/comm`);
 

@@ -5,7 +5,7 @@
  */
 import type { Static } from '@sinclair/typebox';
 import { GIB } from '../../bytes.ts';
-import { bool, object, option, pciFields, seedOnly, text, uint } from '../../schema.ts';
+import { bool, object, option, pciFields, seedKey, text, uint } from '../../schema.ts';
 
 export const FsConfig = object({
   ...pciFields,
@@ -13,7 +13,7 @@ export const FsConfig = object({
   socket: text({ wire: { aliases: ['sock'] } }),
   num_queues: uint(53, { default: 1 }),
   queue_size: uint(16, { default: 1024 }),
-  dax: option(bool(true, seedOnly)),
-  cache_size: option(uint(53, { default: 8 * GIB, ...seedOnly })),
+  dax: option(bool(true, seedKey)),
+  cache_size: option(uint(53, { default: 8 * GIB, ...seedKey })),
 });
 export type FsConfig = Static<typeof FsConfig>;

@@ -15,7 +15,7 @@ import {
   object,
   option,
   RateLimiterConfig,
-  seedOnly,
+  seedKey,
   text,
   uint,
 } from '../../schema.ts';
@@ -45,8 +45,8 @@ export const DiskConfig = object({
     cli: { words: { vhd: 'FixedVhd', qcow2: 'Qcow2', raw: 'Raw', vhdx: 'Vhdx' } },
   }),
   lock_granularity: choice(['ByteRange', 'Full'], { default: 'ByteRange' }),
-  wce: option(bool(true, seedOnly)),
-  poll_queue: option(bool(true, seedOnly)),
+  wce: option(bool(true, seedKey)),
+  poll_queue: option(bool(true, seedKey)),
 });
 export type DiskConfig = Static<typeof DiskConfig>;
 

@@ -4,7 +4,7 @@
  * Data plane: the mapping itself; this file serves the flush requests.
  */
 import type { Static } from '@sinclair/typebox';
-import { bool, iommuFields, object, option, seedOnly, size, text } from '../../schema.ts';
+import { bool, iommuFields, object, option, seedKey, size, text } from '../../schema.ts';
 
 export const PmemConfig = object({
   ...iommuFields,
@@ -12,6 +12,6 @@ export const PmemConfig = object({
   /** The file's own size where it isn't given. */
   size: option(size()),
   discard_writes: bool(false),
-  mergeable: option(bool(false, seedOnly)),
+  mergeable: option(bool(false, seedKey)),
 });
 export type PmemConfig = Static<typeof PmemConfig>;

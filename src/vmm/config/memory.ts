@@ -1,7 +1,7 @@
 /** Guest RAM: how much, what backs it, and how it may grow. */
 import type { Static } from '@sinclair/typebox';
 import { MIB } from '../../bytes.ts';
-import { bool, choice, list, object, option, seedOnly, size, text, uint } from '../../schema.ts';
+import { bool, choice, list, object, option, seedKey, size, text, uint } from '../../schema.ts';
 
 const DEFAULT_BYTES = 512 * MIB;
 
@@ -24,7 +24,7 @@ export type MemoryZoneConfig = Static<typeof MemoryZoneConfig>;
 export const MemoryConfig = object(
   {
     size: size({ cli: { default: DEFAULT_BYTES } }),
-    file: option(text(seedOnly)),
+    file: option(text(seedKey)),
     mergeable: bool(false),
     hotplug_method: choice(['Acpi', 'VirtioMem'], { default: 'Acpi' }),
     hotplug_size: option(size()),

@@ -89,7 +89,6 @@ test.each([
   ['disks', 'path=a]', 'invalid syntax: path=a]'],
   ['disks', 'path=]a[', 'invalid syntax: path=]a['],
   ['cpus', 'affinity=[0@1@2]', 'unable to convert [0@1@2] for affinity'],
-  ['fs', 'dax=on', 'unknown option: dax'],
 ])('%s %s is refused: %s', (name, text, message) => {
   expect(() => parse(name, text)).toThrow(new OptionError(message));
 });
