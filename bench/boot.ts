@@ -2,12 +2,15 @@
  * Boot of a real guest: Debian's kernel, from the request that starts it → its init, on a host that
  * can run it (test/host/README.md).
  *
- *     npx tsx bench/boot.ts [--peer NAME=PATH]... [--rounds N] [--json FILE]
+ *     npx tsx bench/boot.ts [--devices] [--peer NAME=PATH]... [--rounds N] [--json FILE]
  *
  * Subjects alternate within each round. All are started without a guest and told over a socket what
  * to do, so that each boot gives two times: since exec, and since vm.boot or QMP's cont. QEMU has
  * loaded everything by then; ours loads it after. Exits to KVM are counted besides: where the host
  * is emulated, they say more than times.
+ *
+ * With `--devices` all have a disk, a random number generator and a second console on PCI, and a boot
+ * ends when the guest has loaded their drivers.
  */
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -27,7 +30,9 @@ import { compileProbe } from './support/probe.ts';
 import { add, type Goal, report, type Samples } from './support/record.ts';
 import { benchArguments, type Peer } from './support/subjects.ts';
 
-const INIT = 'guest: init reached';
+const withDevices = process.argv.includes('--devices');
+const REACHED = withDevices ? 'guest: ready' : 'guest: init reached';
+const IMAGE = '/root/bench-boot.img';
 const SOCKET = '/tmp/boot.sock';
 const TIMEOUT_MS = 90_000;
 
@@ -41,8 +46,11 @@ const exits = (kernel: Kernel) => `${kernel}: exits until then`;
 const Q35 = qemu('QEMU q35', 'q35');
 const MICROVM = qemu('QEMU microvm', 'microvm,isa-serial=on');
 
+/** The microvm has no PCI. */
+const QEMUS = withDevices ? [Q35] : [Q35, MICROVM];
+
 const GOALS: Goal[] = KERNELS.flatMap((kernel) =>
-  [Q35, MICROVM].flatMap(({ name: subject }) => [
+  QEMUS.flatMap(({ name: subject }) => [
     { measure: asked(kernel), limit: 0.75, times: { measure: exec(kernel), subject } },
     { measure: asked(kernel), limit: 0.75, times: subject },
   ]),
@@ -56,7 +64,7 @@ async function subjectsOn(host: KvmHost, peers: readonly Peer[]): Promise<BootSu
   const dist = await host.stage(join(import.meta.dirname, '../dist'));
   const others: BootSubject[] = [];
   for (const { name, path } of peers) others.push(cloudHypervisor(name, await host.stage(path)));
-  return [cloudHypervisor('ours', `${dist}/cloud-hypervisor`), Q35, MICROVM, ...others];
+  return [cloudHypervisor('ours', `${dist}/cloud-hypervisor`), ...QEMUS, ...others];
 }
 
 /** One for each kernel, but for that all the same. */
@@ -64,7 +72,9 @@ async function machinesOn(host: KvmHost): Promise<[Kernel, BootMachine][]> {
   const images = await guestImages();
   const initramfs = await host.stage(images.initramfs);
   const cmdline = 'console=ttyS0 quiet panic=-1';
-  const common = { cpus: 1, memoryMiB: 512, initramfs, cmdline };
+  if (withDevices) await mustExec(host, `truncate -s 64M ${IMAGE}`);
+  const disk = withDevices ? { disk: IMAGE } : {};
+  const common = { cpus: 1, memoryMiB: 512, initramfs, cmdline, ...disk };
   const machines: [Kernel, BootMachine][] = [];
   for (const kernel of KERNELS)
     machines.push([kernel, { ...common, kernel: await host.stage(images[kernel]) }]);
@@ -73,7 +83,7 @@ async function machinesOn(host: KvmHost): Promise<[Kernel, BootMachine][]> {
 
 const host = await openHost();
 try {
-  const options = benchArguments(process.argv.slice(2));
+  const options = benchArguments(process.argv.slice(2).filter((word) => word !== '--devices'));
   const probe = await host.stage(compileProbe(directory));
   const subjects = await subjectsOn(host, options.peers);
   const machines = await machinesOn(host);
@@ -81,7 +91,7 @@ try {
 
   const measure = async (subject: BootSubject, kernel: Kernel, machine: BootMachine) => {
     const { argv, requests } = subject.boot(SOCKET, machine);
-    const command = [probe, 'text', INIT, SOCKET, ...requests, '--', ...argv];
+    const command = [probe, 'text', REACHED, SOCKET, ...requests, '--', ...argv];
     const said = await mustExec(host, command.map(shellQuote).join(' '), { timeoutMs: TIMEOUT_MS });
     const [execNs = 0, askedNs = 0, exitCount = 0] = said.split(' ').map(Number);
     add(samples, exec(kernel), subject.name, execNs / 1e6);

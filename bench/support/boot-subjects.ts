@@ -7,6 +7,8 @@ export interface BootMachine {
   kernel: string;
   initramfs: string;
   cmdline: string;
+  /** A raw image. With it come the disk, a random number generator and a second console. */
+  disk?: string;
 }
 
 export interface BootSubject {
@@ -25,13 +27,14 @@ function put(verb: string, body = ''): string {
 
 export const cloudHypervisor = (name: string, path: string): BootSubject => ({
   name,
-  boot: (socket, { cpus, memoryMiB, kernel, initramfs, cmdline }) => {
+  boot: (socket, { cpus, memoryMiB, kernel, initramfs, cmdline, disk }) => {
     const config = {
       cpus: { boot_vcpus: cpus, max_vcpus: cpus },
       memory: { size: memoryMiB * 1024 * 1024 },
       payload: { kernel, initramfs, cmdline },
       serial: { mode: 'Tty' },
-      console: { mode: 'Off' },
+      console: { mode: disk ? 'Null' : 'Off' },
+      ...(disk && { disks: [{ path: disk, image_type: 'Raw' }] }),
     };
     return {
       argv: [path, '--api-socket', socket],
@@ -40,15 +43,22 @@ export const cloudHypervisor = (name: string, path: string): BootSubject => ({
   },
 });
 
+const QEMU_DEVICES = [
+  ...['-object', 'rng-random,id=rng0,filename=/dev/urandom', '-device', 'virtio-rng-pci,rng=rng0'],
+  ...['-chardev', 'null,id=console0', '-device', 'virtio-serial-pci'],
+  ...['-device', 'virtconsole,chardev=console0'],
+];
+
 /** @param machine as `-M` takes it. */
 export const qemu = (name: string, machine: string): BootSubject => ({
   name,
-  boot: (socket, { cpus, memoryMiB, kernel, initramfs, cmdline }) => ({
+  boot: (socket, { cpus, memoryMiB, kernel, initramfs, cmdline, disk }) => ({
     argv: [
       ...['/usr/bin/qemu-system-x86_64', '-M', machine, '-accel', 'kvm', '-cpu', 'host'],
       ...['-smp', `${cpus}`, '-m', `${memoryMiB}`],
       ...['-nodefaults', '-no-user-config', '-display', 'none', '-no-reboot', '-serial', 'stdio'],
       ...['-kernel', kernel, '-initrd', initramfs, '-append', cmdline],
+      ...(disk ? ['-drive', `file=${disk},if=virtio,format=raw`, ...QEMU_DEVICES] : []),
       ...['-S', '-qmp', `unix:${socket},server=on,wait=off`],
     ],
     requests: [
