@@ -46,6 +46,9 @@ function start(rng: Rng): Driver {
   return driver;
 }
 
+/** Longer than any read of a source that has nothing; what is waited for is that nothing happens. */
+const aWhile = () => new Promise((resolve) => setTimeout(resolve, 50));
+
 const turns = async (count = 20): Promise<void> => {
   for (let i = 0; i < count; i++) await new Promise((resolve) => setImmediate(resolve));
 };
@@ -131,11 +134,11 @@ test('a silent source keeps neither a pause nor a reset waiting; no request goes
   const queue = driver.queue(0);
   const chain = driver.offer(0, NOTHING, 16);
   driver.kick(0);
-  await turns();
+  await aWhile();
 
   await driver.pci.pause();
   driver.pci.resume();
-  await turns();
+  await aWhile();
   const waitingCount = queue.waitingCount;
   await driver.reset();
   await driver.pci[Symbol.asyncDispose]();
@@ -148,7 +151,7 @@ test('a source that has nothing now is asked again', async () => {
   using source = new TypedSource();
   const driver = start(rngOf(source.path));
   const answer = driver.request(0, NOTHING, 16);
-  await turns();
+  await aWhile();
 
   source.type(Uint8Array.of(7, 8, 9));
 
@@ -182,6 +185,15 @@ test('after a reset no request of before is answered, and the next driver is ser
 
   expect(bytes).toHaveLength(1000);
   expect(before.completeCount).toBe(0);
+});
+
+test('a look at a source leaves nothing open', () => {
+  const opened = () => readdirSync('/proc/self/fd').length;
+  const before = opened();
+
+  Rng.check({ src: '/dev/urandom' });
+
+  expect(opened()).toBe(before);
 });
 
 test('nothing of it stays open, whatever it was doing', async () => {
