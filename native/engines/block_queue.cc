@@ -16,6 +16,10 @@ constexpr int64_t kBurstMs = 10'000;
 /// A request of more pieces than this is rare, and gives back the room that they took.
 constexpr size_t kPiecesKept = 256;
 
+/// A pause, a reset and a shutdown wait for what is in flight, and so for no more than this and one
+/// request: descriptors that overlap let a driver ask for 4 GiB with each, whatever RAM there is.
+constexpr uint64_t kMovingBytesMax = 64 << 20;
+
 /// With more than so many at a time, batches are what makes it fast.
 constexpr uint32_t kQuickMax = 4;
 
@@ -79,13 +83,14 @@ void BlockQueue::Serve(const std::atomic<bool>& leave) {
 /// One round: takes what the driver has made available, starts it and what goes on, and completes
 /// what is done. Sleeps only if there is nothing else. False when it is time to leave.
 bool BlockQueue::ServeBatch(const std::atomic<bool>& leave) {
-  if (!leave.load()) TakeChains();
+  if (!leave.load()) TakeChains(leave);
   if (IsIdle() && !broken_ && !leave.load()) PollForChain(leave);
   const bool serves = !broken_ && !leave.load();
   if (!serves && IsIdle()) return false;
   // While looking pays, the driver need not kick, and most requests are done as soon as started.
   const bool quick = serves && started_ > 0 && started_ <= kQuickMax && busy_poll_.on();
-  const bool more = serves && !quick && queue_.queue->EnableKicks();
+  // What is left in a ring that we have no room for is taken when something is done.
+  const bool more = serves && !quick && HasRoom() && queue_.queue->EnableKicks();
   started_ = 0;
   io_->Run(!quick && !more, &done_);
   finished_ = static_cast<uint32_t>(done_.size());
@@ -105,14 +110,16 @@ void BlockQueue::PollForChain(const std::atomic<bool>& leave) {
 }
 
 /// A round takes no more than the queue holds, or a driver that never stops would not let it end.
-void BlockQueue::TakeChains() {
+void BlockQueue::TakeChains(const std::atomic<bool>& leave) {
   if (broken_) return;
   if (!queue_.queue->Begin()) return Break();
   queue_.queue->DisableKicks();
-  for (size_t round = slots_.size(); round > 0 && TakeChain(); --round) {
-  }
+  for (size_t round = slots_.size(); round > 0 && HasRoom() && !leave.load(); --round)
+    if (!TakeChain()) break;
   Publish();  // what needed no I/O
 }
+
+bool BlockQueue::HasRoom() const { return moving_bytes_ < kMovingBytesMax; }
 
 /// False if there is none, or the queue is broken.
 bool BlockQueue::TakeChain() {
@@ -148,6 +155,8 @@ void BlockQueue::Start(uint32_t index) {
   if (!MayWrite(&slot)) return Answer(&slot, VIRTIO_BLK_S_IOERR);
   slot.transfer.Begin(&slot.request, !disk_->writeback.load());
   ++started_;
+  slot.moving_bytes = request.length_bytes;
+  moving_bytes_ += slot.moving_bytes;
   io_->Submit(slot.transfer.op(), index);
 }
 
@@ -181,6 +190,7 @@ void BlockQueue::Answer(Slot* slot, uint8_t status) {
   if (told) *request.status_at = status;
   queue_.queue->Complete(slot->head, told ? Written(request, status) : 0);
   if (request.data.capacity() > kPiecesKept) request.data = {};
+  moving_bytes_ -= std::exchange(slot->moving_bytes, 0);
   slot->regions.reset();
   slot->first_sector.reset();
   free_.push_back(static_cast<uint32_t>(slot - slots_.data()));

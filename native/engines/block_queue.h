@@ -51,13 +51,15 @@ class BlockQueue final : public EngineWork {
     uint16_t head = 0;
     BlockRequest request;
     Transfer transfer;
+    uint64_t moving_bytes = 0;                  // of moving_bytes_
     std::shared_ptr<const Regions> regions;     // that the request points into
     std::unique_ptr<FirstSector> first_sector;  // of a write to it
   };
 
+  bool HasRoom() const;
   bool IsIdle() const { return free_.size() == slots_.size(); }
   bool ServeBatch(const std::atomic<bool>& leave);
-  void TakeChains();
+  void TakeChains(const std::atomic<bool>& leave);
   bool TakeChain();
   void PollForChain(const std::atomic<bool>& leave);
   void Break();
@@ -75,8 +77,9 @@ class BlockQueue final : public EngineWork {
   std::vector<Slot> slots_;
   std::vector<uint32_t> free_;  // the last that was used is the first that is used again
   std::vector<FileIo::Done> done_;
-  uint32_t started_ = 0;   // since the last Run
-  uint32_t finished_ = 0;  // by the last Run
+  uint64_t moving_bytes_ = 0;  // that requests in flight read, write, zero or discard
+  uint32_t started_ = 0;       // since the last Run
+  uint32_t finished_ = 0;      // by the last Run
   BusyPoll busy_poll_{UsableCpus()};
   bool broken_ = false;
   Chain chain_;

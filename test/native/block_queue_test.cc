@@ -69,9 +69,9 @@ class HeldIo final : public vmm::FileIo {
 /// One queue over HeldIo.
 class HeldDisk {
  public:
-  HeldDisk() {
+  explicit HeldDisk(uint64_t size_bytes = kDiskBytes) {
     auto disk = std::make_shared<vmm::BlockDisk>();
-    disk->limits = {kDiskBytes, false, true};
+    disk->limits = {size_bytes, false, true};
     auto work = std::make_unique<vmm::BlockQueue>(guest.queue(), disk, [this](uint16_t) {
       return std::make_unique<HeldIo>(shared_, guest.queue().kick);
     });
@@ -172,6 +172,25 @@ void ResumeBeforePaused() {
   CHECK(disk.guest.Await().size() == 1);
 }
 
+/// Every one is of 64 MiB, which RAM is not.
+void LargeRequests() {
+  constexpr uint32_t kSectors = (64 << 20) / 512;
+  HeldDisk disk(uint64_t{1} << 40);
+  for (uint64_t place = 0; place < 3; ++place) {
+    const uint64_t header_gpa = BlockGuest::kHeaderGpa + place * 32;
+    const uint64_t segment_gpa = kData + place * sizeof(virtio_blk_discard_write_zeroes);
+    const virtio_blk_discard_write_zeroes segment{place * kSectors, kSectors, 0};
+    std::memcpy(disk.guest.At(segment_gpa), &segment, sizeof(segment));
+    disk.guest.Request(VIRTIO_BLK_T_WRITE_ZEROES, 0, {{segment_gpa, sizeof(segment)}}, header_gpa);
+  }
+  disk.guest.Kick();
+  for (int i = 0; i < 3; ++i) {
+    disk.AwaitHeld(1);
+    disk.ReleaseLast();
+    CHECK(disk.guest.Await().size() == 1);
+  }
+}
+
 /// Counts how often the thread goes to the kernel for I/O: Run of io_uring is one system call.
 class CountingIo final : public vmm::FileIo {
  public:
@@ -249,6 +268,8 @@ int main() {
        SameHeadTwice);
   Test("a pause waits for what is in flight and takes nothing until the resume", PauseInFlight);
   Test("a resume that overtakes its pause settles it", ResumeBeforePaused);
+  Test("of requests too large to wait for only one is in flight, and the rest follows",
+       LargeRequests);
   Test("a thousand requests take a hundred system calls and interrupts at most", FewSystemCalls);
   Test("what the host forbids gives way to the next best", NextBest);
 }
