@@ -4,8 +4,8 @@
 import { type EventFd, type GuestMemory, native, type Virtqueue } from '../../src/native.ts';
 
 const DESCRIPTOR_BYTES = 16;
-const F_NEXT = 1;
-const F_WRITE = 2;
+export const F_NEXT = 1;
+export const F_WRITE = 2;
 
 export interface RingOptions {
   size?: number;

@@ -46,7 +46,7 @@ function start(rng: Rng): Driver {
   return driver;
 }
 
-/** Longer than any read of a source that has nothing; what is waited for is that nothing happens. */
+/** Longer than any read of a source that has nothing: it is waited for that nothing happens. */
 const aWhile = () => new Promise((resolve) => setTimeout(resolve, 50));
 
 const turns = async (count = 20): Promise<void> => {
