@@ -1,5 +1,6 @@
 /** Guests that are created and booted over the API, in either dialect of its config. */
 import { guestImages } from '../../../guest-images/images.ts';
+import { mustExec } from '../../host/exec.ts';
 import { Guest } from './guest.ts';
 import { product, type Vmm } from './vmm.ts';
 
@@ -19,9 +20,17 @@ export interface ApiBootOptions {
   cpus?: number;
 }
 
-/** Starts the product without a VM. */
-export const startService = (args: readonly string[] = []): Promise<Guest> =>
-  Guest.start({ vmm: service, args });
+const LISTENS_MS_MAX = 10_000;
+
+/** Starts the product without a VM; resolves when it can be connected to. */
+export async function startService(args: readonly string[] = []): Promise<Guest> {
+  const guest = await Guest.start({ vmm: service, args });
+  const socket = `${guest.directory}/api.sock`;
+  const tries = LISTENS_MS_MAX / 50;
+  const wait = `for i in $(seq ${tries}); do [ -S ${socket} ] && exit; sleep 0.05; done; exit 1`;
+  await mustExec(guest.host, wait);
+  return guest;
+}
 
 /** The body of vm.create for a guest whose console is the serial port, over stdio. */
 export async function apiConfig(guest: Guest, options: ApiBootOptions): Promise<object> {
