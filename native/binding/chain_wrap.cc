@@ -54,6 +54,15 @@ ChainWrap::ChainWrap(const Napi::CallbackInfo& info) : ObjectWrap(info) {
   readable_ = taken->chain->readable;
   writable_ = taken->chain->writable;
   head_ = taken->head;
+  link_->out.insert(this);
+}
+
+void ChainWrap::Drop() {
+  if (link_ != nullptr) link_->out.erase(this);
+  link_ = nullptr;
+  readable_.pieces = {};
+  writable_.pieces = {};
+  regions_ = nullptr;
 }
 
 Napi::Value ChainWrap::ReadableBytes(const Napi::CallbackInfo& info) {
@@ -67,7 +76,7 @@ Napi::Value ChainWrap::WritableBytes(const Napi::CallbackInfo& info) {
 Napi::Value ChainWrap::Read(const Napi::CallbackInfo& info) {
   Napi::Uint8Array into = ToBytes(info[0], "into");
   const uint64_t offset = ToOffset(info[1]);
-  if (!alive()) return ToNumber(info.Env(), 0);
+  if (link_ == nullptr) return ToNumber(info.Env(), 0);
   const uint64_t done =
       ForEachPiece(readable_.pieces, offset, into.ByteLength(),
                    [to = into.Data()](const std::byte* host, uint64_t at, uint64_t part) {
@@ -79,7 +88,7 @@ Napi::Value ChainWrap::Read(const Napi::CallbackInfo& info) {
 Napi::Value ChainWrap::Write(const Napi::CallbackInfo& info) {
   const Napi::Uint8Array from = ToBytes(info[0], "from");
   const uint64_t offset = ToOffset(info[1]);
-  if (!alive()) return ToNumber(info.Env(), 0);
+  if (link_ == nullptr) return ToNumber(info.Env(), 0);
   const uint64_t done =
       ForEachPiece(writable_.pieces, offset, from.ByteLength(),
                    [bytes = from.Data()](std::byte* host, uint64_t at, uint64_t part) {
@@ -92,12 +101,9 @@ Napi::Value ChainWrap::Complete(const Napi::CallbackInfo& info) {
   const uint64_t written = ToU64(info[0], "writtenBytes");
   if (written > writable_.bytes)
     throw Napi::TypeError::New(info.Env(), "writtenBytes is more than the chain has room for");
-  const auto link = std::exchange(link_, nullptr);
-  readable_.pieces = {};
-  writable_.pieces = {};
-  regions_ = nullptr;
-  if (link != nullptr && link->wrap != nullptr)
-    link->wrap->Complete(info.Env(), head_, static_cast<uint32_t>(written));
+  const auto link = link_;
+  Drop();
+  if (link != nullptr) link->wrap->Complete(info.Env(), head_, static_cast<uint32_t>(written));
   return info.Env().Undefined();
 }
 

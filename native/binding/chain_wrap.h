@@ -14,6 +14,10 @@ class ChainWrap : public Napi::ObjectWrap<ChainWrap> {
  public:
   static Napi::Function Define(Napi::Env env);
   explicit ChainWrap(const Napi::CallbackInfo& info);
+  ~ChainWrap() override { Drop(); }
+
+  /// From now on it does nothing. It lets go of guest RAM, which must not stay until JS forgets it.
+  void Drop();
 
   /// What `Virtqueue.take` makes one of.
   struct Taken {
@@ -40,9 +44,7 @@ class ChainWrap : public Napi::ObjectWrap<ChainWrap> {
   Napi::Value Write(const Napi::CallbackInfo& info);
   Napi::Value Complete(const Napi::CallbackInfo& info);
 
-  bool alive() const { return link_ != nullptr && link_->wrap != nullptr; }
-
-  std::shared_ptr<VirtqueueWrap::Link> link_;  // null once completed
+  std::shared_ptr<VirtqueueWrap::Link> link_;  // null once it does nothing
   std::shared_ptr<const Regions> regions_;
   Buffers readable_, writable_;
   uint16_t head_ = 0;

@@ -189,6 +189,7 @@ Napi::Value VirtqueueWrap::JsClose(const Napi::CallbackInfo& info) {
 
 void VirtqueueWrap::Close() {
   link_->wrap = nullptr;
+  for (ChainWrap* chain : std::exchange(link_->out, {})) chain->Drop();
   if (poll_ != nullptr) poll_->Close();
   queue_ = nullptr;
   kick_ = irq_ = nullptr;

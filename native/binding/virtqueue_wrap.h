@@ -4,12 +4,15 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <unordered_set>
 #include <vector>
 
 #include "../virtio/engine_queue.h"
 #include "fd_poll.h"
 
 namespace vmm {
+
+class ChainWrap;
 
 /// `class Virtqueue` of src/native.ts. JS thread only, but for what an engine is given.
 class VirtqueueWrap : public Napi::ObjectWrap<VirtqueueWrap> {
@@ -27,6 +30,7 @@ class VirtqueueWrap : public Napi::ObjectWrap<VirtqueueWrap> {
   /// What a chain, an engine or the loop comes back by; `wrap` is null once the queue is closed.
   struct Link {
     VirtqueueWrap* wrap;
+    std::unordered_set<ChainWrap*> out = {};  // chains that are not given back
   };
 
   Napi::Value OnKick(const Napi::CallbackInfo& info);

@@ -1,5 +1,5 @@
 import { once } from 'node:events';
-import { readdirSync } from 'node:fs';
+import { readdirSync, readFileSync } from 'node:fs';
 import { setImmediate as nextTurn, setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { setFlagsFromString } from 'node:v8';
@@ -375,6 +375,22 @@ describe('what a queue holds', () => {
     driver[name].close();
 
     expect(() => driver.device()).toThrow(new TypeError(`${name} is closed`));
+  });
+});
+
+describe('RAM', () => {
+  test('goes when it is closed, though a chain of a queue that was closed is never given back', async () => {
+    const mapped = () => readFileSync('/proc/self/maps', 'utf8').match(/memfd:/g)?.length ?? 0;
+    const before = mapped();
+    memory.addRegion({ gpa: 1 << 20, sizeBytes: 1 << 20, shared: true, thp: false });
+    const chain = takeByte();
+    expect(mapped()).toBe(before + 1);
+
+    queue.close();
+    await memory.close();
+
+    expect(mapped()).toBe(before);
+    expect(chain.write(TEXT)).toBe(0);
   });
 });
 
