@@ -1,5 +1,6 @@
 #include "thread.h"
 
+#include <memory>
 #include <utility>
 
 namespace vmm {
@@ -26,11 +27,12 @@ Thread::Thread(const std::string& name, std::function<void()> body) {
   sigfillset(&all);
   sigdelset(&all, KickSignal());
   pthread_sigmask(SIG_SETMASK, &all, &before);
+  const std::unique_ptr<sigset_t, void (*)(sigset_t*)> restore(
+      &before, [](sigset_t* mask) { pthread_sigmask(SIG_SETMASK, mask, nullptr); });
   thread_ = std::thread([name, body = std::move(body)] {
     pthread_setname_np(pthread_self(), name.substr(0, 15).c_str());  // the kernel's limit
     body();
   });
-  pthread_sigmask(SIG_SETMASK, &before, nullptr);
 }
 
 }  // namespace vmm

@@ -16,6 +16,7 @@ int KickSignal();
 class Thread {
  public:
   Thread() = default;
+  /// Throws std::system_error if the host has no thread to give.
   Thread(const std::string& name, std::function<void()> body);
   Thread(Thread&&) noexcept = default;
   Thread& operator=(Thread&&) noexcept = default;

@@ -5,6 +5,7 @@
 
 #include "args.h"
 #include "js_queue.h"
+#include "sys_error.h"
 #include "virtqueue_wrap.h"
 
 namespace vmm {
@@ -97,7 +98,7 @@ Napi::Value BlockEngineWrap::Start(const Napi::CallbackInfo& info) {
     if (queue.IsUndefined()) continue;
     queues[i] = VirtqueueWrap::Unwrap(ToObject(queue, "queues"))->TakeQueue(info.Env());
   }
-  core_->Start(std::move(queues));
+  ThrowIfFailed(info.Env(), core_->Start(std::move(queues)), "pthread_create");
   return info.Env().Undefined();
 }
 

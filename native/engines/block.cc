@@ -18,7 +18,7 @@ BlockEngine::BlockEngine(const BlockOptions& options)
   disk_->on_error = options.on_error;
 }
 
-void BlockEngine::Start(std::vector<std::optional<EngineQueue>> queues) {
+int BlockEngine::Start(std::vector<std::optional<EngineQueue>> queues) {
   for (size_t i = 0; i < queues.size(); ++i) {
     if (!queues[i].has_value()) continue;
     const auto kick = queues[i]->kick;
@@ -29,9 +29,12 @@ void BlockEngine::Start(std::vector<std::optional<EngineQueue>> queues) {
                  : std::move(io);
     };
     auto work = std::make_unique<BlockQueue>(std::move(*queues[i]), disk_, std::move(open_io));
-    AddThread(id_ + "_q" + std::to_string(i),
-              i < host_cpus_.size() ? host_cpus_[i] : std::vector<uint32_t>{}, std::move(work));
+    const int rc =
+        AddThread(id_ + "_q" + std::to_string(i),
+                  i < host_cpus_.size() ? host_cpus_[i] : std::vector<uint32_t>{}, std::move(work));
+    if (rc < 0) return rc;
   }
+  return 0;
 }
 
 }  // namespace vmm

@@ -32,8 +32,9 @@ class BlockEngine : public Engine {
  public:
   explicit BlockEngine(const BlockOptions& options);
 
-  /// Queue n is `queues[n]`; the driver need not have set up all of them.
-  void Start(std::vector<std::optional<EngineQueue>> queues);
+  /// Queue n is `queues[n]`; the driver need not have set up all of them. 0 or a negative errno:
+  /// then some may be served, until Stop.
+  int Start(std::vector<std::optional<EngineQueue>> queues);
   /// Any thread. Of requests that come after it.
   void SetWriteback(bool on) { disk_->writeback.store(on); }
 

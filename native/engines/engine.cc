@@ -2,6 +2,7 @@
 
 #include <sched.h>
 
+#include <system_error>
 #include <utility>
 
 namespace vmm {
@@ -100,9 +101,14 @@ void EngineThread::Stop(std::function<void()> ended) {
   if (ended) ended();
 }
 
-void Engine::AddThread(const std::string& name, std::vector<uint32_t> cpus,
-                       std::unique_ptr<EngineWork> work) {
-  threads_.push_back(std::make_unique<EngineThread>(name, std::move(cpus), std::move(work)));
+int Engine::AddThread(const std::string& name, std::vector<uint32_t> cpus,
+                      std::unique_ptr<EngineWork> work) {
+  try {
+    threads_.push_back(std::make_unique<EngineThread>(name, std::move(cpus), std::move(work)));
+  } catch (const std::system_error& error) {
+    return -error.code().value();
+  }
+  return 0;
 }
 
 void Engine::Pause(const std::function<void()>& done) {

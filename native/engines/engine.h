@@ -66,8 +66,10 @@ class Engine {
   void Join() { threads_.clear(); }
 
  protected:
-  void AddThread(const std::string& name, std::vector<uint32_t> cpus,
-                 std::unique_ptr<EngineWork> work);
+  /// 0 or a negative errno: a driver can have threads made at any time, and the host be short of
+  /// them.
+  int AddThread(const std::string& name, std::vector<uint32_t> cpus,
+                std::unique_ptr<EngineWork> work);
 
  private:
   std::vector<std::unique_ptr<EngineThread>> threads_;

@@ -9,6 +9,7 @@
 #include <thread>
 
 #include "../../native/engines/aio.h"
+#include "../../native/engines/block.h"
 #include "../../native/engines/buffered_io.h"
 #include "../../native/engines/io_uring.h"
 #include "../../native/engines/sync_io.h"
@@ -260,6 +261,25 @@ void NextBest() {
   }).join();
 }
 
+void NoThreadLeft() {
+  std::thread([] {
+    const vmm::Fd file = TemporaryFile(kDiskBytes);
+    BlockGuest guest;
+    vmm::BlockOptions options;
+    options.fd = file.get();
+    options.size_bytes = kDiskBytes;
+    vmm::BlockEngine engine(options);
+    Forbid(SYS_clone3, EAGAIN);
+    Forbid(SYS_clone, EAGAIN);
+
+    CHECK(engine.Start({guest.queue()}) == -EAGAIN);
+
+    Flag stopped;
+    engine.Stop(stopped.Setter());
+    CHECK(stopped.Await());
+  }).join();
+}
+
 }  // namespace
 
 int main() {
@@ -272,4 +292,5 @@ int main() {
        LargeRequests);
   Test("a thousand requests take a hundred system calls and interrupts at most", FewSystemCalls);
   Test("what the host forbids gives way to the next best", NextBest);
+  Test("a host without a thread left is told of, and the engine stops", NoThreadLeft);
 }
