@@ -178,8 +178,9 @@ void BlockQueue::Advance(uint32_t index, int64_t result) {
     case Transfer::Step::kFailed:
       break;
   }
-  if (slot.transfer.op().kind == FileOp::Kind::kDiscard && slot.transfer.error() == EOPNOTSUPP)
-    return Answer(&slot, VIRTIO_BLK_S_UNSUPP);
+  const FileOp::Kind kind = slot.transfer.op().kind;
+  const bool optional = kind == FileOp::Kind::kDiscard || kind == FileOp::Kind::kZero;
+  if (optional && slot.transfer.error() == EOPNOTSUPP) return Answer(&slot, VIRTIO_BLK_S_UNSUPP);
   Report(slot);
   Answer(&slot, VIRTIO_BLK_S_IOERR);
 }

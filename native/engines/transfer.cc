@@ -13,6 +13,8 @@ constexpr uint8_t kRetriesMax = 16;
 /// Where the host cannot zero a range, zeroes are written, so much at a time.
 constexpr uint64_t kZeroPieceBytes = 64 << 10;
 constexpr uint64_t kZeroPieces = 16;
+/// More would keep a pause and a shutdown waiting: a driver then writes zeroes itself.
+constexpr uint64_t kZeroedByHandMax = 64 << 20;
 alignas(4096) std::byte zero_piece[kZeroPieceBytes];  // never written: all of it is one page
 
 FileOp::Kind KindOf(BlockRequest::Kind kind) {
@@ -92,6 +94,7 @@ Transfer::Step Transfer::Changed() {
 }
 
 Transfer::Step Transfer::NotSupported() {
+  if (!op_.unmap && left_ > kZeroedByHandMax) return Fail(EOPNOTSUPP);
   if (op_.unmap)
     op_.unmap = false;
   else

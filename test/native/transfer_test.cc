@@ -85,6 +85,18 @@ void ZeroesByHand() {
   CHECK(transfer.Advance(kLength - kPiece) == Step::kDone);
 }
 
+void TooMuchToZero() {
+  constexpr uint64_t kMost = 64 << 20;
+  Transfer transfer;
+  BlockRequest most = Request(BlockRequest::Kind::kWriteZeroes, kMost);
+  transfer.Begin(&most, false);
+  CHECK(transfer.Advance(-EOPNOTSUPP) == Step::kNext);
+
+  BlockRequest more = Request(BlockRequest::Kind::kWriteZeroes, kMost + 512);
+  transfer.Begin(&more, false);
+  CHECK(transfer.Advance(-EOPNOTSUPP) == Step::kFailed && transfer.error() == EOPNOTSUPP);
+}
+
 void Durable() {
   Transfer transfer;
   BlockRequest write = Request(BlockRequest::Kind::kWrite, 512);
@@ -117,6 +129,7 @@ int main() {
   Test("a file that ends within a read fails it", EndOfFile);
   Test("an interrupted operation is tried again, but not for ever", Again);
   Test("zeroes are written where the host cannot zero a range", ZeroesByHand);
+  Test("but not more than a shutdown can wait for", TooMuchToZero);
   Test("a durable change is one with the data on stable storage", Durable);
   Test("an error of the last step fails the whole", Failure);
 }
