@@ -79,6 +79,9 @@ const MAX_WRITE_ZEROES_SEG = 52;
 const WRITE_ZEROES_MAY_UNMAP = 56;
 const CONFIG_BYTES = 60;
 
+/** What the data plane takes of a chain: IOV_MAX. A longer one breaks its queue. */
+const SEGMENTS_MAX = 1024;
+
 /** Every chain has a header and a status besides its data. */
 const EXTRA_DESCRIPTORS = 2;
 
@@ -259,7 +262,7 @@ function configSpace({ queue_size, num_queues, sparse }: DiskConfig, image: Disk
     image.geometry;
   return new Writer(CONFIG_BYTES)
     .u64(CAPACITY, visibleBytes(image) / SECTOR_BYTES)
-    .u32(SEG_MAX, queue_size - EXTRA_DESCRIPTORS)
+    .u32(SEG_MAX, Math.min(queue_size, SEGMENTS_MAX) - EXTRA_DESCRIPTORS)
     .u32(BLK_SIZE, logicalBytes)
     .u8(PHYSICAL_BLOCK_EXP, Math.log2(physicalBytes / logicalBytes))
     .u8(ALIGNMENT_OFFSET, alignmentOffsetBytes / logicalBytes)

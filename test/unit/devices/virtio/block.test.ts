@@ -19,6 +19,8 @@ let image: string;
 const disks: Block[] = [];
 const warnings: string[] = [];
 
+const SEG_MAX = 12;
+
 /** Stands for the data plane: notes what it is told. */
 const engine = {
   options: undefined as BlockEngineOptions | undefined,
@@ -60,6 +62,16 @@ function diskOf(body: object = {}, id = '_disk0'): Block {
   disks.push(made);
   return made;
 }
+
+test.each([
+  [128, 126],
+  [1024, 1022],
+  [32_768, 1022],
+])('with queues of %i a driver may send %i segments, all in one readv', (queue_size, segMax) => {
+  const { config } = diskOf({ queue_size });
+
+  expect(new DataView(config.buffer).getUint32(SEG_MAX, true)).toBe(segMax);
+});
 
 const needsReset = vi.fn();
 const activate = (disk: Block, features = FLUSH | CONFIG_WCE) =>
