@@ -99,12 +99,15 @@ void VirtqueueWrap::RunHandler(Napi::Env env) {
 /// Not by a thread-safe function: Node makes a thousand calls of such before it looks at timers.
 void VirtqueueWrap::RunNextTurn(Napi::Env env) {
   if (std::exchange(scheduled_, true)) return;
-  const auto run = [link = link_](const Napi::CallbackInfo& info) {
-    if (link->wrap == nullptr) return;
-    link->wrap->scheduled_ = false;
-    link->wrap->RunHandler(info.Env());
-  };
-  AddonData::Of(env).set_immediate.Call({Napi::Function::New(env, run)});
+  if (next_turn_.IsEmpty()) {  // one for all turns, for a guest decides how many there are
+    const auto run = [link = link_](const Napi::CallbackInfo& info) {
+      if (link->wrap == nullptr) return;
+      link->wrap->scheduled_ = false;
+      link->wrap->RunHandler(info.Env());
+    };
+    next_turn_ = Napi::Persistent(Napi::Function::New(env, run));
+  }
+  AddonData::Of(env).set_immediate.Call({next_turn_.Value()});
 }
 
 Napi::Value VirtqueueWrap::Take(const Napi::CallbackInfo& info) {
@@ -194,6 +197,7 @@ void VirtqueueWrap::Close() {
   queue_ = nullptr;
   kick_ = irq_ = nullptr;
   handler_.Reset();
+  next_turn_.Reset();
   on_broken_.Reset();
 }
 

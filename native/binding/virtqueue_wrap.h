@@ -57,6 +57,7 @@ class VirtqueueWrap : public Napi::ObjectWrap<VirtqueueWrap> {
   Napi::FunctionReference on_broken_;
   std::function<void(const char*)> post_broken_;
   Napi::FunctionReference handler_;
+  Napi::FunctionReference next_turn_;
   std::shared_ptr<FdPoll> poll_;
   std::vector<Napi::Promise::Deferred> pausing_;
   uint32_t taken_ = 0;  // since the handler was last called, or the queue was empty

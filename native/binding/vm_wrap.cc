@@ -262,11 +262,14 @@ Napi::Value VmWrap::Stop(const Napi::CallbackInfo& info) {
 /// it looks at timers and sockets again. So once a turn's worth is served, the rest waits a turn.
 void VmWrap::OnWake(Napi::Env env) {
   if (served_ < std::chrono::nanoseconds(ExitMailbox::kServeNsMax)) return Serve(env);
-  const auto next_turn = [link = link_](const Napi::CallbackInfo& info) {
-    if (link->wrap != nullptr) link->wrap->Serve(info.Env());
-  };
+  if (next_turn_.IsEmpty()) {  // one for all turns, for a guest decides how many there are
+    const auto serve = [link = link_](const Napi::CallbackInfo& info) {
+      if (link->wrap != nullptr) link->wrap->Serve(info.Env());
+    };
+    next_turn_ = Napi::Persistent(Napi::Function::New(env, serve));
+  }
   served_ = {};
-  AddonData::Of(env).set_immediate.Call({Napi::Function::New(env, next_turn)});
+  AddonData::Of(env).set_immediate.Call({next_turn_.Value()});
 }
 
 void VmWrap::Serve(Napi::Env env) {
@@ -333,6 +336,7 @@ void VmWrap::Emit(Napi::Env env, const char* type, const VmEvent& event) {
 
 void VmWrap::Dismantle(Napi::Env env) {
   link_->wrap = nullptr;
+  next_turn_.Reset();
   handlers_.clear();
   irqs_.clear();
   msis_ = nullptr;

@@ -65,6 +65,7 @@ class VmWrap : public Napi::ObjectWrap<VmWrap> {
   std::shared_ptr<Vm> core_;
   std::shared_ptr<Link> link_;
   Napi::FunctionReference on_event_;
+  Napi::FunctionReference next_turn_;
   std::vector<std::shared_ptr<Napi::FunctionReference>> callbacks_;  // of native devices
   std::vector<std::shared_ptr<Irq>> irqs_;  // of the Irq objects that JS has
   std::shared_ptr<MsiRoutes> msis_;         // weak in the Msi objects that JS has
