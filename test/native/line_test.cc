@@ -157,6 +157,7 @@ void PtyKeepsNewest() {
   const auto line = Pty();
   const std::string text = Stream(100'000);
   for (int i = 0; i < 3; ++i) {
+    usleep(200'000);  // the line hears of a slave that was closed by its thread
     Put(line.get(), text);
     CHECK(line->Flush(0));  // for nobody is there
     const Fd slave = OpenSlave(*line);
