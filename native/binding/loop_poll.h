@@ -28,7 +28,7 @@ class LoopPolls {
 };
 
 /// Watches one descriptor on the JS thread's own loop: no thread, and no wake-up while nothing
-/// happens. It keeps the process alive until it is closed.
+/// happens. It keeps the process alive until it is closed, or `Unref`.
 class LoopPoll {
  public:
   /// Who watches. Both are called from the loop, with no JS on the stack.
@@ -46,6 +46,8 @@ class LoopPoll {
   /// `fd` is borrowed until Close. Null, and an errno in `error`, if it cannot be watched.
   static LoopPoll* Open(Napi::Env env, int fd, Watcher* watcher, int* error);
 
+  /// The process need not stay for it.
+  void Unref() { uv_unref(reinterpret_cast<uv_handle_t*>(&handle_)); }
   /// Of UV_READABLE and UV_WRITABLE; 0 for none. What is watched for already costs nothing.
   void Watch(int events);
   /// The descriptor may be closed at once; `OnClosed` follows, and ends this.

@@ -7,6 +7,7 @@ import { bareGuest } from '../support/bare-guest.ts';
 import { ticksOfASecond } from './support/cpu-time.ts';
 import { Peer } from './support/peer.ts';
 import { TestTerminal } from './support/terminal.ts';
+import { carriesBytesOverReboots, done } from './support/verbs.ts';
 import { VmmProcess } from './support/vmm-process.ts';
 
 const SOON = { timeout: 10_000, interval: 5 };
@@ -25,13 +26,6 @@ const configOf = (console: Char, serial: Char = { mode: 'Null' }) => ({
   console,
   serial,
 });
-
-async function done(vmm: VmmProcess, ...verbs: string[]): Promise<void> {
-  for (const verb of verbs) {
-    const { status, text } = await vmm.put(verb);
-    expect(status, text).toBe(204);
-  }
-}
 
 async function created(vmm: VmmProcess, console: Char, serial?: Char): Promise<void> {
   const { status, text } = await vmm.put('vm.create', configOf(console, serial));
@@ -64,16 +58,7 @@ describe.each(Object.entries(KINDS))('a %s', (_name, { settings, path, attach })
     const name = await path(vmm);
     using peer = await attach(name);
 
-    await done(vmm, 'vm.boot');
-    await peer.shows('up ');
-    peer.type('a\r\x03b');
-    await peer.shows('up a\r\x03b');
-    await done(vmm, 'vm.reboot');
-    await peer.shows('up a\r\x03bup ');
-    peer.type('R'); // the guest resets itself
-    await peer.shows('up a\r\x03bup up ');
-    peer.type('c');
-    await peer.shows('up a\r\x03bup up c');
+    await carriesBytesOverReboots(vmm, peer);
     expect(await path(vmm)).toBe(name);
   });
 

@@ -16,6 +16,7 @@ import { ticksOfASecond } from './support/cpu-time.ts';
 import { Peer } from './support/peer.ts';
 import { echoing, printing, streaming, streamText } from './support/serial-guests.ts';
 import { TestTerminal } from './support/terminal.ts';
+import { carriesBytesOverReboots, done } from './support/verbs.ts';
 import { VmmProcess } from './support/vmm-process.ts';
 
 const RING_BYTES = 64 * 1024;
@@ -32,13 +33,6 @@ function configOf(vmm: VmmProcess, serial: Serial, kernel: Uint8Array = echoing)
   writeFileSync(path, kernel);
   const memory = { size: 32 << 20 };
   return { payload: { kernel: path }, memory, serial, console: { mode: 'Off' } };
-}
-
-async function done(vmm: VmmProcess, ...verbs: string[]): Promise<void> {
-  for (const verb of verbs) {
-    const { status, text } = await vmm.put(verb);
-    expect(status, text).toBe(204);
-  }
 }
 
 async function created(vmm: VmmProcess, serial: Serial, kernel?: Uint8Array): Promise<void> {
@@ -68,16 +62,7 @@ describe.each(Object.entries(KINDS))('a %s', (_name, { serial, path, join: attac
     const name = await path(vmm);
     using peer = await attach(name);
 
-    await done(vmm, 'vm.boot');
-    await peer.shows('up ');
-    peer.type('a\r\x03b');
-    await peer.shows('up a\r\x03b');
-    await done(vmm, 'vm.reboot');
-    await peer.shows('up a\r\x03bup ');
-    peer.type('R'); // the guest resets itself
-    await peer.shows('up a\r\x03bup up ');
-    peer.type('c');
-    await peer.shows('up a\r\x03bup up c');
+    await carriesBytesOverReboots(vmm, peer);
     expect(await path(vmm)).toBe(name);
   });
 
