@@ -15,6 +15,7 @@ import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { bareGuest } from '../test/support/bare-guest.ts';
+import { switchesIn, ticksIn } from './support/proc.ts';
 import { add, type Goal, report, type Samples } from './support/record.ts';
 import { benchOptions } from './support/subjects.ts';
 
@@ -101,15 +102,11 @@ class Flood {
   }
 
   switches(thread: string): number {
-    const status = readFileSync(`/proc/${this.process.pid}/task/${thread}/status`, 'utf8');
-    const counts = [...status.matchAll(/ctxt_switches:\t(\d+)/g)];
-    return counts.reduce((sum, [, count]) => sum + Number(count), 0);
+    return switchesIn(readFileSync(`/proc/${this.process.pid}/task/${thread}/status`, 'utf8'));
   }
 
   ticks(thread: string): number {
-    const stat = readFileSync(`/proc/${this.process.pid}/task/${thread}/stat`, 'latin1');
-    const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ');
-    return Number(fields[11]) + Number(fields[12]);
+    return ticksIn(readFileSync(`/proc/${this.process.pid}/task/${thread}/stat`, 'latin1'));
   }
 }
 

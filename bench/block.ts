@@ -17,6 +17,7 @@ import { Guest } from '../test/e2e/support/guest.ts';
 import { product, qemu, type Vmm } from '../test/e2e/support/vmm.ts';
 import { mustExec } from '../test/host/exec.ts';
 import { openHost } from '../test/host/open-host.ts';
+import { switchesIn, ticksIn } from './support/proc.ts';
 import { add, type Goal, median, report, type Samples } from './support/record.ts';
 import { benchOptions } from './support/subjects.ts';
 
@@ -82,13 +83,8 @@ function build(directory: string): string {
 /** Of the VMM's first thread, so far. */
 async function jsThread({ host, vmm }: Guest): Promise<{ switches: number; ticks: number }> {
   const task = `/proc/${vmm.pid}/task/${vmm.pid}`;
-  const status = await mustExec(host, `cat ${task}/status ${task}/stat`);
-  const switches = [...status.matchAll(/ctxt_switches:\t(\d+)/g)];
-  const fields = status.slice(status.lastIndexOf(')') + 2).split(' ');
-  return {
-    switches: switches.reduce((sum, [, count]) => sum + Number(count), 0),
-    ticks: Number(fields[11]) + Number(fields[12]),
-  };
+  const text = await mustExec(host, `cat ${task}/status ${task}/stat`);
+  return { switches: switchesIn(text), ticks: ticksIn(text) };
 }
 
 /** In the middle of a load: its start is typed at the VMM, and its end is printed by it. */

@@ -15,6 +15,7 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { microGuest } from './support/micro-guest.ts';
 import { buildProbe } from './support/probe.ts';
+import { switchesIn } from './support/proc.ts';
 import { add, type Goal, report, type Samples } from './support/record.ts';
 import { benchOptions, type Subject } from './support/subjects.ts';
 
@@ -149,11 +150,10 @@ function measureExec(subject: Subject): void {
 /** Of all threads but the vCPUs'. */
 function contextSwitches(pid = 0): number {
   const tasks = `/proc/${pid}/task`;
-  return readdirSync(tasks)
+  const statuses = readdirSync(tasks)
     .map((task) => readFileSync(join(tasks, task, 'status'), 'utf8'))
-    .filter((status) => !/^Name:\tvcpu/.test(status))
-    .flatMap((status) => [...status.matchAll(/ctxt_switches:\t(\d+)/g)])
-    .reduce((sum, [, count]) => sum + Number(count), 0);
+    .filter((status) => !/^Name:\tvcpu/.test(status));
+  return switchesIn(statuses.join(''));
 }
 
 /** Private pages of every mapping but guest RAM, which is known by its size. */
