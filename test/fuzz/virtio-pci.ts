@@ -20,6 +20,7 @@ import {
   REGISTERS,
 } from '../unit/support/driver.ts';
 import { Echo } from '../unit/support/echo.ts';
+import { random } from './random.ts';
 
 /** A write or read of the BAR, a write of configuration space, or a turn of the event loop. */
 type Verb = 'w' | 'r' | 'c' | 't' | 'break' | 'change';
@@ -211,17 +212,6 @@ async function run(steps: readonly Step[]): Promise<Map<string, number>> {
     for (const outcome of one.outcomes) if (!outcomes.has(outcome)) outcomes.set(outcome, i + 1);
   }
   return outcomes;
-}
-
-/** A small seeded generator, so that a failure can be repeated. */
-function random(seed: number): (below: number) => number {
-  let state = seed >>> 0;
-  return (below) => {
-    state = (state + 0x6d2b79f5) >>> 0;
-    let mixed = Math.imul(state ^ (state >>> 15), state | 1);
-    mixed ^= mixed + Math.imul(mixed ^ (mixed >>> 7), mixed | 61);
-    return ((mixed ^ (mixed >>> 14)) >>> 0) % below;
-  };
 }
 
 const write = (at: number, sizeBytes: number, value: number): Step => ({

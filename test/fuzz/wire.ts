@@ -3,17 +3,7 @@
  * reads cut it; no stream may make the parser throw, hang or hoard, and no cut may change a result.
  */
 import { BODY_BYTES_MAX, type Parsed, RequestParser } from '../../src/api/request-parser.ts';
-
-/** A small seeded generator, so that a failure can be repeated from its seed alone. */
-function random(seed: number): (below: number) => number {
-  let state = seed >>> 0;
-  return (below) => {
-    state = (state + 0x6d2b79f5) >>> 0;
-    let mixed = Math.imul(state ^ (state >>> 15), state | 1);
-    mixed ^= mixed + Math.imul(mixed ^ (mixed >>> 7), mixed | 61);
-    return ((mixed ^ (mixed >>> 14)) >>> 0) % below;
-  };
-}
+import { random } from './random.ts';
 
 const PIECES = [
   'GET /api/v1/vmm.ping HTTP/1.1\r\n',

@@ -3,7 +3,6 @@ import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import { normalise } from '../../src/api/dialects.ts';
-import type { DeviceContext } from '../../src/devices/device.ts';
 import { Block, type DiskConfig } from '../../src/devices/virtio/block.ts';
 import { type GuestMemory, native, type Virtqueue } from '../../src/native.ts';
 import { until } from '../support/micro-guest.ts';
@@ -49,7 +48,7 @@ afterEach(async () => {
 function plug(body: object): void {
   const [config] = normalise({ disks: [{ path: image, ...body }] }).config.disks as DiskConfig[];
   if (!config) throw new Error('No disk');
-  disk = new Block(config, { id: '_disk0', onWarning: () => {} } as unknown as DeviceContext);
+  disk = new Block(config, { id: '_disk0', onWarning: () => {} });
 }
 
 /** The driver is ready, having taken so much of what was offered. */

@@ -88,6 +88,8 @@ const EXTRA_DESCRIPTORS = 2;
 /** §5.2.6.1, VIRTIO_BLK_T_GET_ID. */
 const SERIAL_BYTES = 20;
 
+type BlockContext = Pick<DeviceContext, 'id' | 'onWarning'>;
+
 export class Block implements VirtioDevice {
   readonly virtioId = 2;
   readonly features: bigint;
@@ -96,7 +98,7 @@ export class Block implements VirtioDevice {
   /** What the image was found to be; not Unknown. */
   readonly imageType: ImageType;
   readonly #config: DiskConfig;
-  readonly #context: DeviceContext;
+  readonly #context: BlockContext;
   readonly #image: DiskImage;
   #engine: BlockEngine | undefined;
   /** Until it is known what the driver took, it may be any. */
@@ -126,7 +128,7 @@ export class Block implements VirtioDevice {
   }
 
   /** @throws VmmError 'invalid-config' or 'conflict' if the image cannot be used. */
-  constructor(config: DiskConfig, context: DeviceContext) {
+  constructor(config: DiskConfig, context: BlockContext) {
     this.#config = config;
     this.#context = context;
     this.#image = openRaw(config, context.id);

@@ -3,7 +3,6 @@ import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { normalise } from '../../../src/api/dialects.ts';
-import type { DeviceContext } from '../../../src/devices/device.ts';
 import { Block, type DiskConfig } from '../../../src/devices/virtio/block.ts';
 import { Console } from '../../../src/devices/virtio/console.ts';
 import type { VirtioDevice } from '../../../src/devices/virtio/device.ts';
@@ -26,7 +25,7 @@ function disk(): Block {
   const path = join(folder, 'disk.img');
   writeFileSync(path, new Uint8Array(4096));
   const [config] = normalise({ disks: [{ path, queue_size: 256 }] }).config.disks as [DiskConfig];
-  const made = new Block(config, { id: '_disk0', onWarning: () => {} } as unknown as DeviceContext);
+  const made = new Block(config, { id: '_disk0', onWarning: () => {} });
   rmSync(folder, { recursive: true });
   return made;
 }

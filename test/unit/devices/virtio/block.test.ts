@@ -2,7 +2,6 @@ import { mkdtempSync, rmSync, statSync, truncateSync, writeFileSync } from 'node
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, test, vi } from 'vitest';
 import { normalise } from '../../../../src/api/dialects.ts';
-import type { DeviceContext } from '../../../../src/devices/device.ts';
 import { Block, type DiskConfig } from '../../../../src/devices/virtio/block.ts';
 import { native } from '../../../../src/native.ts';
 import type { BlockEngineOptions } from '../../../../src/native-disks.ts';
@@ -58,7 +57,7 @@ function diskOf(body: object = {}, id = '_disk0'): Block {
   const [config] = normalise({ ...seed, disks: [disk] }).config.disks as DiskConfig[];
   if (!config) throw new Error('No disk');
   const context = { id, onWarning: (message: string) => void warnings.push(message) };
-  const made = new Block(config, context as unknown as DeviceContext);
+  const made = new Block(config, context);
   disks.push(made);
   return made;
 }
