@@ -3,7 +3,7 @@
     {
       "target_name": "cloud_hypervisor",
       "sources": [
-        "<!@(ls native/base/*.cc native/memory/*.cc native/kvm/*.cc native/serial/*.cc native/virtio/*.cc native/engines/*.cc native/sys/*.cc native/binding/*.cc)"
+        "<!@(ls native/base/*.cc native/memory/*.cc native/kvm/*.cc native/serial/*.cc native/virtio/*.cc native/disk/*.cc native/engines/*.cc native/sys/*.cc native/binding/*.cc)"
       ],
       "dependencies": ["<!(node -p \"require('node-addon-api').targets\"):node_addon_api_except"],
       "defines": ["NAPI_VERSION=9", "NODE_API_SWALLOW_UNTHROWABLE_EXCEPTIONS"],

@@ -7,16 +7,9 @@
 #include <vector>
 
 #include "../base/event_fd.h"
+#include "../disk/file.h"
 
 namespace vmm {
-
-/// The file of an image. Borrowed.
-struct File {
-  int fd = -1;
-  bool block_device = false;
-  /// What buffers, offsets and lengths must be multiples of, with O_DIRECT; else 1.
-  uint32_t align_bytes = 1;
-};
 
 /// One operation on a file. Its result is the bytes read or written, else 0, or a negative errno.
 struct FileOp {

@@ -1,0 +1,71 @@
+/** What of the native core (native.ts) is about network cards and the taps that they are on. */
+
+/** How a tap is opened or made. */
+export interface TapOptions {
+  /** Of an interface, or a pattern such as `vmtap%d` of which the kernel makes a name. */
+  name: string;
+  /** One file is opened for each. */
+  queuePairs: number;
+}
+
+export interface Tap {
+  /** Of the interface. */
+  name: string;
+  /** One a queue pair, ours to close. They do not block, and each frame has 12 bytes in front. */
+  fds: number[];
+  /** It was not there before, and goes when the last of its files is closed. */
+  made: boolean;
+}
+
+/** What the host says of an interface. */
+export interface TapFacts {
+  name: string;
+  mtu: number;
+  /** Such as 12:34:56:78:90:ab. */
+  mac: string;
+  /** The kernel takes UDP frames to be cut (USO), Linux 6.2. */
+  uso: boolean;
+}
+
+/** None waits; each throws a SystemError that names the call. */
+export interface NativeTaps {
+  /** Opens the interface, or makes it. */
+  open(options: TapOptions): Tap;
+  /**
+   * Makes a file that the user opened one for us, which it may be anything: a duplicate, ours to
+   * close. EBADF, or EINVAL if it is no tap with headers in front of its frames (IFF_VNET_HDR).
+   */
+  adopt(fd: number): number;
+  facts(fd: number): TapFacts;
+  setMac(name: string, mac: string): void;
+  setMtu(name: string, mtu: number): void;
+  /** IPv4, dotted. */
+  setAddress(name: string, ip: string, mask: string): void;
+  /** Has it carry frames. */
+  up(name: string): void;
+  /** What of a frame the kernel may leave to the guest to do: TUN_F_… bits, linux/if_tun.h. */
+  setOffloads(fd: number, offloads: number): void;
+  /** Has the kernel put frames into the file, or not; only of a tap with several. */
+  setQueue(fd: number, on: boolean): void;
+}
+
+export interface NetEngineOptions {
+  /** The thread of pair n is called `${id}_qp${n}`, of which the kernel shows 15 bytes. */
+  id: string;
+  /** One file a queue pair. Borrowed until `stop` has resolved. */
+  taps: readonly number[];
+  /** VIRTIO_NET_F_MRG_RXBUF was negotiated: a frame may lie in several chains. */
+  mergeRxBuffers: boolean;
+  /** The most bytes that the kernel may hand over as one frame, the 12 in front included. */
+  frameBytesMax: number;
+  /** A tap is gone, or does not work; once for each. The engine carries on without it. */
+  onTapError(message: string): void;
+}
+
+/** What passed since `start`, as the guest sees it: `rx` is what it received. */
+export interface NetCounters {
+  rx_bytes: number;
+  tx_bytes: number;
+  rx_frames: number;
+  tx_frames: number;
+}
