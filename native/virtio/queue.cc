@@ -108,6 +108,16 @@ void Queue::Complete(uint16_t head, uint32_t written) {
   ++next_used_;
 }
 
+void Queue::GiveBack(std::span<const uint16_t> heads) {
+  VMM_ASSERT(heads.size() <= in_flight_count_);
+  for (const uint16_t head : heads) {
+    VMM_ASSERT(head < options_.size && in_flight_[head]);
+    in_flight_[head] = false;
+  }
+  in_flight_count_ = static_cast<uint16_t>(in_flight_count_ - heads.size());
+  next_avail_ = static_cast<uint16_t>(next_avail_ - heads.size());
+}
+
 bool Queue::Publish() {
   if (fault_ != nullptr || next_used_ == published_used_) return false;
   const uint16_t before = std::exchange(published_used_, next_used_);

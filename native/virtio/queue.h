@@ -1,6 +1,7 @@
 #pragma once
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <vector>
 
 #include "../memory/guest_memory.h"
@@ -43,6 +44,9 @@ class Queue {
   /// Gives back the chain that was taken at `head`, `written` bytes of it filled. The driver sees
   /// it after Publish. A broken queue only counts it.
   void Complete(uint16_t head, uint32_t written);
+  /// Gives back the chains that were taken last, oldest first, as if they had not been: Take finds
+  /// them again. None that was taken after them may be out or completed.
+  void GiveBack(std::span<const uint16_t> heads);
   /// Shows the driver all that was completed. True if it wants an interrupt for that. §2.7.7.
   [[nodiscard]] bool Publish();
 

@@ -75,6 +75,19 @@ void GivesBackInAnyOrder() {
   CHECK(!bench.driver.TakeUsed(&used) && bench.queue.in_flight_count() == 0);
 }
 
+void FindsAgainWhatWasGivenBack() {
+  Bench bench;
+  for (const uint16_t head : {3, 1, 2}) bench.driver.Offer(head);
+  bench.TakeAll();
+  const uint16_t last[] = {1, 2};
+
+  bench.queue.GiveBack(last);
+
+  CHECK(bench.queue.in_flight_count() == 1);
+  for (const uint16_t head : last) CHECK(bench.Take() == Taken::kChain && bench.head == head);
+  CHECK(bench.Take() == Taken::kNone);
+}
+
 void BreaksIfTooManyAreOffered() {
   Bench bench;
   for (uint16_t i = 0; i < kSize; ++i) bench.driver.Offer(i);
@@ -274,6 +287,7 @@ void LosesNoNotification(bool event_idx) {
 int main() {
   Test("chains go round, also where indices wrap", GoesRound);
   Test("chains are given back in the order of their completion", GivesBackInAnyOrder);
+  Test("chains that are given back untouched are taken again", FindsAgainWhatWasGivenBack);
   Test("a queue breaks if more is offered than it holds", BreaksIfTooManyAreOffered);
   Test("a queue breaks if a head is offered that is in flight", BreaksIfHeadIsInFlight);
   Test("a queue breaks if a head is beyond the table", BreaksIfHeadIsBeyond);
