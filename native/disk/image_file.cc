@@ -21,10 +21,10 @@ struct Free {
 
 /// What surrounds a range up to whole blocks, in memory that O_DIRECT takes.
 struct Blocks {
-  Blocks(uint64_t offset, size_t length, uint64_t align)
+  Blocks(uint64_t offset, size_t wanted, uint64_t align)
       : first(offset / align * align),
-        length((offset + length + align - 1) / align * align - first),
-        bytes(static_cast<std::byte*>(std::aligned_alloc(align, this->length))) {}
+        length((offset + wanted + align - 1) / align * align - first),
+        bytes(static_cast<std::byte*>(std::aligned_alloc(align, length))) {}
 
   uint64_t first;
   size_t length;
