@@ -29,6 +29,8 @@ export interface NativeDisks {
   lock(fd: number, lock: 'none' | 'shared' | 'exclusive', sizeBytes: number): boolean;
   /** Has room for all of a regular file set aside, on a worker. */
   preallocate(fd: number, sizeBytes: number): Promise<void>;
+  /** Has all that was written to it on stable storage, also through mappings; on a worker. */
+  sync(fd: number): Promise<void>;
 }
 
 export interface BlockEngineOptions {

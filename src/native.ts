@@ -10,7 +10,7 @@ import { createRequire } from 'node:module';
 import type { BlockEngineOptions, NativeDisks } from './native-disks.ts';
 
 /** One range of guest RAM. Ranges do not overlap; `gpa` and `sizeBytes` are multiples of 4 KiB. */
-interface RegionOptions {
+export interface RegionOptions {
   gpa: number;
   sizeBytes: number;
   /** A memfd mapped shared, so that another process can be handed the RAM; else anonymous. */
@@ -26,6 +26,10 @@ interface RegionOptions {
   /** Maps this file, shared, from `fileOffset` on. Borrowed for the call. */
   fd?: number;
   fileOffset?: number;
+  /** What is written does not reach the file. */
+  privateCopy?: boolean;
+  /** The guest's writes go nowhere, and no device may write there. */
+  readonly?: boolean;
 }
 
 /** Guest RAM. Never an ArrayBuffer: a copy in or out is checked, whatever the guest does. */
@@ -292,6 +296,8 @@ export interface Vm {
    * vCPUs run. @throws SystemError EEXIST on overlap, EINVAL if empty.
    */
   claim(claim: Claim, handler: AccessHandler): void;
+  /** Gives the guest the regions that its memory has gained. @throws SystemError */
+  mapMemory(): void;
   /** Accesses that come after this read all ones. Nothing happens if nobody claimed it. */
   release(claim: Claim): void;
   /** Frequency of the guest's TSC, undefined if KVM does not tell it of a VM, as before Linux 5.19. */

@@ -26,6 +26,7 @@ Thread::Thread(const std::string& name, std::function<void()> body) {
   sigset_t before;
   sigfillset(&all);
   sigdelset(&all, KickSignal());
+  sigdelset(&all, SIGBUS);  // a fault: blocked, it would end the process
   pthread_sigmask(SIG_SETMASK, &all, &before);
   const std::unique_ptr<sigset_t, void (*)(sigset_t*)> restore(
       &before, [](sigset_t* mask) { pthread_sigmask(SIG_SETMASK, mask, nullptr); });

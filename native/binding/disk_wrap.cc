@@ -1,5 +1,7 @@
 #include "disk_wrap.h"
 
+#include <unistd.h>
+
 #include <cerrno>
 #include <string>
 
@@ -47,6 +49,13 @@ Napi::Value Preallocate(const Napi::CallbackInfo& info) {
   });
 }
 
+Napi::Value Sync(const Napi::CallbackInfo& info) {
+  const int fd = ToFd(info[0], "fd");
+  return JsQueue::Of(info.Env()).RunOnWorker(info.Env(), [=] {
+    return Status{fdatasync(fd) < 0 ? errno : 0, "fdatasync"};
+  });
+}
+
 }  // namespace
 
 Napi::Object DefineDisks(Napi::Env env) {
@@ -54,6 +63,7 @@ Napi::Object DefineDisks(Napi::Env env) {
   disks.Set("prepare", Napi::Function::New<Prepare>(env));
   disks.Set("lock", Napi::Function::New<Lock>(env));
   disks.Set("preallocate", Napi::Function::New<Preallocate>(env));
+  disks.Set("sync", Napi::Function::New<Sync>(env));
   return disks;
 }
 

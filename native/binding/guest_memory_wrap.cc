@@ -30,6 +30,8 @@ Napi::Value GuestMemoryWrap::AddRegion(const Napi::CallbackInfo& info) {
   region.huge_page_bytes = number("hugePageBytes");
   if (options.Has("fd")) region.fd = ToFd(options.Get("fd"), "fd");
   region.file_offset = number("fileOffset");
+  region.private_copy = flag("privateCopy");
+  region.readonly = flag("readonly");
   ThrowIfFailed(info.Env(), core_->Add(region), "mmap(guest RAM)");
   return info.Env().Undefined();
 }

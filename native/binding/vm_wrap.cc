@@ -43,8 +43,8 @@ Napi::Function VmWrap::Define(Napi::Env env) {
   return DefineClass(
       env, "Vm",
       {InstanceMethod<&VmWrap::Claim>("claim"), InstanceMethod<&VmWrap::Release>("release"),
-       InstanceMethod<&VmWrap::TscKhz>("tscKhz"), InstanceMethod<&VmWrap::CreateIrq>("irq"),
-       InstanceMethod<&VmWrap::CreateUart>("uart"),
+       InstanceMethod<&VmWrap::MapMemory>("mapMemory"), InstanceMethod<&VmWrap::TscKhz>("tscKhz"),
+       InstanceMethod<&VmWrap::CreateIrq>("irq"), InstanceMethod<&VmWrap::CreateUart>("uart"),
        InstanceMethod<&VmWrap::AttachKick>("attachKick"),
        InstanceMethod<&VmWrap::DetachKick>("detachKick"), InstanceMethod<&VmWrap::CreateMsi>("msi"),
        InstanceMethod<&VmWrap::AddPmTimer>("pmTimer"), InstanceMethod<&VmWrap::AddSink>("sink"),
@@ -123,6 +123,11 @@ Napi::Value VmWrap::CreateIrq(const Napi::CallbackInfo& info) {
   std::weak_ptr<Irq> weak = irq;
   irqs_.push_back(std::move(irq));
   return NewWrapped(info.Env(), AddonData::Of(info.Env()).irq, &weak);
+}
+
+Napi::Value VmWrap::MapMemory(const Napi::CallbackInfo& info) {
+  ThrowIfFailed(info.Env(), Core(info.Env()).MapMemory());
+  return info.Env().Undefined();
 }
 
 Napi::Value VmWrap::AttachKick(const Napi::CallbackInfo& info) {

@@ -34,6 +34,7 @@ class VmWrap : public Napi::ObjectWrap<VmWrap> {
 
   Napi::Value Claim(const Napi::CallbackInfo& info);
   Napi::Value Release(const Napi::CallbackInfo& info);
+  Napi::Value MapMemory(const Napi::CallbackInfo& info);
   Napi::Value TscKhz(const Napi::CallbackInfo& info);
   Napi::Value CreateIrq(const Napi::CallbackInfo& info);
   Napi::Value AttachKick(const Napi::CallbackInfo& info);

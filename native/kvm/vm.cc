@@ -57,13 +57,14 @@ Status Vm::PlaceKvmPages(uint64_t tss_gpa) const {
 }
 
 Status Vm::MapMemory() {
-  uint32_t slot = 0;
-  for (const Region& region : memory_->Snapshot()->all()) {
-    const kvm_userspace_memory_region mapped{slot, 0, region.gpa, region.size_bytes,
+  const auto regions = memory_->Snapshot();
+  for (; slots_ < regions->all().size(); ++slots_) {
+    const Region& region = regions->all()[slots_];
+    const uint32_t flags = region.readonly ? KVM_MEM_READONLY : 0;
+    const kvm_userspace_memory_region mapped{slots_, flags, region.gpa, region.size_bytes,
                                              reinterpret_cast<uint64_t>(region.host.get())};
     if (ioctl(vm_.get(), KVM_SET_USER_MEMORY_REGION, &mapped) < 0)
-      return {errno, "ioctl(KVM_SET_USER_MEMORY_REGION)", static_cast<int>(slot)};
-    ++slot;
+      return {errno, "ioctl(KVM_SET_USER_MEMORY_REGION)", static_cast<int>(slots_)};
   }
   return {};
 }

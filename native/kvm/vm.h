@@ -49,6 +49,8 @@ class Vm : private VcpuOwner {
   Vm(const Vm&) = delete;
   Vm& operator=(const Vm&) = delete;
 
+  /// Gives the guest the regions that its memory has gained. Each stays as long as the Vm.
+  Status MapMemory();
   ExitBus& bus() { return bus_; }
   /// A device that lives at least as long as the Vm. 0 or as ExitBus::Claim.
   int AddNative(Space space, uint64_t base, uint64_t size_bytes,
@@ -94,7 +96,6 @@ class Vm : private VcpuOwner {
   Vm(const VmOptions& options, VmFds fds, std::shared_ptr<GuestMemory> memory,
      std::function<void()> wake);
   Status PlaceKvmPages(uint64_t tss_gpa) const;
-  Status MapMemory();
   int SetKick(uint64_t gpa, const EventFd& kick, bool attached) const;
   Status LoadBlobs(const std::vector<Blob>& blobs) const;
 
@@ -124,6 +125,7 @@ class Vm : private VcpuOwner {
   size_t ended_count_ = 0;
   std::optional<uint64_t> paused_clock_ns_;
 
+  uint32_t slots_ = 0;                        // JS thread only: regions that the guest has
   bool running_ = false;                      // JS thread only: threads exist
   std::vector<std::unique_ptr<Vcpu>> vcpus_;  // last: their threads use all of the above
 };

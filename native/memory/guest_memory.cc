@@ -10,6 +10,7 @@
 
 #include "../base/bounded_list.h"
 #include "../base/fd.h"
+#include "lost_pages.h"
 
 namespace vmm {
 namespace {
@@ -38,7 +39,8 @@ int CreateMemfd(const RegionOptions& options) {
 }
 
 int MapFlags(const RegionOptions& options, bool file) {
-  int flags = MAP_FIXED | (file ? MAP_SHARED : MAP_PRIVATE | MAP_ANONYMOUS);
+  const int of_file = options.private_copy ? MAP_PRIVATE : MAP_SHARED;
+  int flags = MAP_FIXED | (file ? of_file : MAP_PRIVATE | MAP_ANONYMOUS);
   // Huge pages that are not set aside now may be missing later, and then the guest dies.
   if (!options.reserve && options.huge_page_bytes == 0) flags |= MAP_NORESERVE;
   if (!file && options.huge_page_bytes != 0)
@@ -78,8 +80,9 @@ std::byte* MapHost(const RegionOptions& options) {
   munmap(host + options.size_bytes, start + align - aligned);
 
   const auto offset = static_cast<off_t>(options.file_offset);
-  if (mmap(host, options.size_bytes, PROT_READ | PROT_WRITE, MapFlags(options, fd >= 0), fd,
-           offset) == MAP_FAILED) {
+  const int access = PROT_READ | (options.readonly ? 0 : PROT_WRITE);
+  if (mmap(host, options.size_bytes, access, MapFlags(options, fd >= 0), fd, offset) ==
+      MAP_FAILED) {
     const int error = errno;
     munmap(host, options.size_bytes);
     return errno = error, nullptr;
@@ -92,7 +95,7 @@ std::byte* MapHost(const RegionOptions& options) {
 
 bool Regions::ReadPieces(uint64_t gpa, void* to, uint64_t len) const {
   Pieces pieces;
-  if (!Map(gpa, len, &pieces)) return false;
+  if (!Map(gpa, len, false, &pieces)) return false;
   auto* at = static_cast<std::byte*>(to);
   for (const iovec& piece : pieces) {
     std::memcpy(at, piece.iov_base, piece.iov_len);
@@ -111,8 +114,13 @@ int GuestMemory::Add(const RegionOptions& options) {
     if (gpa < other.gpa + other.size_bytes && other.gpa < gpa + size_bytes) return -EEXIST;
   std::byte* host = MapHost(options);
   if (host == nullptr) return -errno;
-  const auto unmap = [size_bytes](std::byte* p) { munmap(p, size_bytes); };
-  regions_.push_back({gpa, size_bytes, std::shared_ptr<std::byte>(host, unmap)});
+  const bool may_shrink = options.fd >= 0;
+  if (may_shrink) LostPages::Guard(host, size_bytes);
+  const auto unmap = [size_bytes, may_shrink](std::byte* p) {
+    if (may_shrink) LostPages::Release(p);
+    munmap(p, size_bytes);
+  };
+  regions_.push_back({gpa, size_bytes, std::shared_ptr<std::byte>(host, unmap), options.readonly});
   Publish();
   return 0;
 }
@@ -135,7 +143,7 @@ int GuestMemory::CopyOut(uint64_t gpa, void* to, uint64_t len) const {
 int GuestMemory::CopyIn(uint64_t gpa, const void* from, uint64_t len) const {
   const auto regions = Snapshot();
   Pieces pieces;
-  if (!regions->Map(gpa, len, &pieces)) return -EFAULT;
+  if (!regions->Map(gpa, len, true, &pieces)) return -EFAULT;
   const auto* at = static_cast<const std::byte*>(from);
   for (const iovec& piece : pieces) {
     std::memcpy(piece.iov_base, at, piece.iov_len);
@@ -147,7 +155,7 @@ int GuestMemory::CopyIn(uint64_t gpa, const void* from, uint64_t len) const {
 int GuestMemory::Load(uint64_t gpa, int fd, uint64_t offset, uint64_t len) const {
   const auto regions = Snapshot();
   Pieces pieces;
-  if (!regions->Map(gpa, len, &pieces)) return -EFAULT;
+  if (!regions->Map(gpa, len, true, &pieces)) return -EFAULT;
   for (const iovec& piece : pieces) {
     auto* at = static_cast<std::byte*>(piece.iov_base);
     for (size_t left = piece.iov_len; left > 0;) {

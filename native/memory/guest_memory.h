@@ -16,6 +16,7 @@ struct Region {
   uint64_t gpa;
   uint64_t size_bytes;
   std::shared_ptr<std::byte> host;  // its deleter unmaps
+  bool readonly = false;            // mapped so: a write of ours would end the process
 };
 
 /// What guest RAM is at one moment; never changed once published. Every access is checked.
@@ -25,13 +26,13 @@ class Regions {
 
   const std::vector<Region>& all() const { return regions_; }
 
-  /// Appends [gpa, gpa + len) to `out`, split at region boundaries.
-  /// False, with `out` in an unspecified state, if any byte is not RAM.
+  /// Appends [gpa, gpa + len) to `out`, split at region boundaries, to be read or also to be
+  /// written to. False, with `out` in an unspecified state, if any byte is not RAM that allows it.
   template <class IovecList>
-  [[nodiscard]] bool Map(uint64_t gpa, uint64_t len, IovecList* out) const {
+  [[nodiscard]] bool Map(uint64_t gpa, uint64_t len, bool writable, IovecList* out) const {
     while (len > 0) {
       const Region* region = Find(gpa);
-      if (region == nullptr) return false;
+      if (region == nullptr || (writable && region->readonly)) return false;
       const uint64_t offset = gpa - region->gpa;
       const uint64_t part = std::min(len, region->size_bytes - offset);
       if (!out->push_back({region->host.get() + offset, part})) return false;
@@ -45,17 +46,19 @@ class Regions {
   /// is. False, with nothing copied, unless all of it is RAM.
   template <class T>
   [[nodiscard]] bool Read(uint64_t gpa, T* out) const {
-    const std::byte* from = Contiguous(gpa, sizeof(T));
+    const std::byte* from = Contiguous(gpa, sizeof(T), false);
     if (from == nullptr) return ReadPieces(gpa, out, sizeof(T));
     std::memcpy(out, from, sizeof(T));
     asm volatile("" : "+m"(*out));  // else the compiler may fetch from guest RAM again
     return true;
   }
 
-  /// The host's view of a range that lies in one region; null if it does not.
-  std::byte* Contiguous(uint64_t gpa, uint64_t len) const {
+  /// The host's view of a range that lies in one region, to be read or also to be written to; null
+  /// if it does not.
+  std::byte* Contiguous(uint64_t gpa, uint64_t len, bool writable) const {
     const Region* region = Find(gpa);
-    const bool fits = region != nullptr && len <= region->size_bytes - (gpa - region->gpa);
+    const bool fits = region != nullptr && len <= region->size_bytes - (gpa - region->gpa) &&
+                      !(writable && region->readonly);
     return fits ? region->host.get() + (gpa - region->gpa) : nullptr;
   }
 
@@ -81,9 +84,11 @@ struct RegionOptions {
   bool reserve = false;    // swap is set aside for all of it now
   /// Backed by huge pages of this size, a power of two; 0 for ordinary ones. All are set aside now.
   uint64_t huge_page_bytes = 0;
-  /// Maps this file, shared, from `file_offset` on; -1 for none. Borrowed for the call.
+  /// Maps this file from `file_offset` on; -1 for none. Borrowed for the call.
   int fd = -1;
   uint64_t file_offset = 0;
+  bool private_copy = false;  // of the file: what is written stays here
+  bool readonly = false;      // the guest's writes go nowhere
 };
 
 /// Guest RAM, which hotplug changes while engines run. Only the JS thread adds and removes.

@@ -82,7 +82,7 @@ constexpr uint16_t kDescriptorNext = 1, kDescriptorWrite = 2, kDescriptorIndirec
     if (!writable && out->writable.count > 0) return ChainStatus::kBadOrder;
     total_bytes += desc.len;
     if (total_bytes > kChainBytesMax) return ChainStatus::kTooLong;
-    if (!ram.Map(desc.gpa, desc.len, writable ? &out->writable : &out->readable))
+    if (!ram.Map(desc.gpa, desc.len, writable, writable ? &out->writable : &out->readable))
       return ChainStatus::kBadBuffer;  // not RAM, or too many segments; split at region edges
     if ((desc.flags & kDescriptorNext) == 0) return ChainStatus::kOk;
     index = desc.next;

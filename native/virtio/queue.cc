@@ -72,8 +72,8 @@ Queue::Queue(std::shared_ptr<const GuestMemory> memory, const QueueOptions& opti
 bool Queue::Begin() {
   if (fault_ != nullptr) return false;
   regions_ = memory_->Snapshot();
-  avail_ = regions_->Contiguous(options_.avail_gpa, AvailBytes(options_.size));
-  used_ = regions_->Contiguous(options_.used_gpa, UsedBytes(options_.size));
+  avail_ = regions_->Contiguous(options_.avail_gpa, AvailBytes(options_.size), true);
+  used_ = regions_->Contiguous(options_.used_gpa, UsedBytes(options_.size), true);
   if (avail_ == nullptr || used_ == nullptr) Break("ring outside RAM");
   return fault_ == nullptr;
 }

@@ -102,7 +102,7 @@ class Harness {
   /// What the device has written lies between the start and the end of its used ring, and is
   /// nothing if the queue was broken.
   void CheckRam() {
-    const std::byte* ram = memory_->Snapshot()->Contiguous(0, kLowBytes);
+    const std::byte* ram = memory_->Snapshot()->Contiguous(0, kLowBytes, true);
     const uint64_t end = options_.used_gpa + 6 + uint64_t{8} * options_.size;
     const auto same = [&](uint64_t from, uint64_t to) {
       return from >= to || std::memcmp(ram + from, shadow_.data() + from, to - from) == 0;

@@ -45,6 +45,18 @@ void TellsDirections() {
   CHECK(Is(bench.chain.writable.items[0], bench.host(kBuffers + 16), 3));
 }
 
+void RefusesToWriteWhereItMayNot() {
+  Bench bench;
+  constexpr uint64_t kReadonly = uint64_t{1} << 32;
+  vmm::RegionOptions readonly{kReadonly, 4096};
+  readonly.readonly = true;
+  CHECK(bench.memory->Add(readonly) == 0);
+  bench.driver.DescribeChain(0, {{kReadonly, 8}});
+  CHECK(bench.Walk() == ChainStatus::kOk);
+  bench.driver.DescribeChain(0, {{kReadonly, 8, true}});
+  CHECK(bench.Walk() == ChainStatus::kBadBuffer);
+}
+
 /// The guest at its worst: what it changes, and after how many more instructions of ours.
 volatile uint16_t* attacked_flags = nullptr;
 volatile sig_atomic_t instructions_left = 0;
@@ -238,6 +250,7 @@ void BoundsBytes() {
 }  // namespace
 
 int main() {
+  Test("a buffer to be written must lie where one may write", RefusesToWriteWhereItMayNot);
   Test("a chain is what may be read, then what may be written", TellsDirections);
   Test("a descriptor that changes meanwhile is taken as it was checked", ReadsOnce);
   Test("a buffer that wraps around the address space is refused", RefusesWrap);

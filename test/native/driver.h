@@ -52,7 +52,7 @@ class Driver {
   /// Host view of guest RAM, for what a test wants there.
   template <class T>
   T* At(uint64_t gpa) const {
-    return reinterpret_cast<T*>(ram_->Contiguous(gpa, sizeof(T)));
+    return reinterpret_cast<T*>(ram_->Contiguous(gpa, sizeof(T), true));
   }
 
   void Describe(uint16_t index, const vmm::Descriptor& descriptor) const {

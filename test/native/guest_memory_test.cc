@@ -11,7 +11,9 @@
 
 #include "../../native/base/bounded_list.h"
 #include "../../native/base/fd.h"
+#include "../../native/base/thread.h"
 #include "check.h"
+#include "temporary_file.h"
 
 namespace {
 
@@ -114,7 +116,7 @@ void BoundsPieces() {
   GuestMemory memory;
   Lay(&memory);
   vmm::BoundedList<iovec, 1> one;
-  CHECK(!memory.Snapshot()->Map(kPage, 2 * kPage, &one));
+  CHECK(!memory.Snapshot()->Map(kPage, 2 * kPage, false, &one));
 }
 
 void Loads() {
@@ -137,6 +139,69 @@ void Loads() {
   CHECK(pipe(pipe_fds.data()) == 0);
   CHECK(memory.Load(kPage, pipe_fds[0], 0, 1) == -ESPIPE);  // and does not wait
   for (const int fd : pipe_fds) close(fd);
+}
+
+vmm::RegionOptions OfFile(const vmm::Fd& file, uint64_t gpa) {
+  vmm::RegionOptions options{gpa, 2 * kPage};
+  options.fd = file.get();
+  return options;
+}
+
+uint8_t FirstByte(const vmm::Fd& file) {
+  uint8_t byte = 0;
+  CHECK(pread(file.get(), &byte, 1, 0) == 1);
+  return byte;
+}
+
+void MapsFiles() {
+  const vmm::Fd file = TemporaryFile(2 * kPage);
+  GuestMemory memory;
+  vmm::RegionOptions copy = OfFile(file, 4 * kPage);
+  copy.private_copy = true;
+  CHECK(memory.Add(OfFile(file, 0)) == 0 && memory.Add(copy) == 0);
+  const uint8_t one = 1;
+
+  CHECK(memory.CopyIn(4 * kPage, &one, 1) == 0);
+  CHECK(FirstByte(file) == 0);
+  CHECK(memory.CopyIn(0, &one, 1) == 0);
+  CHECK(FirstByte(file) == 1);
+}
+
+void KeepsReadonlyRegions() {
+  const vmm::Fd file = TemporaryFile(2 * kPage);
+  GuestMemory memory;
+  vmm::RegionOptions readonly = OfFile(file, 0);
+  readonly.readonly = true;
+  CHECK(memory.Add(readonly) == 0 && Add(&memory, 2 * kPage, kPage) == 0);
+  uint8_t byte = 1;
+  vmm::BoundedList<iovec, 4> pieces;
+  const auto regions = memory.Snapshot();
+
+  CHECK(memory.CopyOut(0, &byte, 1) == 0 && byte == 0);
+  CHECK(memory.CopyIn(0, &byte, 1) == -EFAULT);
+  CHECK(memory.Load(0, file.get(), 0, 1) == -EFAULT);
+  CHECK(regions->Contiguous(0, 1, false) != nullptr && regions->Contiguous(0, 1, true) == nullptr);
+  CHECK(regions->Map(0, 3 * kPage, false, &pieces));
+  CHECK(!regions->Map(kPage, 2 * kPage, true, &pieces) &&
+        regions->Map(2 * kPage, 1, true, &pieces));
+}
+
+/// On a thread of ours, whose signals are blocked but for those that are meant for it.
+void SurvivesShortFiles() {
+  const vmm::Fd file = TemporaryFile(2 * kPage);
+  GuestMemory memory;
+  CHECK(memory.Add(OfFile(file, 0)) == 0);
+  const auto ones = std::array<uint8_t, 2>{1, 1};
+  CHECK(memory.CopyIn(kPage - 1, ones.data(), 2) == 0);
+
+  CHECK(ftruncate(file.get(), 1) == 0);
+
+  std::array<uint8_t, 2> bytes{9, 9};
+  vmm::Thread("toucher", [&] {
+    CHECK(memory.CopyOut(kPage - 1, bytes.data(), 2) == 0);
+    CHECK(memory.CopyIn(kPage, ones.data(), 2) == 0);
+  }).Join();
+  CHECK((bytes == std::array<uint8_t, 2>{}));
 }
 
 /// A region that is removed stays mapped for who took a snapshot before.
@@ -167,6 +232,9 @@ int main() {
   Test("copies go across regions", CopiesAcrossRegions);
   Test("a refused copy changes nothing", CopiesAllOrNothing);
   Test("a range of too many pieces is refused", BoundsPieces);
+  Test("a file is mapped, or a copy of it that is nobody else's", MapsFiles);
+  Test("nothing is written to what is mapped to be read", KeepsReadonlyRegions);
+  Test("of a file that was cut short zeroes are left, and who touches them", SurvivesShortFiles);
   Test("files are loaded, and short or bad ones refused", Loads);
   Test("a snapshot outlives what it shows", SnapshotsLive);
 }
