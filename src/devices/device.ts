@@ -2,7 +2,7 @@
  * What a device is to the machine around it. Interfaces only: a device imports this, its family's
  * `device.ts` and foundations; never another device, never the VMM.
  */
-import type { AccessHandler, Claim, GuestMemory } from '../native.ts';
+import type { AccessHandler, Claim, GuestMemory, RegionOptions } from '../native.ts';
 import type { Aml } from './acpi/aml.ts';
 
 /** A device at fixed ports or guest physical addresses, answered on the JS thread. */
@@ -25,6 +25,18 @@ export interface DeviceContext {
   onWarning(message: string): void;
   /** For the console. */
   readonly console: CharHost;
+  /**
+   * Puts a file, a multiple of 4 KiB of it, at guest physical addresses of its own, and returns the
+   * first. It stays there as long as the VM. @throws VmmError if there is no room for it.
+   */
+  mapFile(options: FileMapping): number;
+}
+
+export interface FileMapping extends Required<Pick<RegionOptions, 'privateCopy' | 'readonly'>> {
+  /** Borrowed for the call. */
+  fd: number;
+  sizeBytes: number;
+  mergeable: boolean;
 }
 
 /** The host's side of a device that carries characters. */

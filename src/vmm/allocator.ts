@@ -1,10 +1,11 @@
-/** Gives out addresses of a window, from its top down. */
-import { alignDown } from '../bytes.ts';
+/** Gives out addresses of a window, from both of its ends. */
+import { alignDown, alignUp } from '../bytes.ts';
 import type { GpaRange } from './layout.ts';
 
 /** Nothing is given back: a VM's devices stay as long as it does. */
 export class RangeAllocator {
-  readonly #start: number;
+  /** All below is taken. */
+  #start: number;
   /** All from here on is taken. */
   #end: number;
 
@@ -18,6 +19,14 @@ export class RangeAllocator {
     const gpa = alignDown(this.#end - sizeBytes, alignBytes);
     if (this.#end - sizeBytes < this.#start || gpa < this.#start) return undefined;
     this.#end = gpa;
+    return gpa;
+  }
+
+  /** The lowest one. */
+  allocateLow(sizeBytes: number, alignBytes: number): number | undefined {
+    const gpa = alignUp(this.#start, alignBytes);
+    if (gpa + sizeBytes > this.#end) return undefined;
+    this.#start = gpa + sizeBytes;
     return gpa;
   }
 }

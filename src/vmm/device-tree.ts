@@ -11,10 +11,14 @@ interface PciBar {
   };
 }
 
+interface MmioAddressRange {
+  MmioAddressRange: { base: number; size: number };
+}
+
 /** A device; a PCI function is a node of its own, the parent of what it carries. */
 interface DeviceNode {
   id: string;
-  resources: PciBar[];
+  resources: (PciBar | MmioAddressRange)[];
   parent?: string;
   children: string[];
   /** `0000:00:01.0` */
@@ -39,10 +43,13 @@ export interface PlacedFunction {
   barGpa: number;
   barWidth: 32 | 64;
   barBytes: number;
+  /** Addresses of its own, beside its BAR. */
+  windows: readonly { gpa: number; sizeBytes: number }[];
 }
 
 export function functionNodes(functions: readonly PlacedFunction[]): DeviceTree {
-  const nodes = functions.flatMap(({ id, slot, barGpa, barWidth, barBytes }): DeviceNode[] => {
+  const nodes = functions.flatMap((placed): DeviceNode[] => {
+    const { id, slot, barGpa, barWidth, barBytes, windows } = placed;
     const parent = `_virtio-pci-${id}`;
     const bar = { index: 0, base: barGpa, size: barBytes, prefetchable: false } as const;
     return [
@@ -52,7 +59,13 @@ export function functionNodes(functions: readonly PlacedFunction[]): DeviceTree 
         children: [id],
         pci_bdf: `0000:00:${slot.toString(16).padStart(2, '0')}.0`,
       },
-      { ...leaf(id), parent },
+      {
+        ...leaf(id),
+        resources: windows.map(({ gpa, sizeBytes }) => ({
+          MmioAddressRange: { base: gpa, size: sizeBytes },
+        })),
+        parent,
+      },
     ];
   });
   return Object.fromEntries(nodes.map((node) => [node.id, node]));

@@ -17,7 +17,7 @@ import { Block, DiskConfig } from '../devices/virtio/block.ts';
 import { Console, ConsoleConfig } from '../devices/virtio/console.ts';
 import type { VirtioDevice } from '../devices/virtio/device.ts';
 import { NetConfig } from '../devices/virtio/net.ts';
-import { PmemConfig } from '../devices/virtio/pmem.ts';
+import { Pmem, PmemConfig } from '../devices/virtio/pmem.ts';
 import { Rng, RngConfig } from '../devices/virtio/rng.ts';
 import { RtcConfig } from '../devices/virtio/rtc.ts';
 import { VsockConfig } from '../devices/virtio/vsock.ts';
@@ -83,7 +83,12 @@ export const DEVICES = {
   }),
   generic_vhost_user: kind({ schema: GenericVhostUserConfig, idPrefix: '_generic_vhost_user' }),
   fs: kind({ schema: FsConfig, idPrefix: '_fs' }),
-  pmem: kind({ schema: PmemConfig, idPrefix: '_pmem' }),
+  pmem: kind({
+    schema: PmemConfig,
+    idPrefix: '_pmem',
+    check: (config, at) => Pmem.check(config, at),
+    create: (config, context) => new Pmem(config, context),
+  }),
   vsock: kind({ schema: VsockConfig, idPrefix: '_vsock' }),
   balloon: kind({ schema: BalloonConfig, id: '__balloon' }),
   watchdog: kind({ schema: WatchdogConfig, id: '__watchdog' }),

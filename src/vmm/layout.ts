@@ -19,7 +19,7 @@
  * 0xfec0_0000│ IOAPIC
  * 0xfee0_0000│ local APICs and MSI
  * 4 GiB       ├ RAM above the hole
- *             ├ BARs of 64 bits, from the top down
+ *             ├ persistent memory, from the bottom up; BARs of 64 bits, from the top down
  * 2^bits−1088K├ registers of platform devices, 1 MiB
  * 2^bits−64K  └ unused; `bits` is the physical address width of the guest's CPUs
  * ```
@@ -122,7 +122,7 @@ export function e820(ramBytes: number): E820Entry[] {
 }
 
 export interface DeviceArea {
-  /** For BARs of 64 bits. */
+  /** For BARs of 64 bits, and files mapped beside them. */
   pci64: GpaRange;
   /** The register of the generic event device. */
   ged: GpaRange;

@@ -1,9 +1,9 @@
 /** Guest RAM: what backs it, and where it lies. */
-import { closeSync, constants, ftruncateSync, openSync, unlinkSync } from 'node:fs';
-import { join } from 'node:path';
+import { closeSync } from 'node:fs';
 import { MIB } from '../bytes.ts';
 import { VmmError } from '../errors.ts';
 import type { GuestMemory } from '../native.ts';
+import { makeUnnamedFile } from '../unnamed-file.ts';
 import { type MemoryConfig, ramBytes } from './config/memory.ts';
 import { ramRegions } from './layout.ts';
 
@@ -37,15 +37,9 @@ export async function addRam(memory: GuestMemory, config: MemoryConfig): Promise
   }
 }
 
-/** A file without a name, in the directory given, as large as RAM. */
 function openBacking(directory: string, sizeBytes: number): number {
-  const path = join(directory, `guest-ram-${process.pid}-${Date.now()}`);
   try {
-    const { O_CREAT, O_EXCL, O_RDWR } = constants;
-    const fd = openSync(path, O_RDWR | O_CREAT | O_EXCL, 0o600);
-    unlinkSync(path);
-    ftruncateSync(fd, sizeBytes);
-    return fd;
+    return makeUnnamedFile(directory, sizeBytes);
   } catch (cause) {
     throw new VmmError(
       'invalid-config',

@@ -3,31 +3,37 @@
  * together. Nothing here knows what any of them is.
  */
 import { KIB, MIB } from '../bytes.ts';
-import type { DeviceContext } from '../devices/device.ts';
+import type { DeviceContext, FileMapping } from '../devices/device.ts';
 import { type PciBus, SLOT_COUNT } from '../devices/pci/bus.ts';
 import { BAR_BYTES } from '../devices/virtio/pci-capabilities.ts';
 import { VirtioPci, type VirtioPciOptions } from '../devices/virtio/transport-pci.ts';
 import { VmmError } from '../errors.ts';
+import type { Vm } from '../native.ts';
 import { RangeAllocator } from './allocator.ts';
 import { type DeviceTree, functionNodes } from './device-tree.ts';
 import { deviceId, type WantedDevice } from './devices.ts';
-import { type DeviceArea, MEMORY } from './layout.ts';
+import { type DeviceArea, type GpaRange, MEMORY } from './layout.ts';
 
 /** As far apart BARs lie. A guest's firmware tables tell of the windows, not of this. */
 const BAR_STEP = { 32: 512 * KIB, 64: 8 * MIB } as const;
+
+/** Linux maps memory of its own by sections of so much. */
+const WINDOW_STEP = 128 * MIB;
 
 /** Slot 0 has the host bridge. */
 const FIRST_SLOT = 1;
 
 export interface PciDevicesOptions
-  extends Pick<VirtioPciOptions, 'vm' | 'memory' | 'native'>,
-    Omit<DeviceContext, 'id' | 'memory'> {
+  extends Pick<VirtioPciOptions, 'memory' | 'native'>,
+    Omit<DeviceContext, 'id' | 'memory' | 'mapFile'> {
+  vm: VirtioPciOptions['vm'] & Pick<Vm, 'mapMemory'>;
   bus: PciBus;
   area: DeviceArea;
 }
 
 interface Attached {
   id: string;
+  windows: GpaRange[];
   slot: number;
   pci: VirtioPci;
 }
@@ -69,8 +75,8 @@ export class PciDevices {
 
   get nodes(): DeviceTree {
     return functionNodes(
-      this.#attached.map(({ id, slot, pci }) => ({
-        ...{ id, slot, barBytes: BAR_BYTES },
+      this.#attached.map(({ id, slot, windows, pci }) => ({
+        ...{ id, slot, windows, barBytes: BAR_BYTES },
         ...{ barGpa: pci.barGpa, barWidth: pci.barWidth },
       })),
     );
@@ -95,13 +101,21 @@ export class PciDevices {
     const { kind, config } = wanted;
     const id = deviceId(wanted);
     const bar = this.#place(wanted, id);
-    const device = kind.create?.(config, { id, memory, onWarning, console });
+    const windows: GpaRange[] = [];
+    const device = kind.create?.(config, {
+      ...{ id, memory, onWarning, console },
+      mapFile: (mapping) => {
+        const gpa = this.#mapFile(id, mapping);
+        windows.push({ gpa, sizeBytes: mapping.sizeBytes });
+        return gpa;
+      },
+    });
     if (!device) return;
     try {
       const warn = (reason: string) => onWarning(`Device ${id}: ${reason}`);
       const pci = new VirtioPci({ device, memory, vm, native, bar, onWarning: warn });
       bus.add(slot, pci.space);
-      this.#attached.push({ id, slot, pci });
+      this.#attached.push({ id, slot, windows, pci });
     } catch (cause) {
       await device[Symbol.asyncDispose]();
       throw new VmmError('host', `The host cannot connect device ${id}`, cause);
@@ -113,12 +127,28 @@ export class PciDevices {
     const width = kind.barWidth ?? 64;
     const gpa = this.#bars[width].allocate(BAR_BYTES, BAR_STEP[width]);
     if (gpa !== undefined) return { width, gpa };
-    throw new VmmError(
-      'invalid-config',
-      `No addresses are left for device ${id}: give the VM less memory or more cpus.max_phys_bits`,
-    );
+    throw noAddresses(id);
+  }
+
+  #mapFile(id: string, mapping: FileMapping): number {
+    const { memory, vm } = this.#options;
+    const gpa = this.#bars[64].allocateLow(mapping.sizeBytes, WINDOW_STEP);
+    if (gpa === undefined) throw noAddresses(id);
+    try {
+      memory.addRegion({ ...mapping, gpa, shared: true, thp: false });
+      vm.mapMemory();
+      return gpa;
+    } catch (cause) {
+      throw new VmmError('host', `The host cannot map the file of device ${id}`, cause);
+    }
   }
 }
+
+const noAddresses = (id: string): VmmError =>
+  new VmmError(
+    'invalid-config',
+    `No addresses are left for device ${id}: give the VM less memory or more cpus.max_phys_bits`,
+  );
 
 /** Slots that devices ask for are taken first; the others get the lowest free ones, in order. */
 function assignSlots(wanted: readonly WantedDevice[]): { device: WantedDevice; slot: number }[] {

@@ -3,7 +3,7 @@
  * was wrong, and afterwards the process answers, and a good VM boots.
  */
 import { execFileSync } from 'node:child_process';
-import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { connect } from 'node:net';
 import { join } from 'node:path';
 import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest';
@@ -37,6 +37,42 @@ afterEach(async () => {
 
 const texts = ({ body }: Answer) => body as string[];
 const lastText = (answer: Answer) => texts(answer).at(-1);
+
+describe('persistent memory', () => {
+  const file = () => join(vmm.folder, 'pmem.img');
+  const create = (pmem: object) =>
+    vmm.put('vm.create', { ...guestConfig(vmm.folder), pmem: [{ file: file(), ...pmem }] });
+
+  test('of a file that is missing: 400, as known', async () => {
+    const answer = await create({});
+
+    expect(answer.status).toBe(400);
+    expect(texts(answer)).toEqual([
+      ...['Error from API', 'The VM could not be created', 'Error from device manager'],
+      ...['Cannot open persistent memory file', 'No such file or directory (os error 2)'],
+      `pmem[0].file is ${file()}: name a file that may be read`,
+    ]);
+  });
+
+  test.each([
+    ['of an odd size', { size: 4096 }, 'pmem[0].size is 4096: give a multiple of 2097152'],
+    ['of no file', { file: '' }, 'pmem[0].file is : name a file that may be read'],
+  ])('%s: 400', async (_name, pmem, text) => {
+    const answer = await create(pmem);
+
+    expect([answer.status, lastText(answer)]).toEqual([400, text]);
+  });
+
+  test('of a file that is gone at the boot: 400, and the VM boots when it is back', async () => {
+    writeFileSync(file(), Buffer.alloc(2 * KIB * KIB));
+    expect(await create({})).toMatchObject({ status: 204 });
+    rmSync(file());
+
+    expect(await vmm.put('vm.boot')).toMatchObject({ status: 400 });
+    writeFileSync(file(), Buffer.alloc(2 * KIB * KIB));
+    expect(await vmm.put('vm.boot')).toMatchObject({ status: 204 });
+  });
+});
 
 describe('a kernel file', () => {
   const path = () => join(vmm.folder, 'bad-kernel');

@@ -9,8 +9,10 @@ struct subject {
   u32 type;
   u16 queue;
 };
-static const struct subject subjects[] = {
-    {"block", VIRTIO_BLOCK, 0}, {"rng", VIRTIO_RNG, 0}, {"console", VIRTIO_CONSOLE, 1}};
+static const struct subject subjects[] = {{"block", VIRTIO_BLOCK, 0},
+                                          {"rng", VIRTIO_RNG, 0},
+                                          {"console", VIRTIO_CONSOLE, 1},
+                                          {"pmem", VIRTIO_PMEM, 0}};
 enum { SUBJECTS = sizeof(subjects) / sizeof(subjects[0]) };
 
 static u8* buffer;
@@ -30,6 +32,10 @@ static void good_chain(const struct subject* subject, struct queue* queue) {
       return;
     case VIRTIO_RNG:
       return describe(queue, 0, (u64)buffer, 16, WRITE, 0);
+    case VIRTIO_PMEM:
+      memset(buffer, 0, 4);  // a flush
+      describe(queue, 0, (u64)buffer, 4, NEXT, 1);
+      return describe(queue, 1, (u64)buffer + 4, 4, WRITE, 0);
     default:
       buffer[0] = '.';
       return describe(queue, 0, (u64)buffer, 1, 0, 0);

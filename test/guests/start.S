@@ -1,4 +1,4 @@
-# The PVH entry of every bare guest: from 32-bit protected mode into 64-bit C, with the first 4 GiB
+# The PVH entry of every bare guest: from 32-bit protected mode into 64-bit C, with the first 5 GiB
 # mapped to themselves by 2 MiB pages, a stack and an interrupt table.
         .section .note.pvh, "a", @note
         .long 4, 4, 18                  # "Xen", XEN_ELFNOTE_PHYS32_ENTRY
@@ -11,16 +11,17 @@
 start:  movl $page_directories, %edi
         movl $0x83, %eax                # present, writable, a large page
         xorl %edx, %edx
-        movl $2048, %ecx
+        movl $2560, %ecx
 1:      movl %eax, (%edi)
         movl %edx, 4(%edi)
         addl $0x200000, %eax
+        adcl $0, %edx
         addl $8, %edi
         decl %ecx
         jnz 1b
         movl $page_directories + 3, %eax
         movl $pdpt, %edi
-        movl $4, %ecx
+        movl $5, %ecx
 2:      movl %eax, (%edi)
         addl $4096, %eax
         addl $8, %edi
@@ -111,7 +112,7 @@ idt_pointer:
 pml4:   .skip 4096
 pdpt:   .skip 4096
 page_directories:
-        .skip 4 * 4096
+        .skip 5 * 4096
         .globl idt
 idt:    .skip 4096
         .globl interrupt_count

@@ -14,10 +14,13 @@ async function attack(): Promise<Map<string, string>> {
   try {
     const disk = join(folder, 'disk.img');
     writeFileSync(disk, Buffer.alloc(1 << 20));
+    const pmem = join(folder, 'pmem.img');
+    writeFileSync(pmem, Buffer.alloc(2 << 20));
     const { stdout } = await run(resolve('dist/cloud-hypervisor'), [
       ...['--kernel', bareGuest('hostile'), '--memory', 'size=64M'],
       ...['--serial', 'tty', '--console', `file=${join(folder, 'console')}`],
       ...['--disk', `path=${disk},image_type=raw`],
+      ...['--pmem', `file=${pmem}`],
     ]);
     expect(stdout.trimEnd().endsWith('done')).toBe(true);
     expect(readFileSync(disk)).toEqual(Buffer.alloc(1 << 20));
@@ -29,7 +32,7 @@ async function attack(): Promise<Map<string, string>> {
 }
 
 const outcomes = await attack();
-const DEVICES = ['block', 'rng', 'console'];
+const DEVICES = ['block', 'rng', 'console', 'pmem'];
 const RULES = [...new Set([...outcomes.keys()].map((key) => key.split(', ')[1]))];
 
 test('every rule was broken on every device', () => {

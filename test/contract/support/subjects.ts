@@ -6,6 +6,7 @@ import { normalise } from '../../../src/api/dialects.ts';
 import { Block, type DiskConfig } from '../../../src/devices/virtio/block.ts';
 import { Console } from '../../../src/devices/virtio/console.ts';
 import type { VirtioDevice } from '../../../src/devices/virtio/device.ts';
+import { Pmem, type PmemConfig } from '../../../src/devices/virtio/pmem.ts';
 import { Rng } from '../../../src/devices/virtio/rng.ts';
 import { Echo } from '../../unit/support/echo.ts';
 import { FakeCharHost } from '../../unit/support/fake-char-host.ts';
@@ -30,6 +31,16 @@ function disk(): Block {
   return made;
 }
 
+function pmem(): Pmem {
+  const folder = mkdtempSync(join(tmpdir(), 'contract-pmem-'));
+  const file = join(folder, 'pmem.img');
+  writeFileSync(file, new Uint8Array(2 << 20));
+  const [config] = normalise({ pmem: [{ file }] }).config.pmem as [PmemConfig];
+  const made = new Pmem(config, { id: '_pmem0', onWarning: () => {}, mapFile: () => 1 << 30 });
+  rmSync(folder, { recursive: true });
+  return made;
+}
+
 export const SUBJECTS: readonly Subject[] = [
   {
     name: 'disk',
@@ -47,6 +58,12 @@ export const SUBJECTS: readonly Subject[] = [
     name: 'console',
     create: () => new Console(new FakeCharHost()),
     request: { queue: 1, readableBytes: 100, writableBytes: 0 },
+  },
+  {
+    name: 'persistent memory',
+    create: pmem,
+    request: { queue: 0, readableBytes: 4, writableBytes: 4 },
+    rounds: 20, // a flush each
   },
   {
     name: 'toy',

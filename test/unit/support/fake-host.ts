@@ -249,6 +249,9 @@ export class FakeVm implements HostVm {
     if (at >= 0) this.claims.splice(at, 1);
   }
 
+  /** Guest RAM of the tests is in no VM. */
+  mapMemory(): void {}
+
   attachKick(gpa: number, kick: EventFd): void {
     if (this.kicks.has(gpa)) throw new Error('EEXIST: File exists, ioctl(KVM_IOEVENTFD)');
     if (this.refuse('kick')) throw new Error('ENOSPC: No space left on device');

@@ -58,7 +58,11 @@ function machine(make: (id: string) => Echo = () => new Echo()) {
 
 const nodes = ({ nodes }: PciDevices) =>
   Object.values(nodes).flatMap(({ pci_bdf, resources, children: [id] }) =>
-    resources.map(({ PciBar: { base, type_ } }) => [id, pci_bdf, type_, base.toString(16)]),
+    resources.flatMap((resource) =>
+      'PciBar' in resource
+        ? [[id, pci_bdf, resource.PciBar.type_, resource.PciBar.base.toString(16)]]
+        : [],
+    ),
   );
 
 test('devices get slots from 1 in order, and BARs from the top down, disks below 4 GiB', async () => {
