@@ -7,6 +7,7 @@
 #include "boot_plan_args.h"
 #include "byte_port_wrap.h"
 #include "chain_wrap.h"
+#include "disk_image_wrap.h"
 #include "disk_wrap.h"
 #include "event_fd_wrap.h"
 #include "fd_socket_wrap.h"
@@ -40,6 +41,7 @@ static Napi::Object Init(Napi::Env env, Napi::Object exports) {
   data->chain = Napi::Persistent(vmm::ChainWrap::Define(env));
   data->set_immediate = Napi::Persistent(env.Global().Get("setImmediate").As<Napi::Function>());
   exports.Set("BlockEngine", vmm::BlockEngineWrap::Define(env));
+  exports.Set("DiskImage", vmm::DiskImageWrap::Define(env));
   exports.Set("EventFd", vmm::EventFdWrap::Define(env));
   exports.Set("FdListener", vmm::FdListenerWrap::Define(env));
   exports.Set("FdSocket", vmm::FdSocketWrap::Define(env));

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "args.h"
+#include "disk_image_wrap.h"
 #include "js_queue.h"
 #include "sys_error.h"
 #include "virtqueue_wrap.h"
@@ -32,16 +33,12 @@ BlockOptions ToOptions(Napi::Object from) {
   const auto flag = [&](const char* name) { return from.Get(name).ToBoolean().Value(); };
   BlockOptions options;
   options.id = from.Get("id").ToString().Utf8Value();
-  options.fd = ToFd(from.Get("fd"), "fd");
-  options.size_bytes = ToU64(from.Get("sizeBytes"), "sizeBytes");
+  options.image = DiskImageWrap::Unwrap(ToObject(from.Get("image"), "image"))->core();
   options.readonly = flag("readonly");
   options.writeback = flag("writeback");
   options.discard = flag("discard");
   options.keep_raw = flag("keepRaw");
   options.serial = from.Get("serial").ToString().Utf8Value();
-  options.align_bytes = ToUint<uint32_t>(from.Get("alignBytes"), "alignBytes");
-  if (options.align_bytes == 0 || (options.align_bytes & (options.align_bytes - 1)) != 0)
-    throw Napi::TypeError::New(from.Env(), "alignBytes is no power of two");
   options.io = ToIoKind(from.Get("io"));
   options.host_cpus = ToHostCpus(from.Get("hostCpus"));
   return options;

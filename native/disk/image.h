@@ -46,6 +46,8 @@ class Image {
   virtual ~Image() = default;
   /// A multiple of 512, and no larger than a guest can name.
   virtual uint64_t size_bytes() const = 0;
+  /// Of the sectors that the image says the disk has: a power of two, at least 512.
+  virtual uint32_t sector_bytes() const { return 512; }
 
   /// 0 or a negative errno.
   virtual int Read(DiskRange range, Extent* out) = 0;

@@ -20,15 +20,16 @@ uint16_t Opcode(FileOp::Kind kind) {
 
 }  // namespace
 
-int Aio::Open(const File& file, const EventFd* kick, uint16_t depth, std::unique_ptr<FileIo>* out) {
+int Aio::Open(const std::vector<File>& files, const EventFd* kick, uint16_t depth,
+              std::unique_ptr<FileIo>* out) {
   aio_context_t context = 0;
   if (syscall(SYS_io_setup, depth, &context) < 0) return -errno;
-  out->reset(new Aio(file, kick, context, depth));
+  out->reset(new Aio(files, kick, context, depth));
   return 0;
 }
 
-Aio::Aio(const File& file, const EventFd* kick, aio_context_t context, uint16_t depth)
-    : file_(file), kick_(kick), context_(context), events_(std::min<size_t>(depth, kEventsMax)) {
+Aio::Aio(const std::vector<File>& files, const EventFd* kick, aio_context_t context, uint16_t depth)
+    : files_(files), kick_(kick), context_(context), events_(std::min<size_t>(depth, kEventsMax)) {
   taken_.reserve(depth);
   pointers_.reserve(depth);
 }
@@ -37,14 +38,14 @@ Aio::~Aio() { syscall(SYS_io_destroy, context_); }
 
 void Aio::Submit(const FileOp& op, uint32_t tag) {
   if (op.kind == FileOp::Kind::kDiscard || op.kind == FileOp::Kind::kZero) {
-    done_.push_back({tag, DoFileOp(file_, op)});
+    done_.push_back({tag, DoFileOp(files_[op.file], op)});
     return;
   }
   iocb& block = taken_.emplace_back();
   block.aio_data = tag;
   block.aio_lio_opcode = Opcode(op.kind);
   block.aio_rw_flags = op.durable ? RWF_DSYNC : 0;
-  block.aio_fildes = static_cast<uint32_t>(file_.fd);
+  block.aio_fildes = static_cast<uint32_t>(files_[op.file].fd);
   if (op.kind != FileOp::Kind::kSync) {
     block.aio_buf = reinterpret_cast<uint64_t>(op.iov);
     block.aio_nbytes = op.iov_count;

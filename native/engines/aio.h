@@ -15,7 +15,7 @@ class Aio final : public FileIo {
  public:
   /// 0 or a negative errno of io_setup(2). What is done signals the kick, so that there is one
   /// thing to wait for; without one, Run returns when all that was taken is done.
-  [[nodiscard]] static int Open(const File& file, const EventFd* kick, uint16_t depth,
+  [[nodiscard]] static int Open(const std::vector<File>& files, const EventFd* kick, uint16_t depth,
                                 std::unique_ptr<FileIo>* out);
   ~Aio() override;
   Aio(const Aio&) = delete;
@@ -25,11 +25,11 @@ class Aio final : public FileIo {
   void Run(bool wait, std::vector<Done>* done) override;
 
  private:
-  Aio(const File& file, const EventFd* kick, aio_context_t context, uint16_t depth);
+  Aio(const std::vector<File>& files, const EventFd* kick, aio_context_t context, uint16_t depth);
   void Start();
   void Reap(std::vector<Done>* done);
 
-  const File file_;
+  const std::vector<File> files_;
   const EventFd* const kick_;
   const aio_context_t context_;
   std::vector<iocb> taken_;

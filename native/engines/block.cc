@@ -1,17 +1,13 @@
 #include "block.h"
 
-#include <sys/stat.h>
-
 #include <utility>
 
 namespace vmm {
 
 BlockEngine::BlockEngine(const BlockOptions& options)
     : id_(options.id), io_(options.io), host_cpus_(options.host_cpus) {
-  struct stat stat {};
-  const bool block_device = fstat(options.fd, &stat) == 0 && S_ISBLK(stat.st_mode);
-  disk_->file = {options.fd, block_device, options.align_bytes};
-  disk_->limits = {options.size_bytes, options.readonly, options.discard};
+  disk_->image = options.image;
+  disk_->limits = {options.image->size_bytes(), options.readonly, options.discard};
   disk_->keep_raw = options.keep_raw;
   disk_->serial = options.serial.substr(0, VIRTIO_BLK_ID_BYTES);
   disk_->writeback = options.writeback;
@@ -23,10 +19,10 @@ int BlockEngine::Start(std::vector<std::optional<EngineQueue>> queues) {
     if (!queues[i].has_value()) continue;
     const auto kick = queues[i]->kick;
     auto open_io = [disk = disk_, kind = io_, kick](uint16_t depth) {
-      auto io = OpenFileIo(kind, disk->file, *kick, depth);
-      return disk->file.align_bytes > 1
-                 ? std::make_unique<DirectIo>(std::move(io), disk->file, disk->lock)
-                 : std::move(io);
+      const std::vector<File>& files = disk->image->files();
+      auto io = OpenFileIo(kind, files, *kick, depth);
+      return files[0].align_bytes > 1 ? std::make_unique<DirectIo>(std::move(io), files, disk->lock)
+                                      : std::move(io);
     };
     auto work = std::make_unique<BlockQueue>(std::move(*queues[i]), disk_, std::move(open_io));
     const int rc =

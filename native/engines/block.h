@@ -14,14 +14,12 @@ namespace vmm {
 /// What a block engine needs to know, with nothing left to decide.
 struct BlockOptions {
   std::string id;  // the thread of queue n is called `${id}_q${n}`
-  int fd = -1;     // borrowed until every thread has ended
-  uint64_t size_bytes = 0;
+  std::shared_ptr<DiskImage> image;
   bool readonly = false;
   bool writeback = true;
   bool discard = false;
   bool keep_raw = false;
   std::string serial;
-  uint32_t align_bytes = 1;
   IoKind io = IoKind::kIoUring;
   std::vector<std::vector<uint32_t>> host_cpus;  // by queue
   std::function<void(const std::string& message)> on_error;

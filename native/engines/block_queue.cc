@@ -16,8 +16,7 @@ constexpr int64_t kBurstMs = 10'000;
 /// A request of more pieces than this is rare, and gives back the room that they took.
 constexpr size_t kPiecesKept = 256;
 
-/// A pause, a reset and a shutdown wait for what is in flight, and so for no more than this and one
-/// request: descriptors that overlap let a driver ask for 4 GiB with each, whatever RAM there is.
+/// A pause, a reset and a shutdown wait for what is under way, and so for little more than this.
 constexpr uint64_t kMovingBytesMax = 64 << 20;
 
 /// With more than so many at a time, batches are what makes it fast.
@@ -74,7 +73,13 @@ BlockQueue::BlockQueue(EngineQueue queue, std::shared_ptr<BlockDisk> disk, OpenI
   done_.reserve(slots_.size());
 }
 
+/// What waits is given up: the driver has reset the device, or is no more.
+BlockQueue::~BlockQueue() {
+  for (const uint32_t slot : waiting_) slots_[slot].transfer.Drop();
+}
+
 void BlockQueue::Serve(const std::atomic<bool>& leave) {
+  leave_ = &leave;
   if (io_ == nullptr) io_ = open_io_(queue_.queue->size());
   while (ServeBatch(leave)) {
   }
@@ -83,9 +88,12 @@ void BlockQueue::Serve(const std::atomic<bool>& leave) {
 /// One round: takes what the driver has made available, starts it and what goes on, and completes
 /// what is done. Sleeps only if there is nothing else. False when it is time to leave.
 bool BlockQueue::ServeBatch(const std::atomic<bool>& leave) {
-  if (!leave.load()) TakeChains(leave);
-  if (IsIdle() && !broken_ && !leave.load()) PollForChain(leave);
-  const bool serves = !broken_ && !leave.load();
+  // Once a round: when it changes later, there is a kick, too, and nothing is slept over.
+  const bool leaving = leave.load();
+  if (!leaving) TakeChains(leave);
+  if (IsIdle() && !broken_ && !leaving) PollForChain(leave);
+  if (!leaving) TryWaiting();
+  const bool serves = !broken_ && !leaving;
   if (!serves && IsIdle()) return false;
   // While looking pays, the driver need not kick, and most requests are done as soon as started.
   const bool quick = serves && started_ > 0 && started_ <= kQuickMax && busy_poll_.on();
@@ -94,7 +102,8 @@ bool BlockQueue::ServeBatch(const std::atomic<bool>& leave) {
   started_ = 0;
   io_->Run(!quick && !more, &done_);
   finished_ = static_cast<uint32_t>(done_.size());
-  for (const FileIo::Done& done : done_) Advance(done.tag, done.result);
+  for (const FileIo::Done& done : done_)
+    GoOn(done.tag, slots_[done.tag].transfer.Advance(done.result));
   done_.clear();
   Publish();
   return true;
@@ -153,11 +162,10 @@ void BlockQueue::Start(uint32_t index) {
     return;
   }
   if (!MayWrite(&slot)) return Answer(&slot, VIRTIO_BLK_S_IOERR);
-  slot.transfer.Begin(&slot.request, !disk_->writeback.load());
   ++started_;
-  slot.moving_bytes = request.length_bytes;
+  slot.moving_bytes = Transfer::StepBytes(request);
   moving_bytes_ += slot.moving_bytes;
-  io_->Submit(slot.transfer.op(), index);
+  GoOn(index, slot.transfer.Begin(&slot.request, disk_->image.get(), !disk_->writeback.load()));
 }
 
 bool BlockQueue::MayWrite(Slot* slot) const {
@@ -168,11 +176,17 @@ bool BlockQueue::MayWrite(Slot* slot) const {
   return slot->first_sector->Take(&slot->request);
 }
 
-void BlockQueue::Advance(uint32_t index, int64_t result) {
+/// Has a request go on, or wait: who is to leave begins nothing any more.
+void BlockQueue::GoOn(uint32_t index, Transfer::Step step) {
   Slot& slot = slots_[index];
-  switch (slot.transfer.Advance(result)) {
-    case Transfer::Step::kNext:
-      return io_->Submit(slot.transfer.op(), index);
+  while (step == Transfer::Step::kYield && !leave_->load()) step = slot.transfer.Continue();
+  switch (step) {
+    case Transfer::Step::kOp:
+      if (!leave_->load()) return io_->Submit(slot.transfer.op(), index);
+      [[fallthrough]];
+    case Transfer::Step::kYield:
+    case Transfer::Step::kBusy:
+      return waiting_.push_back(index);
     case Transfer::Step::kDone:
       return Answer(&slot, VIRTIO_BLK_S_OK);
     case Transfer::Step::kFailed:
@@ -185,6 +199,14 @@ void BlockQueue::Advance(uint32_t index, int64_t result) {
   Answer(&slot, VIRTIO_BLK_S_IOERR);
 }
 
+void BlockQueue::TryWaiting() {
+  if (waiting_.empty()) return;
+  disk_->image->AwaitWrite(queue_.kick);
+  for (const uint32_t slot : std::exchange(waiting_, {}))
+    GoOn(slot, slots_[slot].transfer.Continue());
+  Publish();
+}
+
 void BlockQueue::Answer(Slot* slot, uint8_t status) {
   BlockRequest& request = slot->request;
   const bool told = request.status_at != nullptr;
@@ -192,6 +214,7 @@ void BlockQueue::Answer(Slot* slot, uint8_t status) {
   queue_.queue->Complete(slot->head, told ? Written(request, status) : 0);
   if (request.data.capacity() > kPiecesKept) request.data = {};
   moving_bytes_ -= std::exchange(slot->moving_bytes, 0);
+  slot->transfer.Drop();
   slot->regions.reset();
   slot->first_sector.reset();
   free_.push_back(static_cast<uint32_t>(slot - slots_.data()));
@@ -210,7 +233,8 @@ void BlockQueue::Report(const Slot& slot) {
   const FileOp& op = slot.transfer.op();
   disk_->on_error(std::string("Cannot ") + Verb(op.kind) + " " + std::to_string(op.length) +
                   " bytes at offset " + std::to_string(op.offset) +
-                  " of the image: " + strerrordesc_np(slot.transfer.error()));
+                  (op.file == 0 ? " of the image: " : " of a backing file: ") +
+                  strerrordesc_np(slot.transfer.error()));
 }
 
 }  // namespace vmm

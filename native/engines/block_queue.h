@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "../disk/disk_image.h"
 #include "../sys/host_cpus.h"
 #include "../virtio/engine_queue.h"
 #include "block_request.h"
@@ -20,7 +21,7 @@ namespace vmm {
 
 /// A disk, as its queues share it.
 struct BlockDisk {
-  File file;
+  std::shared_ptr<DiskImage> image;
   BlockLimits limits;
   /// The first sector must not become the header of another image format.
   bool keep_raw = false;
@@ -41,12 +42,15 @@ class BlockQueue final : public EngineWork {
   using OpenIo = std::function<std::unique_ptr<FileIo>(uint16_t depth)>;
 
   BlockQueue(EngineQueue queue, std::shared_ptr<BlockDisk> disk, OpenIo open_io);
+  ~BlockQueue() override;
+  BlockQueue(const BlockQueue&) = delete;
+  BlockQueue& operator=(const BlockQueue&) = delete;
 
   void Serve(const std::atomic<bool>& leave) override;
   void Wake() override { queue_.kick->Signal(); }
 
  private:
-  /// A request in flight.
+  /// A request that is in flight, or waits.
   struct Slot {
     uint16_t head = 0;
     BlockRequest request;
@@ -57,7 +61,7 @@ class BlockQueue final : public EngineWork {
   };
 
   bool HasRoom() const;
-  bool IsIdle() const { return free_.size() == slots_.size(); }
+  bool IsIdle() const { return free_.size() + waiting_.size() == slots_.size(); }
   bool ServeBatch(const std::atomic<bool>& leave);
   void TakeChains(const std::atomic<bool>& leave);
   bool TakeChain();
@@ -65,7 +69,8 @@ class BlockQueue final : public EngineWork {
   void Break();
   void Start(uint32_t slot);
   bool MayWrite(Slot* slot) const;
-  void Advance(uint32_t slot, int64_t result);
+  void GoOn(uint32_t slot, Transfer::Step step);
+  void TryWaiting();
   void Answer(Slot* slot, uint8_t status);
   void Publish();
   void Report(const Slot& slot);
@@ -75,13 +80,15 @@ class BlockQueue final : public EngineWork {
   const OpenIo open_io_;
   std::unique_ptr<FileIo> io_;
   std::vector<Slot> slots_;
-  std::vector<uint32_t> free_;  // the last that was used is the first that is used again
+  std::vector<uint32_t> free_;     // the last that was used is the first that is used again
+  std::vector<uint32_t> waiting_;  // for another write, or for a resume
   std::vector<FileIo::Done> done_;
-  uint64_t moving_bytes_ = 0;  // that requests in flight read, write, zero or discard
+  uint64_t moving_bytes_ = 0;  // that requests have under way at most
   uint32_t started_ = 0;       // since the last Run
   uint32_t finished_ = 0;      // by the last Run
   BusyPoll busy_poll_{UsableCpus()};
   bool broken_ = false;
+  const std::atomic<bool>* leave_ = nullptr;  // Serve's
   Chain chain_;
 };
 

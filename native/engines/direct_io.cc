@@ -30,6 +30,28 @@ void Copy(const FileOp& op, uint64_t done, std::byte* buffer, uint64_t count) {
   }
 }
 
+/// Fewer only at the end of the file.
+int64_t ReadBlocks(const File& file, std::byte* to, uint64_t offset, uint64_t length) {
+  const iovec piece{to, length};
+  const FileOp op{FileOp::Kind::kRead, false, false, 0, offset, length, &piece, 1};
+  int64_t got;
+  do {
+    got = DoFileOp(file, op);
+  } while (got == -EINTR);
+  return got;
+}
+
+int64_t WriteBlocks(const File& file, const std::byte* from, uint64_t offset, uint64_t length,
+                    bool durable) {
+  const iovec piece{const_cast<std::byte*>(from), length};
+  const FileOp op{FileOp::Kind::kWrite, durable, false, 0, offset, length, &piece, 1};
+  int64_t put;
+  do {
+    put = DoFileOp(file, op);
+  } while (put == -EINTR);
+  return put < 0 || static_cast<uint64_t>(put) == length ? put : -EIO;
+}
+
 }  // namespace
 
 DirectIo::~DirectIo() {
@@ -37,7 +59,7 @@ DirectIo::~DirectIo() {
 }
 
 bool DirectIo::IsAligned(const FileOp& op) const {
-  const uint64_t align = file_.align_bytes;
+  const uint64_t align = files_[op.file].align_bytes;
   return op.offset % align == 0 && op.length % align == 0 &&
          std::all_of(op.iov, op.iov + op.iov_count, [align](const iovec& piece) {
            return reinterpret_cast<uintptr_t>(piece.iov_base) % align == 0 &&
@@ -81,7 +103,7 @@ void DirectIo::Run(bool wait, std::vector<Done>* done) {
 }
 
 int64_t DirectIo::Bounce(const FileOp& op) const {
-  const uint64_t align = file_.align_bytes;
+  const uint64_t align = files_[op.file].align_bytes;
   void* room = nullptr;
   // One block before and one behind, for what is not asked for.
   if (posix_memalign(&room, std::max<uint64_t>(align, sizeof(void*)), kBufferBytes + 2 * align) !=
@@ -99,13 +121,14 @@ int64_t DirectIo::Bounce(const FileOp& op) const {
 
 /// Returns how many bytes of `op` were moved, or a negative errno.
 int64_t DirectIo::BouncePiece(const FileOp& op, uint64_t done, std::byte* buffer) const {
-  const uint64_t align = file_.align_bytes;
+  const File& file = files_[op.file];
+  const uint64_t align = file.align_bytes;
   const uint64_t begin = op.offset + done;
   const uint64_t end = begin + std::min(op.length - done, kBufferBytes);
   const uint64_t first = begin / align * align;
   const uint64_t last = (end + align - 1) / align * align;
   if (op.kind == FileOp::Kind::kRead) {
-    const int64_t got = ReadBlocks(buffer, first, last - first);
+    const int64_t got = ReadBlocks(file, buffer, first, last - first);
     if (got < 0) return got;
     const uint64_t wanted = std::min(end - first, static_cast<uint64_t>(got));
     if (wanted <= begin - first) return 0;
@@ -115,33 +138,13 @@ int64_t DirectIo::BouncePiece(const FileOp& op, uint64_t done, std::byte* buffer
   // What the file ends before is zero there.
   std::memset(buffer, 0, align);
   std::memset(buffer + (last - first) - align, 0, align);
-  int64_t rc = begin != first ? ReadBlocks(buffer, first, align) : 0;
+  int64_t rc = begin != first ? ReadBlocks(file, buffer, first, align) : 0;
   if (rc >= 0 && end != last && (begin == first || last - first > align))
-    rc = ReadBlocks(buffer + (last - first) - align, last - align, align);
+    rc = ReadBlocks(file, buffer + (last - first) - align, last - align, align);
   if (rc < 0) return rc;
   Copy(op, done, buffer + (begin - first), end - begin);
-  rc = WriteBlocks(buffer, first, last - first, op.durable);
+  rc = WriteBlocks(file, buffer, first, last - first, op.durable);
   return rc < 0 ? rc : static_cast<int64_t>(end - begin);
-}
-
-/// Fewer only at the end of the file.
-int64_t DirectIo::ReadBlocks(std::byte* to, uint64_t offset, uint64_t length) const {
-  const iovec piece{to, length};
-  int64_t got;
-  do {
-    got = DoFileOp(file_, {FileOp::Kind::kRead, false, false, offset, length, &piece, 1});
-  } while (got == -EINTR);
-  return got;
-}
-
-int64_t DirectIo::WriteBlocks(const std::byte* from, uint64_t offset, uint64_t length,
-                              bool durable) const {
-  const iovec piece{const_cast<std::byte*>(from), length};
-  int64_t put;
-  do {
-    put = DoFileOp(file_, {FileOp::Kind::kWrite, durable, false, offset, length, &piece, 1});
-  } while (put == -EINTR);
-  return put < 0 || static_cast<uint64_t>(put) == length ? put : -EIO;
 }
 
 }  // namespace vmm

@@ -9,7 +9,7 @@
 
 namespace vmm {
 
-/// What the queues of one image share: while one of them reads a block, changes a part of it and
+/// What the queues of one disk share: while one of them reads a block, changes a part of it and
 /// writes it back, none of the others has I/O in flight.
 using BlockLock = std::shared_mutex;
 
@@ -18,9 +18,10 @@ using BlockLock = std::shared_mutex;
 /// does without.
 class DirectIo final : public FileIo {
  public:
-  /// `lock` is shared by all who work on that file.
-  DirectIo(std::unique_ptr<FileIo> inner, const File& file, std::shared_ptr<BlockLock> lock)
-      : inner_(std::move(inner)), file_(file), lock_(std::move(lock)) {}
+  /// `lock` is shared by all who work on these files.
+  DirectIo(std::unique_ptr<FileIo> inner, const std::vector<File>& files,
+           std::shared_ptr<BlockLock> lock)
+      : inner_(std::move(inner)), files_(files), lock_(std::move(lock)) {}
   ~DirectIo() override;
   DirectIo(const DirectIo&) = delete;
   DirectIo& operator=(const DirectIo&) = delete;
@@ -37,12 +38,10 @@ class DirectIo final : public FileIo {
   bool IsAligned(const FileOp& op) const;
   int64_t Bounce(const FileOp& op) const;
   int64_t BouncePiece(const FileOp& op, uint64_t done, std::byte* buffer) const;
-  int64_t ReadBlocks(std::byte* to, uint64_t offset, uint64_t length) const;
-  int64_t WriteBlocks(const std::byte* from, uint64_t offset, uint64_t length, bool durable) const;
   void Drain();
 
   const std::unique_ptr<FileIo> inner_;
-  const File file_;
+  const std::vector<File> files_;
   const std::shared_ptr<BlockLock> lock_;  // held shared while anything is in flight in `inner_`
   size_t in_flight_ = 0;
   std::vector<Done> done_;

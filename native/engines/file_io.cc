@@ -52,16 +52,16 @@ int64_t DoFileOp(const File& file, const FileOp& op) {
   return result < 0 ? -errno : result;
 }
 
-std::unique_ptr<FileIo> OpenFileIo(IoKind first, const File& file, const EventFd& kick,
-                                   uint16_t depth) {
+std::unique_ptr<FileIo> OpenFileIo(IoKind first, const std::vector<File>& files,
+                                   const EventFd& kick, uint16_t depth) {
   std::unique_ptr<FileIo> io;
-  if (first == IoKind::kIoUring && IoUring::Open(file, kick, depth, &io) == 0) {
+  if (first == IoKind::kIoUring && IoUring::Open(files, kick, depth, &io) == 0) {
     std::unique_ptr<FileIo> writes;
-    if (file.align_bytes > 1 || Aio::Open(file, nullptr, depth, &writes) < 0) return io;
+    if (files[0].align_bytes > 1 || Aio::Open(files, nullptr, depth, &writes) < 0) return io;
     return std::make_unique<BufferedIo>(std::move(io), std::move(writes));
   }
-  if (first != IoKind::kSync && Aio::Open(file, &kick, depth, &io) == 0) return io;
-  return std::make_unique<SyncIo>(file, kick);
+  if (first != IoKind::kSync && Aio::Open(files, &kick, depth, &io) == 0) return io;
+  return std::make_unique<SyncIo>(files, kick);
 }
 
 }  // namespace vmm

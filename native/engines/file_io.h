@@ -11,12 +11,14 @@
 
 namespace vmm {
 
-/// One operation on a file. Its result is the bytes read or written, else 0, or a negative errno.
+/// One operation on one of the files of an image. Its result is the bytes read or written, else 0,
+/// or a negative errno.
 struct FileOp {
   enum class Kind : uint8_t { kRead, kWrite, kSync, kDiscard, kZero };
   Kind kind = Kind::kSync;
   bool durable = false;  // of kWrite: it is done when the bytes are on stable storage
   bool unmap = false;    // of kZero: the room may be given back
+  uint32_t file = 0;     // as DiskImage counts them
   uint64_t offset = 0;
   uint64_t length = 0;
   const iovec* iov = nullptr;  // `length` bytes; must stay until the operation is done
@@ -48,10 +50,11 @@ int64_t DoFileOp(const File& file, const FileOp& op);
 /// The ways to do it, best first.
 enum class IoKind { kIoUring, kAio, kSync };
 
-/// The first from `first` on that the host has; the last always works. `depth` is how many
-/// operations there are at a time, `kick` what ends a wait, borrowed.
+/// The first from `first` on that the host has; the last always works. `files` are those that
+/// operations may name, `depth` is how many of these there are at a time, `kick` what ends a wait,
+/// borrowed.
 /// Call it on the thread that will use it.
-std::unique_ptr<FileIo> OpenFileIo(IoKind first, const File& file, const EventFd& kick,
-                                   uint16_t depth);
+std::unique_ptr<FileIo> OpenFileIo(IoKind first, const std::vector<File>& files,
+                                   const EventFd& kick, uint16_t depth);
 
 }  // namespace vmm

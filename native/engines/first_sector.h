@@ -24,7 +24,7 @@ class FirstSector {
       if (part < piece.iov_len) data.push_back({from + part, piece.iov_len - part});
     }
     asm volatile("" : "+m"(bytes_));  // else the compiler may fetch from guest RAM again
-    if (StartsWith("QFI\xfb") || StartsWith("vhdxfile")) return false;
+    if (StartsWith("QFI\xfb") || StartsWith("vhdxfile") || StartsWith("conectix")) return false;
     request->data = std::move(data);
     return true;
   }

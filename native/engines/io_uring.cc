@@ -15,7 +15,7 @@ namespace vmm {
 namespace {
 
 constexpr uint64_t kKickTag = ~uint64_t{0};
-constexpr uint32_t kFileIndex = 0, kKickIndex = 1;
+constexpr uint32_t kKickIndex = 0, kFilesIndex = 1;
 constexpr uint32_t kEntriesMin = 8, kEntriesMax = 32768;  // the latter is the kernel's
 constexpr std::array kOpcodes{IORING_OP_POLL_ADD, IORING_OP_READ,   IORING_OP_READV,
                               IORING_OP_WRITE,    IORING_OP_WRITEV, IORING_OP_FSYNC,
@@ -54,7 +54,7 @@ bool HasOpcodes(int ring) {
 
 void IoUring::Unmap::operator()(std::byte* at) const { munmap(at, size_bytes); }
 
-int IoUring::Open(const File& file, const EventFd& kick, uint16_t depth,
+int IoUring::Open(const std::vector<File>& files, const EventFd& kick, uint16_t depth,
                   std::unique_ptr<FileIo>* out) {
   const uint32_t entries = std::clamp<uint32_t>(depth, kEntriesMin, kEntriesMax);
   io_uring_params params;
@@ -63,7 +63,7 @@ int IoUring::Open(const File& file, const EventFd& kick, uint16_t depth,
   if (!ring.ok()) return -errno;
   // Came with 5.13, as did a poll that stays; the probe cannot tell of that.
   if ((params.features & IORING_FEAT_RSRC_TAGS) == 0 || !HasOpcodes(ring.get())) return -ENOSYS;
-  std::unique_ptr<IoUring> io(new IoUring(file, std::move(ring)));
+  std::unique_ptr<IoUring> io(new IoUring(files, std::move(ring)));
   if (const int rc = io->Map(params); rc < 0) return rc;
   if (const int rc = io->Register(kick); rc < 0) return rc;
   *out = std::move(io);
@@ -102,8 +102,9 @@ int IoUring::Map(const io_uring_params& params) {
 }
 
 int IoUring::Register(const EventFd& kick) const {
-  const std::array<int, 2> fds{file_.fd, kick.get()};
-  static_assert(kFileIndex == 0 && kKickIndex == 1);
+  std::vector<int> fds{kick.get()};
+  static_assert(kKickIndex == 0 && kFilesIndex == 1);
+  for (const File& file : files_) fds.push_back(file.fd);
   const auto rc =
       syscall(SYS_io_uring_register, ring_.get(), IORING_REGISTER_FILES, fds.data(), fds.size());
   return rc < 0 ? -errno : 0;
@@ -118,12 +119,12 @@ io_uring_sqe* IoUring::NextSqe() {
 }
 
 void IoUring::Submit(const FileOp& op, uint32_t tag) {
-  if (op.kind == FileOp::Kind::kDiscard && file_.block_device) {
-    done_.push_back({tag, DoFileOp(file_, op)});
+  if (op.kind == FileOp::Kind::kDiscard && files_[op.file].block_device) {
+    done_.push_back({tag, DoFileOp(files_[op.file], op)});
     return;
   }
   io_uring_sqe* sqe = NextSqe();
-  sqe->fd = kFileIndex;
+  sqe->fd = static_cast<int32_t>(kFilesIndex + op.file);
   sqe->user_data = tag;
   const bool one = op.iov_count == 1;  // a plain read or write costs a little less
   switch (op.kind) {

@@ -16,7 +16,7 @@ namespace vmm {
 class IoUring final : public FileIo {
  public:
   /// 0, or a negative errno if the host has no io_uring with all that is used here (Linux 5.13).
-  [[nodiscard]] static int Open(const File& file, const EventFd& kick, uint16_t depth,
+  [[nodiscard]] static int Open(const std::vector<File>& files, const EventFd& kick, uint16_t depth,
                                 std::unique_ptr<FileIo>* out);
 
   void Submit(const FileOp& op, uint32_t tag) override;
@@ -29,7 +29,7 @@ class IoUring final : public FileIo {
   };
   using Mapping = std::unique_ptr<std::byte, Unmap>;
 
-  IoUring(const File& file, Fd ring) : file_(file), ring_(std::move(ring)) {}
+  IoUring(const std::vector<File>& files, Fd ring) : files_(files), ring_(std::move(ring)) {}
   int Map(const io_uring_params& params);
   int Register(const EventFd& kick) const;
   io_uring_sqe* NextSqe();
@@ -38,7 +38,7 @@ class IoUring final : public FileIo {
   void Reap(std::vector<Done>* done);
   bool HasCompletions() const;
 
-  const File file_;
+  const std::vector<File> files_;
   const Fd ring_;
   Mapping rings_, sqe_room_;
   // Shared with the kernel, which moves the SQ's head and the CQ's tail.

@@ -8,9 +8,9 @@ namespace vmm {
 /// One operation after another, on the thread itself: what is left where the host has nothing else.
 class SyncIo final : public FileIo {
  public:
-  SyncIo(const File& file, const EventFd& kick) : file_(file), kick_(kick) {}
+  SyncIo(const std::vector<File>& files, const EventFd& kick) : files_(files), kick_(kick) {}
   void Submit(const FileOp& op, uint32_t tag) override {
-    done_.push_back({tag, DoFileOp(file_, op)});
+    done_.push_back({tag, DoFileOp(files_[op.file], op)});
   }
   void Run(bool wait, std::vector<Done>* done) override {
     if (wait && done_.empty()) kick_.Wait();
@@ -19,7 +19,7 @@ class SyncIo final : public FileIo {
   }
 
  private:
-  const File file_;
+  const std::vector<File> files_;
   const EventFd& kick_;
   std::vector<Done> done_;
 };

@@ -25,8 +25,7 @@ class Disk {
       : guest(64, event_idx) {
     BlockOptions options;
     options.id = "_disk0";
-    options.fd = file_.get();
-    options.size_bytes = kDiskBytes;
+    options.image = RawDisk(file_.get(), kDiskBytes);
     options.discard = true;
     options.serial = "a serial of 20 bytes";
     options.io = io;
@@ -145,12 +144,14 @@ void Truncated(IoKind io) {
 
 void HostErrors(IoKind io) {
   const vmm::Fd full(open("/dev/full", O_RDWR | O_CLOEXEC));
-  Disk no_room(io, [&](BlockOptions* options) { options->fd = full.get(); });
+  Disk no_room(io,
+               [&](BlockOptions* options) { options->image = RawDisk(full.get(), kDiskBytes); });
   CHECK(no_room.guest.Do(VIRTIO_BLK_T_OUT, 0, {{kData, 512}}) == kIoErr);
   CHECK(no_room.errors().size() == 1);
 
   const vmm::Fd read_only(open("/proc/self/exe", O_RDONLY | O_CLOEXEC));
-  Disk locked(io, [&](BlockOptions* options) { options->fd = read_only.get(); });
+  Disk locked(
+      io, [&](BlockOptions* options) { options->image = RawDisk(read_only.get(), kDiskBytes); });
   CHECK(locked.guest.Do(VIRTIO_BLK_T_OUT, 0, {{kData, 512}}) == kIoErr);
   CHECK(locked.guest.Do(VIRTIO_BLK_T_IN, 0, {{kData, 512, true}}) == kOk);
 }
@@ -190,7 +191,9 @@ void ManyAtATime(IoKind io, bool event_idx) {
 
 /// Unaligned buffers, offsets and lengths, as O_DIRECT would refuse them.
 void Unaligned(IoKind io) {
-  Disk disk(io, [](BlockOptions* options) { options->align_bytes = 4096; });
+  Disk disk(io, [](BlockOptions* options) {
+    options->image = RawDisk(options->image->files()[0].fd, kDiskBytes, 4096);
+  });
   BlockGuest& guest = disk.guest;
   disk.Fill(0, 0x11, 4 * 4096);
   guest.Fill(kData + 1, 0x22, 10 * 512);

@@ -70,9 +70,11 @@ class HeldIo final : public vmm::FileIo {
 /// One queue over HeldIo.
 class HeldDisk {
  public:
-  explicit HeldDisk(uint64_t size_bytes = kDiskBytes) {
+  explicit HeldDisk(uint64_t size_bytes = kDiskBytes) : HeldDisk(RawDisk(-1, size_bytes)) {}
+  explicit HeldDisk(const std::shared_ptr<vmm::DiskImage>& image) {
     auto disk = std::make_shared<vmm::BlockDisk>();
-    disk->limits = {size_bytes, false, true};
+    disk->image = image;
+    disk->limits = {image->size_bytes(), false, true};
     auto work = std::make_unique<vmm::BlockQueue>(guest.queue(), disk, [this](uint16_t) {
       return std::make_unique<HeldIo>(shared_, guest.queue().kick);
     });
@@ -90,6 +92,10 @@ class HeldDisk {
     CHECK(shared_->changed.wait_for(lock, std::chrono::seconds(10), [&] {
       return shared_->waiting && shared_->held.size() == count;
     }));
+  }
+  bool HoldsAny() const {
+    const std::lock_guard lock(shared_->mutex);
+    return !shared_->held.empty();
   }
   /// The one that came last goes first.
   void ReleaseLast() {
@@ -192,6 +198,115 @@ void LargeRequests() {
   }
 }
 
+/// So large because its descriptors overlap.
+constexpr uint64_t kPieces = 3, kPieceBytes = 4 << 20;
+void ReadInPieces(HeldDisk* disk) {
+  const Buffer much{kData, static_cast<uint32_t>(kPieceBytes / 8), true};
+  disk->guest.Request(VIRTIO_BLK_T_IN, 0, std::vector<Buffer>(8 * kPieces, much));
+  disk->guest.Kick();
+  disk->AwaitHeld(1);
+}
+
+void PauseBetweenPieces() {
+  HeldDisk disk(uint64_t{1} << 40);
+  ReadInPieces(&disk);
+  Flag paused;
+  disk.thread().Pause(paused.Setter());
+  disk.ReleaseLast();
+  CHECK(paused.Await() && disk.guest.Await(0).empty());
+
+  disk.thread().Resume();
+  for (uint64_t i = 1; i < kPieces; ++i) {
+    disk.AwaitHeld(1);
+    disk.ReleaseLast();
+  }
+  CHECK(disk.guest.Await()[0].written == kPieces * kPieceBytes + 1);
+  CHECK(disk.guest.Status() == VIRTIO_BLK_S_OK);
+}
+
+void StopBetweenPieces() {
+  HeldDisk disk(uint64_t{1} << 40);
+  ReadInPieces(&disk);
+  Flag ended;
+  disk.thread().Stop(ended.Setter());
+  disk.ReleaseLast();
+  CHECK(ended.Await() && disk.guest.Await(0).empty());
+}
+
+/// Has room for one write at a time, and says so.
+class OneWriteImage final : public vmm::Image {
+ public:
+  uint64_t size_bytes() const override { return kDiskBytes; }
+  int Read(vmm::DiskRange, vmm::Extent*) override { return -EIO; }
+  int BeginWrite(vmm::DiskRange range, vmm::WritePlan* out) override {
+    if (writing_.exchange(true)) return ++busy, -EBUSY;
+    *out = {range.offset, range.length, {}, {}, 0};
+    return 0;
+  }
+  int EndWrite(uint64_t, bool) override { return writing_.store(false), 0; }
+  int Discard(vmm::DiskRange) override { return -EOPNOTSUPP; }
+  int Zero(vmm::DiskRange, bool, uint64_t*, uint64_t*) override { return -EOPNOTSUPP; }
+  int Flush() override { return 0; }
+
+  std::atomic<uint32_t> busy = 0;
+
+ private:
+  std::atomic<bool> writing_ = false;
+};
+
+uint16_t Write(HeldDisk* disk, uint64_t place) {
+  const uint16_t head =
+      disk->guest.Request(VIRTIO_BLK_T_OUT, 0, {{kData, 512}}, BlockGuest::kHeaderGpa + place * 32);
+  disk->guest.Kick();
+  return head;
+}
+
+/// Of two writes by one queue and one by another.
+void WritesInTurn() {
+  auto* image = new OneWriteImage;
+  const auto disk_image = std::make_shared<vmm::DiskImage>(std::vector<vmm::File>{{-1}}, kDiskBytes,
+                                                           std::unique_ptr<vmm::Image>(image));
+  HeldDisk first(disk_image), second(disk_image);
+  Write(&first, 0);
+  first.AwaitHeld(1);
+  Write(&first, 1);
+  Write(&second, 0);
+  first.AwaitHeld(1);
+  second.AwaitHeld(0);
+  for (int i = 0; i < 10'000 && image->busy < 4; ++i) usleep(1000);
+
+  first.ReleaseLast();
+
+  CHECK(first.guest.Await().size() == 1);
+  // Whichever comes first.
+  size_t done = 0;
+  for (int i = 0; i < 10'000 && done < 2; ++i) {
+    for (HeldDisk* disk : {&first, &second})
+      if (disk->HoldsAny()) disk->ReleaseLast(), done += disk->guest.Await().size();
+    usleep(1000);
+  }
+  CHECK(done == 2);
+}
+
+void PauseOfWaiting() {
+  const auto disk_image = std::make_shared<vmm::DiskImage>(std::vector<vmm::File>{{-1}}, kDiskBytes,
+                                                           std::make_unique<OneWriteImage>());
+  HeldDisk first(disk_image), second(disk_image);
+  Write(&first, 0);
+  first.AwaitHeld(1);
+  Write(&second, 0);
+  Flag paused;
+  second.thread().Pause(paused.Setter());
+  CHECK(paused.Await());
+  first.ReleaseLast();
+  CHECK(first.guest.Await().size() == 1);
+
+  second.thread().Resume();
+  second.AwaitHeld(1);
+  second.ReleaseLast();
+  CHECK(second.guest.Await().size() == 1);
+}
+
 /// Counts how often the thread goes to the kernel for I/O: Run of io_uring is one system call.
 class CountingIo final : public vmm::FileIo {
  public:
@@ -214,11 +329,11 @@ void FewSystemCalls() {
   BlockGuest guest(256);
   std::atomic<uint32_t> runs = 0;
   auto disk = std::make_shared<vmm::BlockDisk>();
-  disk->file.fd = file.get();
+  disk->image = RawDisk(file.get(), kDiskBytes);
   disk->limits = {kDiskBytes, false, true};
   auto work = std::make_unique<vmm::BlockQueue>(guest.queue(), disk, [&](uint16_t depth) {
     return std::make_unique<CountingIo>(
-        OpenFileIo(IoKind::kIoUring, disk->file, *guest.queue().kick, depth), &runs);
+        OpenFileIo(IoKind::kIoUring, disk->image->files(), *guest.queue().kick, depth), &runs);
   });
   const vmm::EngineThread thread("counted", {}, std::move(work));
 
@@ -251,7 +366,7 @@ void NextBest() {
   std::thread([] {
     const vmm::Fd file = TemporaryFile(kDiskBytes);
     const vmm::EventFd kick;
-    const auto open = [&](IoKind first) { return OpenFileIo(first, {file.get()}, kick, 8); };
+    const auto open = [&](IoKind first) { return OpenFileIo(first, {{file.get()}}, kick, 8); };
     CHECK(dynamic_cast<vmm::BufferedIo*>(open(IoKind::kIoUring).get()) != nullptr);
     Forbid(SYS_io_uring_setup, EPERM);
     CHECK(dynamic_cast<vmm::Aio*>(open(IoKind::kIoUring).get()) != nullptr);
@@ -266,8 +381,7 @@ void NoThreadLeft() {
     const vmm::Fd file = TemporaryFile(kDiskBytes);
     BlockGuest guest;
     vmm::BlockOptions options;
-    options.fd = file.get();
-    options.size_bytes = kDiskBytes;
+    options.image = RawDisk(file.get(), kDiskBytes);
     vmm::BlockEngine engine(options);
     Forbid(SYS_clone3, EAGAIN);
     Forbid(SYS_clone, EAGAIN);
@@ -288,6 +402,11 @@ int main() {
        SameHeadTwice);
   Test("a pause waits for what is in flight and takes nothing until the resume", PauseInFlight);
   Test("a resume that overtakes its pause settles it", ResumeBeforePaused);
+  Test("a pause waits for a piece of a large request, and the rest follows the resume",
+       PauseBetweenPieces);
+  Test("a stop waits for a piece, and drops the rest", StopBetweenPieces);
+  Test("what has to wait for another write goes on after it, on whatever queue", WritesInTurn);
+  Test("who waits for another write can be paused, and goes on when resumed", PauseOfWaiting);
   Test("of requests too large to wait for only one is in flight, and the rest follows",
        LargeRequests);
   Test("a thousand requests take a hundred system calls and interrupts at most", FewSystemCalls);

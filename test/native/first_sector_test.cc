@@ -59,7 +59,7 @@ void ChangedMeanwhile() {
 }
 
 void Headers() {
-  for (const std::string start : {"QFI\xfb", "vhdxfile"})
+  for (const std::string start : {"QFI\xfb", "vhdxfile", "conectix"})
     for (size_t piece = 1; piece <= kSectorBytes; ++piece) {
       std::string bytes = Bytes(kSectorBytes, start);
       BlockRequest request = WriteOf(&bytes, piece);
