@@ -46,7 +46,7 @@ class Image {
   virtual ~Image() = default;
   /// A multiple of 512, and no larger than a guest can name.
   virtual uint64_t size_bytes() const = 0;
-  /// Of the sectors that the image says the disk has: a power of two, at least 512.
+  /// The least that a guest is to read or write: 512 or 4096.
   virtual uint32_t sector_bytes() const { return 512; }
 
   /// 0 or a negative errno.

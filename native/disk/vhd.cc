@@ -3,7 +3,6 @@
 #include <errno.h>
 
 #include <array>
-#include <utility>
 
 #include "vhd_base.h"
 #include "vhd_dynamic.h"
@@ -39,11 +38,6 @@ class VhdFixed final : public VhdBase {
 bool FindFooter(Bytes first, Bytes last, VhdFooter* out) {
   if (ParseVhdFooter(last, out)) return true;
   return ParseVhdFooter(first, out) && out->type != VhdFooter::kFixed;
-}
-
-int Refuse(int rc, std::string* why, std::string reason) {
-  *why = std::move(reason);
-  return rc;
 }
 
 /// What speaks against the footer, whatever its type. The size is not zero then.

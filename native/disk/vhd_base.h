@@ -6,18 +6,6 @@
 
 namespace vmm {
 
-/// A stretch of a file, in bytes: [begin, end).
-struct FileRange {
-  uint64_t begin = 0;
-  uint64_t end = 0;
-  bool Overlaps(const FileRange& other) const { return begin < other.end && other.begin < end; }
-};
-
-/// `step` is a power of two; the result must not be beyond 2^64.
-constexpr uint64_t AlignUp(uint64_t value, uint64_t step) {
-  return (value + step - 1) & ~(step - 1);
-}
-
 /// What VHD and VHDX have in common: a block stays where it is once it is made, and is made of
 /// zeroes before the table names it. So writes need not know of one another: whichever comes first
 /// makes the block for all, and none is ever told EBUSY. What is discarded becomes a hole in the

@@ -4,10 +4,30 @@
 #include <cstdint>
 #include <cstring>
 #include <span>
+#include <string>
+#include <utility>
 
 namespace vmm {
 
 using Bytes = std::span<const std::byte>;
+
+/// A stretch of a file, in bytes: [begin, end).
+struct FileRange {
+  uint64_t begin = 0;
+  uint64_t end = 0;
+  bool Overlaps(const FileRange& other) const { return begin < other.end && other.begin < end; }
+};
+
+/// `step` is a power of two; the result must not be beyond 2^64.
+constexpr uint64_t AlignUp(uint64_t value, uint64_t step) {
+  return (value + step - 1) & ~(step - 1);
+}
+
+/// For what is not opened: why, in words that end in a remedy, and the errno to return.
+inline int Refuse(int rc, std::string* why, std::string reason) {
+  *why = std::move(reason);
+  return rc;
+}
 
 /// The unsigned number at `at`, most significant byte first.
 template <class T>

@@ -4,6 +4,8 @@
 
 #include <algorithm>
 
+#include "vhd_bytes.h"
+
 namespace vmm {
 namespace {
 

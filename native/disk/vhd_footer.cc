@@ -19,7 +19,7 @@ constexpr size_t kHeaderChecksum = 36;
 
 constexpr uint32_t kBlockBytesMin = 4096;  // a byte of its bitmap, and a page
 constexpr uint32_t kBlockBytesMax = 64 << 20;
-constexpr uint64_t kTableBytesMax = 32 << 20;
+constexpr uint64_t kTableBytesMax = 16 << 20;
 
 /// All bytes are summed up but those of the sum.
 bool ChecksumHolds(Bytes bytes, size_t at) {
@@ -58,7 +58,7 @@ bool ParseVhdHeader(Bytes bytes, uint64_t size_bytes, VhdHeader* out, std::strin
   if (blocks > out->entries || blocks * sizeof(uint32_t) > kTableBytesMax) {
     *why = "It has a disk of " + std::to_string(size_bytes) + " bytes, but a table for " +
            std::to_string(out->entries) + " blocks of " + std::to_string(out->block_bytes) +
-           " bytes, of which at most 8388608 are served; restore it from a copy or convert it " +
+           " bytes, of which at most 4194304 are served; restore it from a copy or convert it " +
            "with qemu-img convert";
     return false;
   }
