@@ -66,10 +66,11 @@ constexpr Format kDynamicVhdx = {"vhdx", "dynamic", vmm::OpenVhdx};
 constexpr Format kFixedVhdx = {"vhdx", "fixed", vmm::OpenVhdx};
 constexpr Format kFormats[] = {kDynamicVhd, kFixedVhd, kDynamicVhdx, kFixedVhdx};
 
-inline void MakeImage(const Format& format, const std::string& path, uint64_t size_bytes) {
-  const std::string options = std::string("subformat=") + format.subformat;
-  CHECK(QemuImg({"create", "-q", "-f", format.name, "-o", options, path,
-                 std::to_string(size_bytes)}));
+inline void MakeImage(const Format& format, const std::string& path, uint64_t size_bytes,
+                      const std::string& more = "") {
+  const std::string options = std::string("subformat=") + format.subformat + more;
+  CHECK(QemuImg(
+      {"create", "-q", "-f", format.name, "-o", options, path, std::to_string(size_bytes)}));
 }
 
 /// An image that is open, and what a queue does with it.

@@ -62,8 +62,7 @@ void CheckQemuFinds(const Directory& directory, const Format& format, const std:
                     const Data& bytes) {
   WriteRaw(directory / "raw", bytes);
   CHECK(QemuImg({"compare", "-q", "-f", "raw", "-F", format.name, directory / "raw", path}));
-  if (std::string(format.name) == "vhdx")
-    CHECK(QemuImg({"check", "-q", "-f", format.name, path}));
+  if (std::string(format.name) == "vhdx") CHECK(QemuImg({"check", "-q", "-f", format.name, path}));
 }
 
 void AsAByteArray() {
@@ -96,8 +95,8 @@ void WhatQemuWrote() {
       for (uint64_t i = 0; i < 4096; ++i) bytes[at + i] = static_cast<std::byte>(random());
     WriteRaw(directory / "raw", bytes);
     const std::string options = std::string("subformat=") + format.subformat;
-    CHECK(QemuImg({"convert", "-f", "raw", "-O", format.name, "-o", options, directory / "raw",
-                   path}));
+    CHECK(QemuImg(
+        {"convert", "-f", "raw", "-O", format.name, "-o", options, directory / "raw", path}));
 
     Disk disk(format, path, true);
 
