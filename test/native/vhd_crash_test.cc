@@ -65,13 +65,6 @@ struct Run {
   Data before;  // the file
 };
 
-Data Contents(const std::string& path) {
-  const vmm::Fd fd(open(path.c_str(), O_RDONLY | O_CLOEXEC));
-  Data bytes(std::filesystem::file_size(path));
-  CHECK(read(fd.get(), bytes.data(), bytes.size()) == static_cast<ssize_t>(bytes.size()));
-  return bytes;
-}
-
 /// Writes and flushes as `seed` has it, and what came of it.
 Run Load(const Format& format, const std::string& path, uint32_t seed) {
   MakeImage(format, path, kSizeBytes, format.name == std::string("vhdx") ? ",block_size=1M" : "");

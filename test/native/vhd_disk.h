@@ -73,6 +73,35 @@ inline void MakeImage(const Format& format, const std::string& path, uint64_t si
       {"create", "-q", "-f", format.name, "-o", options, path, std::to_string(size_bytes)}));
 }
 
+/// What is in `path` from `offset` on.
+inline Data Contents(const std::string& path, uint64_t offset, size_t length) {
+  const vmm::Fd fd(open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  Data bytes(length);
+  CHECK(pread(fd.get(), bytes.data(), length, static_cast<off_t>(offset)) ==
+        static_cast<ssize_t>(length));
+  return bytes;
+}
+
+inline Data Contents(const std::string& path) {
+  return Contents(path, 0, std::filesystem::file_size(path));
+}
+
+inline void Patch(const std::string& path, uint64_t offset, std::span<const std::byte> bytes) {
+  const vmm::Fd fd(open(path.c_str(), O_WRONLY | O_CLOEXEC));
+  CHECK(pwrite(fd.get(), bytes.data(), bytes.size(), static_cast<off_t>(offset)) ==
+        static_cast<ssize_t>(bytes.size()));
+}
+
+/// What OpenVhd or OpenVhdx returns.
+inline int Open(const Format& format, const std::string& path, std::string* why,
+                bool readonly = false) {
+  const vmm::Fd fd(open(path.c_str(), O_RDWR | O_CLOEXEC));
+  std::unique_ptr<vmm::Image> image;
+  const int rc = format.open({.fd = fd.get()}, readonly, &image, why);
+  CHECK((rc == 0) == (image != nullptr));
+  return rc;
+}
+
 /// An image that is open, and what a queue does with it.
 class Disk {
  public:
