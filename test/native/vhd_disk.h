@@ -36,9 +36,9 @@ class Directory {
   std::string path_ = "/var/tmp/vhd-XXXXXX";
 };
 
-/// Whether qemu-img says that all is well. It must be installed.
-inline bool QemuImg(std::vector<std::string> args) {
-  args.insert(args.begin(), "qemu-img");
+/// Whether a program of QEMU's says that all is well. It must be installed.
+inline bool Qemu(const char* program, std::vector<std::string> args) {
+  args.insert(args.begin(), program);
   std::vector<char*> argv;
   argv.reserve(args.size() + 1);
   for (std::string& arg : args) argv.push_back(arg.data());
@@ -47,12 +47,15 @@ inline bool QemuImg(std::vector<std::string> args) {
   CHECK(posix_spawn_file_actions_init(&actions) == 0);
   posix_spawn_file_actions_addopen(&actions, STDOUT_FILENO, "/dev/null", O_WRONLY, 0);
   pid_t pid = 0;
-  CHECK(posix_spawnp(&pid, "qemu-img", &actions, nullptr, argv.data(), environ) == 0);
+  CHECK(posix_spawnp(&pid, program, &actions, nullptr, argv.data(), environ) == 0);
   posix_spawn_file_actions_destroy(&actions);
   int status = 0;
   CHECK(waitpid(pid, &status, 0) == pid);
   return WIFEXITED(status) && WEXITSTATUS(status) == 0;
 }
+
+inline bool QemuImg(std::vector<std::string> args) { return Qemu("qemu-img", std::move(args)); }
+inline bool QemuIo(std::vector<std::string> args) { return Qemu("qemu-io", std::move(args)); }
 
 struct Format {
   const char* name;       ///< as qemu-img calls it
