@@ -1,4 +1,6 @@
 #include <random>
+#include <thread>
+#include <utility>
 
 #include "vhd_disk.h"
 
@@ -33,7 +35,9 @@ class Model {
         CHECK(disk->image().Discard({offset, length}) == 0);
         break;
       default:
-        for (std::byte& byte : part) byte = static_cast<std::byte>(random_());
+        for (size_t at = 0; at < length; at += kUnitBytes)
+          std::fill_n(part.begin() + static_cast<ptrdiff_t>(at), kUnitBytes,
+                      static_cast<std::byte>(random_()));
         CHECK(disk->Write(offset, part) == 0);
     }
   }
@@ -104,9 +108,58 @@ void WhatQemuWrote() {
   }
 }
 
+/// Behind so many blocks that the table of a VHDX has an entry for a bitmap among them.
+void BeyondTheFirstBitmap() {
+  constexpr uint64_t kOurs = (uint64_t{4} << 30) + (37 << 20);
+  constexpr uint64_t kTheirs = kOurs + (5 << 20);
+  const Directory directory;
+  const std::string path = directory / "image";
+  MakeImage(kDynamicVhdx, path, uint64_t{5} << 30, ",block_size=1M");
+  CHECK(QemuIo({"-f", "vhdx", "-c", "write -P 5 " + std::to_string(kTheirs) + " 4k", path}));
+  {
+    Disk disk(kDynamicVhdx, path);
+    Data found(4096);
+    CHECK(disk.Read(kTheirs, found) == 0 && found == Data(4096, std::byte{5}));
+    CHECK(disk.Write(kOurs, Data(4096, std::byte{6})) == 0);
+  }
+  for (const auto& [offset, pattern] : {std::pair(kOurs, "6"), std::pair(kTheirs, "5")}) {
+    const std::string read = std::string("read -P ") + pattern + " " + std::to_string(offset);
+    CHECK(QemuIo({"-f", "vhdx", "-c", read + " 4k", path}));
+  }
+}
+
+/// Each thread has units of its own in blocks that all of them make.
+void ManyQueues() {
+  constexpr uint64_t kThreads = 4;
+  constexpr uint64_t kUnits = kSizeBytes / kUnitBytes;
+  for (const Format& format : {kDynamicVhd, kDynamicVhdx}) {
+    const Directory directory;
+    MakeImage(format, directory / "image", kSizeBytes);
+    Data expected(kSizeBytes);
+    {
+      Disk disk(format, directory / "image");
+      std::vector<std::thread> threads;
+      for (uint64_t thread = 0; thread < kThreads; ++thread)
+        threads.emplace_back([&disk, &expected, thread] {
+          for (uint64_t unit = thread; unit < kUnits; unit += 97 * kThreads) {
+            const auto part = std::span(expected).subspan(unit * kUnitBytes, kUnitBytes);
+            std::fill(part.begin(), part.end(), static_cast<std::byte>(unit | 1));
+            CHECK(disk.Write(unit * kUnitBytes, part) == 0);
+            if (unit % 5 == 0) CHECK(disk.Flush() == 0);
+          }
+        });
+      for (std::thread& thread : threads) thread.join();
+    }
+    Disk disk(format, directory / "image", true);
+    CheckHolds(&disk, expected);
+  }
+}
+
 }  // namespace
 
 int main() {
   Test("any order of changes leaves what a byte array holds, to us and to QEMU", AsAByteArray);
   Test("what QEMU wrote is read as it was", WhatQemuWrote);
+  Test("QEMU and we find the same blocks of a large VHDX", BeyondTheFirstBitmap);
+  Test("queues that make the same blocks at once lose nothing", ManyQueues);
 }
