@@ -8,6 +8,7 @@
  */
 import { createRequire } from 'node:module';
 import type { BlockEngineOptions, NativeDisks } from './native-disks.ts';
+import type { NativeTaps, NetEngine, NetEngineOptions } from './native-net.ts';
 
 /** One range of guest RAM. Ranges do not overlap; `gpa` and `sizeBytes` are multiples of 4 KiB. */
 export interface RegionOptions {
@@ -410,6 +411,8 @@ export interface Native {
     options: FdSocketOptions,
   ) => FdSocket;
   disks: NativeDisks;
+  taps: NativeTaps;
+  NetEngine: new (options: NetEngineOptions) => NetEngine;
   /** Gives back heap that is free and pages of files that can be read again, on a worker. */
   trimMemory: () => Promise<void>;
   /**
@@ -454,6 +457,12 @@ export const native: Native = {
   },
   get disks() {
     return addon().disks;
+  },
+  get taps() {
+    return addon().taps;
+  },
+  get NetEngine() {
+    return addon().NetEngine;
   },
   get trimMemory() {
     return addon().trimMemory;
