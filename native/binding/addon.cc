@@ -13,7 +13,9 @@
 #include "fd_socket_wrap.h"
 #include "guest_memory_wrap.h"
 #include "msi_wrap.h"
+#include "net_engine_wrap.h"
 #include "serial_line_wrap.h"
+#include "tap_wrap.h"
 #include "virtqueue_wrap.h"
 #include "vm_wrap.h"
 
@@ -46,6 +48,7 @@ static Napi::Object Init(Napi::Env env, Napi::Object exports) {
   exports.Set("FdListener", vmm::FdListenerWrap::Define(env));
   exports.Set("FdSocket", vmm::FdSocketWrap::Define(env));
   exports.Set("GuestMemory", vmm::GuestMemoryWrap::Define(env));
+  exports.Set("NetEngine", vmm::NetEngineWrap::Define(env));
   exports.Set("BytePort", vmm::BytePortWrap::Define(env));
   exports.Set("SerialLine", vmm::SerialLineWrap::Define(env));
   exports.Set("Virtqueue", vmm::VirtqueueWrap::Define(env));
@@ -54,6 +57,7 @@ static Napi::Object Init(Napi::Env env, Napi::Object exports) {
   exports.Set("trimMemory", Napi::Function::New<Trim>(env));
   exports.Set("prepareVm", Napi::Function::New<PrepareVm>(env));
   exports.Set("disks", vmm::DefineDisks(env));
+  exports.Set("taps", vmm::DefineTaps(env));
   exports.Set("exitNow", Napi::Function::New<ExitNow>(env));
   return exports;
 }

@@ -1,13 +1,12 @@
 #include "block_engine_wrap.h"
 
-#include <optional>
 #include <utility>
 
 #include "args.h"
 #include "disk_image_wrap.h"
+#include "engine_calls.h"
 #include "js_queue.h"
 #include "sys_error.h"
-#include "virtqueue_wrap.h"
 
 namespace vmm {
 namespace {
@@ -44,23 +43,6 @@ BlockOptions ToOptions(Napi::Object from) {
   return options;
 }
 
-/// A promise, and what settles it from any thread, after `on_js` has run on the JS thread. The
-/// process stays alive until then.
-std::pair<Napi::Promise, std::function<void()>> Settled(Napi::Env env,
-                                                        std::function<void()> on_js) {
-  JsQueue& queue = JsQueue::Of(env);
-  queue.Hold(env);
-  const auto deferred = std::make_shared<Napi::Promise::Deferred>(env);
-  auto settle = [&queue, calls = queue.calls(), deferred, on_js = std::move(on_js)] {
-    calls->Post([&queue, deferred, on_js](Napi::Env js) {
-      queue.Drop(js);
-      on_js();
-      deferred->Resolve(js.Undefined());
-    });
-  };
-  return {deferred->Promise(), std::move(settle)};
-}
-
 }  // namespace
 
 Napi::Function BlockEngineWrap::Define(Napi::Env env) {
@@ -88,14 +70,7 @@ BlockEngineWrap::BlockEngineWrap(const Napi::CallbackInfo& info)
 }
 
 Napi::Value BlockEngineWrap::Start(const Napi::CallbackInfo& info) {
-  const Napi::Array array = ToArray(info[0], "queues");
-  std::vector<std::optional<EngineQueue>> queues(array.Length());
-  for (uint32_t i = 0; i < array.Length(); ++i) {
-    const Napi::Value queue = array.Get(i);
-    if (queue.IsUndefined()) continue;
-    queues[i] = VirtqueueWrap::Unwrap(ToObject(queue, "queues"))->TakeQueue(info.Env());
-  }
-  ThrowIfFailed(info.Env(), core_->Start(std::move(queues)), "pthread_create");
+  ThrowIfFailed(info.Env(), core_->Start(TakeQueues(info[0])), "pthread_create");
   return info.Env().Undefined();
 }
 

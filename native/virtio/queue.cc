@@ -134,14 +134,18 @@ void Queue::DisableKicks() {
   if (fault_ == nullptr && !options_.event_idx) Store<uint16_t>(used_ + kFlags, kNoNotify);
 }
 
-bool Queue::EnableKicks() {
+bool Queue::EnableKicks(uint16_t known) {
   if (fault_ != nullptr) return false;
   if (options_.event_idx)
-    Store<uint16_t>(used_ + kRing + kUsedEntryBytes * options_.size, next_avail_,
-                    std::memory_order_seq_cst);
+    Store<uint16_t>(used_ + kRing + kUsedEntryBytes * options_.size,
+                    static_cast<uint16_t>(next_avail_ + known), std::memory_order_seq_cst);
   else
     Store<uint16_t>(used_ + kFlags, 0, std::memory_order_seq_cst);
-  return AvailIdx() != next_avail_;
+  return HasChains(known);
+}
+
+bool Queue::HasChains(uint16_t known) const {
+  return fault_ == nullptr && AvailIdx() != static_cast<uint16_t>(next_avail_ + known);
 }
 
 Queue::Taken Queue::Break(const char* fault) {

@@ -54,7 +54,10 @@ class Queue {
   /// first: an event index that lags behind asks for none.
   void DisableKicks();
   /// True if chains came in before the driver could know: they will not be kicked for. §2.7.10.
-  [[nodiscard]] bool EnableKicks();
+  /// It kicks for more than the `known` chains that are available, and are not enough.
+  [[nodiscard]] bool EnableKicks(uint16_t known = 0);
+  /// Whether more than `known` chains are available.
+  bool HasChains(uint16_t known = 0) const;
 
   uint16_t in_flight_count() const { return in_flight_count_; }
   /// The rule that was broken, null if none.

@@ -1,0 +1,40 @@
+#pragma once
+#include <atomic>
+#include <cerrno>
+#include <cstdint>
+#include <functional>
+
+namespace vmm {
+
+/// What the directions of a queue pair share with each other, and with whoever looks from outside.
+struct NetPort {
+  int tap = -1;  // borrowed
+  /// Off: the driver does not use the pair. Nothing comes from the tap, and nothing goes there.
+  std::atomic<bool> on = false;
+  // Of what passed, without the headers in front.
+  std::atomic<uint64_t> rx_bytes = 0, tx_bytes = 0, rx_frames = 0, tx_frames = 0;
+  /// The tap is gone. Any thread, once.
+  std::function<void()> on_tap_gone;
+};
+
+/// What a direction waits for.
+enum class NetWait {
+  kNothing,
+  kDriver,  // chains
+  kTap,     // a frame, or room for one
+  kNoTap,   // the file is of no interface: it is gone, or this pair is about to be turned off
+  kBroken,  // nothing any more: the driver broke a rule
+};
+
+/// The most that a direction moves before it is the other's turn. Larger, one waits for the other;
+/// smaller, and interrupts and looks at the tap cost more than a twentieth of a system call a
+/// frame.
+constexpr int kRoundFrames = 32;
+
+/// Why no frame passed. Whatever else a tap says, it has taken the frame with it.
+inline NetWait WaitFor(int error) {
+  if (error == EAGAIN) return NetWait::kTap;
+  return error == EBADFD || error == EBADF ? NetWait::kNoTap : NetWait::kNothing;
+}
+
+}  // namespace vmm

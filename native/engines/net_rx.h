@@ -1,0 +1,74 @@
+#pragma once
+#include <sys/uio.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "../virtio/engine_queue.h"
+#include "net_port.h"
+
+namespace vmm {
+
+struct NetRxOptions {
+  /// VIRTIO_NET_F_MRG_RXBUF was negotiated: a frame may lie in several chains.
+  bool merge = false;
+  /// The most that the tap may hand over as one frame, with the header.
+  uint32_t frame_bytes_max = 0;
+};
+
+/// Frames from the tap to the guest. VIRTIO 1.2 §5.1.6.4. One thread's; holds no chain between two
+/// rounds.
+class NetRx {
+ public:
+  NetRx(EngineQueue queue, std::shared_ptr<NetPort> port, const NetRxOptions& options);
+
+  /// Moves some frames.
+  [[nodiscard]] NetWait Round();
+  int frames() const { return frames_; }  // of the last round
+
+  EngineQueue& queue() { return queue_; }
+  [[nodiscard]] bool EnableKicks() { return queue_.queue->EnableKicks(known_); }
+  bool HasChains() const { return queue_.queue->HasChains(known_); }
+
+ private:
+  /// A chain that is out, in the order of its taking.
+  struct Room {
+    uint16_t head;
+    uint32_t bytes;
+    size_t pieces;  // of pieces_
+  };
+
+  NetWait ReceiveNext();
+  NetWait Gather();
+  NetWait Add(uint16_t head);
+  NetWait Read();
+  NetWait SetAside(size_t bytes);
+  NetWait DeliverAside();
+  void Deliver(size_t bytes);
+  void GiveBack();
+  NetWait Break(const char* fault);
+
+  EngineQueue queue_;
+  const std::shared_ptr<NetPort> port_;
+  const NetRxOptions options_;
+  const size_t rooms_max_;
+
+  // Of the round.
+  std::vector<Room> rooms_;
+  std::vector<iovec> pieces_;  // of all rooms
+  std::vector<uint16_t> unused_;
+  uint64_t room_bytes_ = 0;
+  bool no_more_ = false;  // a frame can have no more than these, whatever the driver adds
+  int frames_ = 0;
+
+  uint16_t known_ = 0;  // so many chains are available, and are not enough
+  /// A frame that did not fit, as far as it did not, and then all of it.
+  const std::unique_ptr<std::byte[]> aside_;
+  size_t aside_bytes_ = 0;
+  const char* fault_ = nullptr;
+  Chain chain_;
+};
+
+}  // namespace vmm
