@@ -69,7 +69,7 @@ function tell(what: string, { ok, output }: Ending): void {
 
 async function fuzz(target: string): Promise<void> {
   const sources = sourcesOf(sourceOf(target));
-  const executable = await link(tools, target, sources, '-fsanitize=fuzzer');
+  const executable = await link(tools, target, sources, '-fsanitize=fuzzer', '-lz');
   const [corpus, found] = [corpusOf(target), foundOf(target)];
   for (const directory of [corpus, found]) mkdirSync(directory, { recursive: true });
   const start = (...args: string[]): Promise<Ending> => {

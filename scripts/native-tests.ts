@@ -50,7 +50,8 @@ async function runTest(build: Build): Promise<void> {
   const test = basename(build.source, '_test.cc');
   const name = `${build.sanitizer} ${test}`;
   const sources = [build.source, ...coreSources];
-  const executable = await link(TOOLCHAINS[build.sanitizer], `${build.sanitizer}-${test}`, sources);
+  const tools = TOOLCHAINS[build.sanitizer];
+  const executable = await link(tools, `${build.sanitizer}-${test}`, sources, '-lz');
   const { ok, output } = await run([executable], RUN_TIME, TIMEOUT_MS);
   const passed = output.split('\n').filter((line) => line.endsWith(': ok'));
   for (const line of passed) console.log(`${name}: ${line}`);

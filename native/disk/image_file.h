@@ -8,22 +8,24 @@
 namespace vmm {
 
 /// The file of an image as its format reads and writes tables in it: here and now, all that is
-/// asked for or a negative errno. Also past the page cache, whatever the alignment.
+/// asked for or a negative errno. Also past the page cache, whatever the alignment. Virtual so that
+/// a test can see in which order things reach the file, and have them fail.
 class ImageFile {
  public:
   explicit ImageFile(const File& file) : file_(file) {}
+  virtual ~ImageFile() = default;
 
   const File& file() const { return file_; }
   /// -ENODATA where the file ends before.
-  [[nodiscard]] int Read(uint64_t offset, std::span<std::byte> into) const;
-  [[nodiscard]] int Write(uint64_t offset, std::span<const std::byte> from) const;
+  [[nodiscard]] virtual int Read(uint64_t offset, std::span<std::byte> into) const;
+  [[nodiscard]] virtual int Write(uint64_t offset, std::span<const std::byte> from) const;
   /// fdatasync(2).
-  [[nodiscard]] int Sync() const;
-  [[nodiscard]] int Size(uint64_t* size_bytes) const;
+  [[nodiscard]] virtual int Sync() const;
+  [[nodiscard]] virtual int Size(uint64_t* size_bytes) const;
   /// Of a regular file; what is added reads as zeroes. -EOPNOTSUPP of a block device.
-  [[nodiscard]] int Resize(uint64_t size_bytes) const;
+  [[nodiscard]] virtual int Resize(uint64_t size_bytes) const;
   /// Gives the room back to the file system; the range then reads as zeroes.
-  [[nodiscard]] int Punch(uint64_t offset, uint64_t length) const;
+  [[nodiscard]] virtual int Punch(uint64_t offset, uint64_t length) const;
 
  private:
   const File file_;
