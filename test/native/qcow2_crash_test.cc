@@ -158,7 +158,7 @@ void HostDiesOverBacking() {
 constexpr int kKills = 200;
 constexpr int kKillsPerImage = 20;
 constexpr uint64_t kKilledBytes = 4 << 20;
-constexpr uint64_t kLifeUs = 8000;  // at most
+constexpr uint64_t kLifeUs = 5000;  // at most
 
 [[noreturn]] void WriteUntilKilled(const std::string& path, Model* model, uint64_t seed) {
   std::mt19937_64 random(seed);

@@ -8,12 +8,21 @@
 
 /// What each sector of a disk may hold after a crash: what it held at the last flush, or any of
 /// what was written to it since. A sector that is written holds its own number and that of the
-/// write.
+/// write. The model is shared with processes that are forked, and right whenever one is killed.
 class Model {
  public:
   static constexpr uint64_t kSector = 512;
-  explicit Model(uint64_t size_bytes) : sectors_(size_bytes / kSector) {}
-  uint64_t count() const { return sectors_.size(); }
+  explicit Model(uint64_t size_bytes) : count_(size_bytes / kSector) {
+    void* shared = mmap(nullptr, sizeof(Shared) + count_ * sizeof(Sector), PROT_READ | PROT_WRITE,
+                        MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    CHECK(shared != MAP_FAILED);
+    shared_ = static_cast<Shared*>(shared);
+    sectors_ = reinterpret_cast<Sector*>(shared_ + 1);
+  }
+  ~Model() { munmap(shared_, sizeof(Shared) + count_ * sizeof(Sector)); }
+  Model(const Model&) = delete;
+  Model& operator=(const Model&) = delete;
+  uint64_t count() const { return count_; }
 
   /// The data of a write, which from now on may be found.
   std::vector<std::byte> Write(uint64_t first, uint64_t count) {
