@@ -1,8 +1,11 @@
 /** What network cards and host-guest sockets must be. */
-import { each, type Rule } from './rule.ts';
+import { each, isPowerOfTwo, type Rule } from './rule.ts';
 
 /** VIRTIO 1.2 §5.1.4.1. */
 const MTU_MIN = 1280;
+
+/** Standard input, output and error. */
+const FD_STANDARD_MAX = 2;
 
 const queueCount = each('net', ({ num_queues }, at, { cpus: { boot_vcpus } }) => {
   const field = `${at}.num_queues is ${num_queues}`;
@@ -16,6 +19,75 @@ const queueCount = each('net', ({ num_queues }, at, { cpus: { boot_vcpus } }) =>
     text: `Queue count (${num_queues}) must not exceed boot vCPUs (${boot_vcpus})`,
     remedy: `${field}: give at most two for each of cpus.boot_vcpus`,
   };
+});
+
+/** The last would have no partner, and the control queue no place that drivers look at. */
+const queuesInPairs = each('net', ({ num_queues }, at) =>
+  num_queues % 2 === 0
+    ? undefined
+    : {
+        text: `Number of queues (${num_queues}) to virtio_net must be even`,
+        remedy: `${at}.num_queues is ${num_queues}: give 2 for each pair`,
+      },
+);
+
+const fds = each('net', ({ fds, num_queues }, at) => {
+  if (fds === undefined) return undefined;
+  const standard = fds.find((fd) => fd <= FD_STANDARD_MAX);
+  if (standard !== undefined)
+    return {
+      text: `File descriptor ${standard} is a standard stream`,
+      remedy: `${at}.fds names ${standard}: give files of taps, from ${FD_STANDARD_MAX + 1} on`,
+    };
+  if (new Set(fds).size < fds.length)
+    return {
+      text: 'A file descriptor is given twice',
+      remedy: `${at}.fds is ${fds.join()}: give one file for each queue pair`,
+    };
+  if (num_queues === 2 * fds.length) return undefined;
+  return {
+    text: `Number of queues (${num_queues}) to virtio_net does not match the number of FDs (${2 * fds.length})`,
+    remedy: `${at}.num_queues is ${num_queues} and fds is ${fds.join() || 'empty'}: give a file for each 2`,
+  };
+});
+
+/** Two names of one tap are found when it is opened. */
+const tapsDiffer: Rule = ({ net = [] }) => {
+  for (const [i, { tap = '', fds }] of net.entries()) {
+    if (tap === '' || tap.includes('%') || fds) continue;
+    const other = net.findIndex((card) => card.tap === tap && !card.fds);
+    if (other >= i) continue;
+    return {
+      text: `Tap ${tap} is used twice`,
+      remedy: `net[${other}].tap and net[${i}].tap is ${tap}: give each card a tap of its own`,
+      kind: 'conflict',
+    };
+  }
+  return undefined;
+};
+
+/** IEEE 802: the lowest bit of the first byte says that it is many stations' address. */
+const macs = each('net', (card, at) => {
+  for (const field of ['mac', 'host_mac'] as const) {
+    const { [field]: mac = '02' } = card;
+    const isMany = (Number.parseInt(mac, 16) & 1) === 1;
+    if (!isMany && mac !== '00:00:00:00:00:00') continue;
+    return {
+      text: `${mac} is no address of one station`,
+      remedy: `${at}.${field} is ${mac}: give one whose first byte is even, such as 02:…`,
+    };
+  }
+  return undefined;
+});
+
+const maskIsContiguous = each('net', ({ mask = '255.255.255.255' }, at) => {
+  const bits = mask.split('.').reduce((sum, octet) => sum * 256 + Number(octet), 0);
+  return isPowerOfTwo(2 ** 32 - bits)
+    ? undefined
+    : {
+        text: `Mask ${mask} is not ones followed by zeros`,
+        remedy: `${at}.mask is ${mask}: give one such as 255.255.255.0`,
+      };
 });
 
 const mtu = each('net', ({ mtu = MTU_MIN }, at) =>
@@ -66,6 +138,11 @@ const cid = each('vsock', ({ cid }, at) =>
 
 export const NETWORK_RULES: readonly Rule[] = [
   queueCount,
+  queuesInPairs,
+  fds,
+  tapsDiffer,
+  macs,
+  maskIsContiguous,
   mtu,
   offloads,
   addressAndMask,

@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest';
-import { normalise } from '../../../../src/api/dialects.ts';
+import { normalise, normaliseCli } from '../../../../src/api/dialects.ts';
 import { errorChain, VmmError } from '../../../../src/errors.ts';
 import { checkBootable, checkConfig } from '../../../../src/vmm/config/check.ts';
 import { type HostFacts, memTotal, parseCpuList, systemHost } from '../../../../src/vmm/host.ts';
@@ -121,7 +121,13 @@ test.each<[body: object, text: string, remedy: string]>([
 
   [net({ num_queues: 1 }), 'Number of queues (1)', 'net[0].num_queues is 1'],
   [net({ num_queues: 4 }), 'Queue count (4) must not exceed', 'net[0].num_queues is 4'],
+  [net({ num_queues: 3 }), 'Number of queues (3)', 'net[0].num_queues is 3: give 2 for each pair'],
   [net({ queue_size: 3 }), 'Queue size must be', 'net[0].queue_size is 3'],
+  [net({ mac: '01:00:5e:00:00:01' }), 'no address of one', 'net[0].mac is 01:00:5e:00:00:01'],
+  [net({ mac: '00:00:00:00:00:00' }), 'no address of one', 'net[0].mac is 00:00:00:00:00:00'],
+  [net({ host_mac: 'ff:ff:ff:ff:ff:ff' }), 'no address of one', 'net[0].host_mac is ff:ff'],
+  [net({ ip: '10.0.0.1', mask: '255.0.255.0' }), 'Mask 255.0.255.0', 'net[0].mask is 255.0.255.0'],
+  [net({ ip: '10.0.0.1', mask: '0.0.0.255' }), 'Mask 0.0.0.255', 'net[0].mask is 0.0.0.255'],
   [net({ mtu: 1000 }), 'MTU 1000 is lower than 1280', 'net[0].mtu is 1000'],
   [net({ offload_csum: false }), 'depend on "offload_csum"', 'net[0].offload_csum is false'],
   [net({ ip: '10.0.0.1' }), 'IP provided without a mask', 'net[0].ip is 10.0.0.1'],
@@ -155,6 +161,21 @@ test.each<[body: object, text: string, remedy: string]>([
   expect(how).toContain(remedy);
 });
 
+test.each<[card: object, text: string, remedy: string]>([
+  [{ fds: [3, 4, 5] }, 'does not match the number of FDs (6)', 'net[0].num_queues is 2 and fds is'],
+  [{ fds: [3], num_queues: 4 }, 'does not match the number of FDs (2)', 'num_queues is 4 and fds'],
+  [{ fds: [] }, 'does not match the number of FDs (0)', 'num_queues is 2 and fds is empty'],
+  [{ fds: [2] }, 'File descriptor 2 is', 'net[0].fds names 2: give files of taps, from 3 on'],
+  [{ fds: [3, 3], num_queues: 4 }, 'given twice', 'net[0].fds is 3,3'],
+])('a card of the command line with %j is refused: %s', (card, text, remedy) => {
+  const config = normaliseCli({ ...vcpus(2), payload: { kernel: '/k' }, net: [card] });
+
+  const [, why, how] = errorChain(refusalOf(() => checkConfig(config, host)));
+
+  expect(why).toContain(text);
+  expect(how).toContain(remedy);
+});
+
 test.each<[body: object, text: string]>([
   [{ disks: [{ path: '/d', id: 'a' }], net: [{ id: 'a' }] }, 'Identifier a is not unique'],
   [memory(0, { zones: [zone('a'), zone('a')] }), 'Memory zone identifier is not unique'],
@@ -162,6 +183,7 @@ test.each<[body: object, text: string]>([
   [{ disks: [{ pci_device_id: 5 }, { pci_device_id: 5 }] }, 'already used: 5'],
   [disk({ path: '/d' }), 'The file is already locked'],
   [disk({ path: '/d', readonly: true }), 'The file is already locked'],
+  [{ net: [{ tap: 'a' }, { tap: 'b' }, { tap: 'a' }] }, 'Tap a is used twice'],
   [{ net: [{ pci_device_id: 5 }], rng: { src: '/r', pci_device_id: 5 } }, 'already used: 5'],
 ])('%j is a conflict: %s', (body, text) => {
   const error = refusalOf(() => checkConfig(configOf(body), host));
@@ -178,7 +200,11 @@ test.each([
   memory(256 * MIB + 4096),
   memory(0, { hotplug_method: 'VirtioMem', zones: [zone('a', { hotplug_size: GIB })] }),
   memory(GIB, { hotplug_size: 64 * GIB }),
-  net({ num_queues: 3 }),
+  { ...vcpus(2), ...net({ num_queues: 4, queue_size: 1 }) },
+  { net: [{}, { tap: '' }, { tap: '' }, { tap: 'x%d' }, { tap: 'x%d' }] },
+  ...['0.0.0.0', '128.0.0.0', '255.255.252.0', '255.255.255.255'].map((mask) =>
+    net({ ip: '10.0.0.1', mask }),
+  ),
   disk({ id: '' }),
   disk({ id: 'NIC//ü 1' }),
   {
