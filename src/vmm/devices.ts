@@ -16,7 +16,7 @@ import { BalloonConfig } from '../devices/virtio/balloon.ts';
 import { Block, DiskConfig } from '../devices/virtio/block.ts';
 import { Console, ConsoleConfig } from '../devices/virtio/console.ts';
 import type { VirtioDevice } from '../devices/virtio/device.ts';
-import { NetConfig } from '../devices/virtio/net.ts';
+import { Net, NetConfig } from '../devices/virtio/net.ts';
 import { Pmem, PmemConfig } from '../devices/virtio/pmem.ts';
 import { Rng, RngConfig } from '../devices/virtio/rng.ts';
 import { RtcConfig } from '../devices/virtio/rtc.ts';
@@ -74,7 +74,14 @@ export const DEVICES = {
     found: ({ imageType }) => ({ image_type: imageType }),
     unserved: (config) => Block.unserved(config),
   }),
-  net: kind({ schema: NetConfig, idPrefix: '_net' }),
+  net: kind({
+    schema: NetConfig,
+    idPrefix: '_net',
+    check: (config, at) => Net.check(config, at),
+    create: (config, context) => new Net(config, context),
+    found: ({ hostMac }) => ({ host_mac: hostMac }),
+    unserved: (config) => Net.unserved(config),
+  }),
   rng: kind({
     schema: RngConfig,
     id: '__rng',

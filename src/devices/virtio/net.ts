@@ -4,6 +4,9 @@
  * Data plane: a native engine, one thread a queue pair; it decides nothing.
  */
 import type { Static } from '@sinclair/typebox';
+import { Writer } from '../../bytes.ts';
+import { native } from '../../native.ts';
+import type { NetEngine } from '../../native-net.ts';
 import {
   bool,
   choice,
@@ -17,6 +20,17 @@ import {
   text,
   uint,
 } from '../../schema.ts';
+import type { DeviceContext } from '../device.ts';
+import { type Activation, F_EVENT_IDX, F_INDIRECT_DESC, type VirtioDevice } from './device.ts';
+import { NetControl } from './net-control.ts';
+import {
+  areNegotiated,
+  NET,
+  offeredFeatures,
+  takesLargeFrames,
+  tapOffloads,
+} from './net-features.ts';
+import { NetTap } from './net-tap.ts';
 
 export const NetConfig = object({
   ...iommuFields,
@@ -39,3 +53,188 @@ export const NetConfig = object({
   offload_csum: bool(true),
 });
 export type NetConfig = Static<typeof NetConfig>;
+
+// Config space, §5.1.4. Offsets in bytes.
+const MAC = 0;
+const STATUS = 6;
+const MAX_VIRTQUEUE_PAIRS = 8;
+const MTU = 10;
+const CONFIG_BYTES = 12;
+
+// Of the status.
+const LINK_UP = 1;
+const ANNOUNCE = 2;
+
+/** In front of each frame, §5.1.6. */
+const HEADER_BYTES = 12;
+
+/** An Ethernet header, and two VLAN tags. */
+const ETHERNET_BYTES = 14 + 2 * 4;
+
+/** Of an IP packet. */
+const PACKET_BYTES_MAX = 0xffff;
+
+type NetContext = Pick<DeviceContext, 'id' | 'onWarning'>;
+
+export class Net implements VirtioDevice {
+  readonly virtioId = 1;
+  readonly features: bigint;
+  readonly queueSizes: readonly number[];
+  readonly config: Uint8Array;
+  readonly #context: NetContext;
+  readonly #tap: NetTap;
+  /** That the tap hands over, if it cuts those that are larger. */
+  readonly #packetBytesMax: number;
+  #active: Activation | undefined;
+  #engine: NetEngine | undefined;
+
+  /** Whether its tap can be had; another may take it before the boot. @throws VmmError */
+  static check(config: NetConfig, at: string): void {
+    if (!config.vhost_user) NetTap.check(config, at);
+  }
+
+  /** What of the config is not served yet, each as ` vhost_user`. */
+  static unserved({ vhost_user, rate_limiter_config: limiter }: NetConfig): string[] {
+    const isLimited = [limiter?.bandwidth, limiter?.ops].some(
+      (bucket) => bucket && bucket.size > 0 && bucket.refill_time > 0,
+    );
+    return [...(vhost_user ? [' vhost_user'] : []), ...(isLimited ? [' rate_limiter_config'] : [])];
+  }
+
+  /** @throws VmmError 'invalid-config' or 'conflict' if the tap cannot be had. */
+  constructor(config: NetConfig, context: NetContext) {
+    this.#context = context;
+    this.#tap = new NetTap(config, context.id);
+    const { facts, fds } = this.#tap;
+    const mtu = config.mtu ?? facts.mtu;
+    this.#packetBytesMax = facts.mtu === 0 ? PACKET_BYTES_MAX : facts.mtu;
+    this.features =
+      offeredFeatures(config, facts.uso) |
+      (mtu === 0 ? 0n : NET.MTU) | // of a tap in another network namespace it is not known
+      (F_INDIRECT_DESC | F_EVENT_IDX);
+    this.queueSizes = Array<number>(2 * fds.length + 1).fill(config.queue_size);
+    this.config = configSpace(config.mac, mtu, fds.length);
+  }
+
+  /** Of the tap. */
+  get hostMac(): string {
+    return this.#tap.facts.mac;
+  }
+
+  activate(activation: Activation): void {
+    const { features, queues, needsReset } = activation;
+    this.#active = activation;
+    // §5.1.2: without MQ there is one pair, and the control queue follows it.
+    const pairs = (features & NET.MQ) !== 0n ? this.#tap.fds.length : 1;
+    this.#setOffloads(features);
+    try {
+      this.#startEngine(pairs, activation);
+    } catch (error) {
+      needsReset(`The data plane does not start: ${(error as Error).message}`);
+      return;
+    }
+    const control = queues[2 * pairs];
+    if (!control || (features & NET.CTRL_VQ) === 0n) return;
+    new NetControl(control, features, {
+      setPairs: (count) => count >= 1 && count <= pairs && this.#setPairs(count),
+      setGuestOffloads: (offloads) =>
+        areNegotiated(offloads, features) && this.#setOffloads(offloads),
+      acknowledgeAnnouncement: () => this.#setStatus(ANNOUNCE, false),
+    });
+  }
+
+  async pause(): Promise<void> {
+    await this.#engine?.pause();
+  }
+
+  /** Switches may have forgotten or moved the guest meanwhile, so it says where it is. §5.1.6.5.4. */
+  resume(): void {
+    this.#engine?.resume();
+    const { features = 0n } = this.#active ?? {};
+    if ((features & NET.GUEST_ANNOUNCE) === 0n) return;
+    this.#setStatus(ANNOUNCE, true);
+    this.#tellDriver();
+  }
+
+  async reset(): Promise<void> {
+    this.#active = undefined;
+    await this.#engine?.stop();
+    this.#engine = undefined;
+    this.config[STATUS] = LINK_UP;
+    this.#setOffloads(0n);
+    this.#onTap(() => this.#tap.setPairs(1));
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.reset();
+    this.#tap.close();
+  }
+
+  /** Only the first pair is used until the driver asks for more, §5.1.6.5.5. */
+  #startEngine(pairs: number, { features, queues }: Activation): void {
+    const packetBytes = takesLargeFrames(features) ? PACKET_BYTES_MAX : this.#packetBytesMax;
+    const engine = new native.NetEngine({
+      id: this.#context.id,
+      taps: this.#tap.fds.slice(0, pairs),
+      mergeRxBuffers: (features & NET.MRG_RXBUF) !== 0n,
+      frameBytesMax: HEADER_BYTES + ETHERNET_BYTES + packetBytes,
+      onTapError: (message) => {
+        if (this.#engine === engine) this.#lose(message);
+      },
+    });
+    this.#engine = engine;
+    engine.setPairs(1);
+    engine.start(queues.slice(0, 2 * pairs));
+  }
+
+  /** Who takes frames is there before they come, and until they do no more. */
+  #setPairs(count: number): boolean {
+    this.#engine?.setPairs(this.#tap.fds.length);
+    const isSet = this.#onTap(() => this.#tap.setPairs(count));
+    this.#engine?.setPairs(count);
+    return isSet;
+  }
+
+  #setOffloads(features: bigint): boolean {
+    return this.#onTap(() => this.#tap.setOffloads(tapOffloads(features)));
+  }
+
+  /** Whether the kernel did it. If the tap is gone, the data plane finds that too. */
+  #onTap(act: () => void): boolean {
+    try {
+      act();
+      return true;
+    } catch (error) {
+      this.#warn((error as Error).message);
+      return false;
+    }
+  }
+
+  #lose(message: string): void {
+    this.#warn(`Its link is down: ${message}`);
+    this.#setStatus(LINK_UP, false);
+    this.#tellDriver();
+  }
+
+  #setStatus(bit: number, on: boolean): void {
+    const others = (this.config[STATUS] ?? 0) & ~bit;
+    this.config[STATUS] = others | (on ? bit : 0);
+  }
+
+  #tellDriver(): void {
+    if (this.#active && (this.#active.features & NET.STATUS) !== 0n) this.#active.configChanged();
+  }
+
+  #warn(message: string): void {
+    this.#context.onWarning(`Network card ${this.#context.id}: ${message}`);
+  }
+}
+
+function configSpace(mac: string, mtu: number, pairs: number): Uint8Array {
+  const writer = new Writer(CONFIG_BYTES)
+    .u16(STATUS, LINK_UP)
+    .u16(MAX_VIRTQUEUE_PAIRS, pairs)
+    .u16(MTU, mtu);
+  writer.bytes.set(Buffer.from(mac.replaceAll(':', ''), 'hex'), MAC);
+  return writer.bytes;
+}
