@@ -6,6 +6,7 @@ import {
   offeredFeatures,
   tapOffloads,
 } from '../../../../src/devices/virtio/net-features.ts';
+import { linuxTakes } from '../../../fuzz/net-control.ts';
 
 /** VIRTIO 1.2 §5.1.3.1: a feature, and what it needs, of which one is enough. */
 const NEEDS: readonly (readonly [bigint, readonly bigint[]])[] = [
@@ -40,14 +41,6 @@ test('with whatever switched off, all that a feature needs is offered with it', 
     }),
   );
 });
-
-/** What TUNSETOFFLOAD of Linux 6 refuses with EINVAL, and takes the tap's offloads as they were. */
-function linuxTakes(offloads: number): boolean {
-  const has = (bits: number) => (offloads & bits) === bits;
-  if (!has(1)) return offloads === 0;
-  if ((offloads & 8) !== 0 && (offloads & 6) === 0) return false;
-  return (offloads & 0x60) === 0 || has(0x60);
-}
 
 /** Any 64 bits, those of a network card often. */
 const anyFeatures = fc
