@@ -2,12 +2,14 @@
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { normalise } from '../../../src/api/dialects.ts';
+import { normalise, normaliseCli } from '../../../src/api/dialects.ts';
 import { Block, type DiskConfig } from '../../../src/devices/virtio/block.ts';
 import { Console } from '../../../src/devices/virtio/console.ts';
 import type { VirtioDevice } from '../../../src/devices/virtio/device.ts';
+import { Net, type NetConfig } from '../../../src/devices/virtio/net.ts';
 import { Pmem, type PmemConfig } from '../../../src/devices/virtio/pmem.ts';
 import { Rng } from '../../../src/devices/virtio/rng.ts';
+import { tapFiles } from '../../support/tap-exec.ts';
 import { Echo } from '../../unit/support/echo.ts';
 import { FakeCharHost } from '../../unit/support/fake-char-host.ts';
 import type { Request } from './rig.ts';
@@ -41,6 +43,14 @@ function pmem(): Pmem {
   return made;
 }
 
+/** One tap for all: what a card sends on it goes nowhere. */
+const [tap = -1] = await tapFiles(1);
+
+function card(): Net {
+  const [config] = normaliseCli({ payload: {}, net: [{ fds: [tap] }] }).net as [NetConfig];
+  return new Net(config, { id: '_net0', onWarning: () => {} });
+}
+
 export const SUBJECTS: readonly Subject[] = [
   {
     name: 'disk',
@@ -48,6 +58,18 @@ export const SUBJECTS: readonly Subject[] = [
     // A header of zeros: the first sector is to be read, and there is room for it and the status.
     request: { queue: 0, readableBytes: 16, writableBytes: 513 },
     rounds: 20, // each has a thread start and end
+  },
+  {
+    name: 'net',
+    create: card,
+    request: { queue: 1, readableBytes: 12 + 60, writableBytes: 0 },
+    rounds: 20,
+  },
+  {
+    name: 'net control',
+    create: card,
+    request: { queue: 2, readableBytes: 3, writableBytes: 1 },
+    rounds: 20,
   },
   {
     name: 'rng',
