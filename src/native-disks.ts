@@ -15,6 +15,40 @@ export interface DiskGeometry {
   directAlignBytes: number;
 }
 
+/** As a config names the formats; a dynamic VHD is one, too. */
+export type ImageFormat = 'Raw' | 'Qcow2' | 'FixedVhd' | 'Vhdx';
+
+/** What the header of a qcow2 says. */
+export interface Qcow2Summary {
+  clusterBytes: number;
+  /** As the image names it; empty if there is none. */
+  backingFile: string;
+  /** As QEMU calls it; empty if the image does not say. */
+  backingFormat: string;
+}
+
+export interface DiskImageOptions {
+  /**
+   * The image, what it is backed by, and so on, each borrowed until `close` has resolved.
+   * `alignBytes` is what O_DIRECT wants buffers, offsets and lengths to be multiples of; 1 without.
+   */
+  files: readonly { fd: number; type: ImageFormat; alignBytes: number }[];
+  readonly: boolean;
+}
+
+/** An image that a data plane can use, with the account that its format has to be kept of it. */
+export interface DiskImage {
+  /** Of the disk; a multiple of 512. */
+  readonly sizeBytes: number;
+  /** Of its sectors, as the image has it. */
+  readonly sectorBytes: number;
+  /**
+   * Writes what is left to be written; no engine may use it any more. Idempotent.
+   * Rejects with what fdatasync(2) and the like say.
+   */
+  close(): Promise<void>;
+}
+
 /** Every `fd` is borrowed for the call, or until the promise is settled. */
 export interface NativeDisks {
   /**
@@ -27,6 +61,10 @@ export interface NativeDisks {
    * it if 0. Returns false if another open file, of any process, has a lock against it.
    */
   lock(fd: number, lock: 'none' | 'shared' | 'exclusive', sizeBytes: number): boolean;
+  /** What a file without O_DIRECT is by its contents. @throws SystemError of pread(2). */
+  probe(fd: number): ImageFormat;
+  /** @throws Error, saying why the image cannot be read or written and what to do about it. */
+  qcow2(fd: number, readonly: boolean): Qcow2Summary;
   /** Has room for all of a regular file set aside, on a worker. */
   preallocate(fd: number, sizeBytes: number): Promise<void>;
   /** Has all that was written to it on stable storage, also through mappings; on a worker. */
@@ -36,10 +74,8 @@ export interface NativeDisks {
 export interface BlockEngineOptions {
   /** The thread of queue n is called `${id}_q${n}`, of which the kernel shows 15 bytes. */
   id: string;
-  /** Borrowed until `stop` has resolved. */
-  fd: number;
-  /** A multiple of 512. */
-  sizeBytes: number;
+  /** To be closed after `stop` has resolved. */
+  image: DiskImage;
   /** Nothing is written, whatever was negotiated. */
   readonly: boolean;
   writeback: boolean;
@@ -49,8 +85,6 @@ export interface BlockEngineOptions {
   keepRaw: boolean;
   /** At most 20 bytes. */
   serial: string;
-  /** What O_DIRECT wants buffers, offsets and lengths to be multiples of; 1 without it. */
-  alignBytes: number;
   /** The first to try; what the host has not got gives way to the next in this order. */
   io: 'io_uring' | 'aio' | 'sync';
   /** Where the thread of queue n may run; anywhere if absent or empty. */

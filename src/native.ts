@@ -7,7 +7,12 @@
  * No call waits for a vCPU or an engine: what must wait for one returns a Promise.
  */
 import { createRequire } from 'node:module';
-import type { BlockEngineOptions, NativeDisks } from './native-disks.ts';
+import type {
+  BlockEngineOptions,
+  DiskImage,
+  DiskImageOptions,
+  NativeDisks,
+} from './native-disks.ts';
 import type { NativeTaps, NetEngine, NetEngineOptions } from './native-net.ts';
 
 /** One range of guest RAM. Ranges do not overlap; `gpa` and `sizeBytes` are multiples of 4 KiB. */
@@ -388,6 +393,10 @@ export interface Native {
   EventFd: new () => EventFd;
   Virtqueue: new (options: VirtqueueOptions) => Virtqueue;
   BlockEngine: new (options: BlockEngineOptions) => BlockEngine;
+  /** @throws Error, saying why it cannot be used and what to do about it. */
+  DiskImage: new (
+    options: DiskImageOptions,
+  ) => DiskImage;
   /**
    * Has a thread make what the next `new Vm` needs of KVM, which takes milliseconds. Idempotent.
    */
@@ -454,6 +463,9 @@ export const native: Native = {
   },
   get BlockEngine() {
     return addon().BlockEngine;
+  },
+  get DiskImage() {
+    return addon().DiskImage;
   },
   get disks() {
     return addon().disks;

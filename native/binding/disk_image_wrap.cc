@@ -1,7 +1,5 @@
 #include "disk_image_wrap.h"
 
-#include <sys/stat.h>
-
 #include <string>
 #include <vector>
 
@@ -20,16 +18,10 @@ ImageFormat ToFormat(Napi::Value value) {
 }
 
 FormattedFile ToFile(const Napi::Object& from) {
-  FormattedFile out;
-  out.format = ToFormat(from.Get("type"));
-  out.file.fd = ToFd(from.Get("fd"), "fd");
-  struct stat stat {};
-  out.file.block_device = fstat(out.file.fd, &stat) == 0 && S_ISBLK(stat.st_mode);
   const auto align_bytes = ToUint<uint32_t>(from.Get("alignBytes"), "alignBytes");
   if (align_bytes == 0 || (align_bytes & (align_bytes - 1)) != 0)
     throw Napi::TypeError::New(from.Env(), "alignBytes is no power of two");
-  out.file.align_bytes = align_bytes;
-  return out;
+  return {FileOf(ToFd(from.Get("fd"), "fd"), align_bytes), ToFormat(from.Get("type"))};
 }
 
 std::vector<FormattedFile> ToFiles(Napi::Value value) {

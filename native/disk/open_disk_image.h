@@ -14,8 +14,12 @@ struct FormattedFile {
   ImageFormat format = ImageFormat::kRaw;
 };
 
-/// `files`: the image, what it is backed by, and so on, at least one. Only the image is written to,
-/// unless `readonly`, and that may begin here. 0, or a negative errno and why in words.
+/// Which format an image is of by its contents; what is of no other is raw. 0 or a negative errno.
+[[nodiscard]] int ProbeImage(const File& file, ImageFormat* out);
+
+/// Opens `files`: the image, what it is backed by, and so on, at least one; only the last may be
+/// other than qcow2. Only the image is written to, unless `readonly`, and that may begin here. 0,
+/// or a negative errno and in words why, and what to do about it.
 [[nodiscard]] int OpenDiskImage(const std::vector<FormattedFile>& files, bool readonly,
                                 std::shared_ptr<DiskImage>* out, std::string* why);
 

@@ -2,10 +2,9 @@
 #include <errno.h>
 
 #include <algorithm>
-#include <memory>
+#include <cstdint>
 
 #include "image.h"
-#include "image_file.h"
 
 namespace vmm {
 
@@ -13,13 +12,7 @@ namespace vmm {
 /// does without an Image.
 class RawImage final : public Image {
  public:
-  /// 0 or a negative errno.
-  [[nodiscard]] static int Open(const File& file, std::unique_ptr<Image>* out) {
-    uint64_t file_bytes = 0;
-    const int rc = ImageFile(file).Size(&file_bytes);
-    if (rc == 0) out->reset(new RawImage(file_bytes));
-    return rc;
-  }
+  explicit RawImage(uint64_t file_bytes) : file_bytes_(file_bytes) {}
 
   /// What the last sector lacks reads as zeroes.
   uint64_t size_bytes() const override { return (file_bytes_ + 511) / 512 * 512; }
@@ -38,8 +31,6 @@ class RawImage final : public Image {
   int Flush() override { return 0; }
 
  private:
-  explicit RawImage(uint64_t file_bytes) : file_bytes_(file_bytes) {}
-
   const uint64_t file_bytes_;
 };
 

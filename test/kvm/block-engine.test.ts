@@ -50,17 +50,18 @@ afterEach(async () => {
   rmSync(directory, { recursive: true });
 });
 
+const imageOf = (file: number, alignBytes = 1) =>
+  new native.DiskImage({ files: [{ fd: file, type: 'Raw', alignBytes }], readonly: false });
+
 const start = (options: Partial<BlockEngineOptions> = {}) => {
   engine = new native.BlockEngine({
     id: '_disk0',
-    fd,
-    sizeBytes: 4 * SECTOR_BYTES,
+    image: imageOf(fd),
     readonly: false,
     writeback: true,
     discard: true,
     keepRaw: false,
     serial: 'serial',
-    alignBytes: 1,
     io: 'io_uring',
     hostCpus: [],
     onError: (message) => void errors.push(message),
@@ -123,7 +124,7 @@ test('what is asked for during a pause is done after it', async () => {
 test('a file that fails is told of once', async () => {
   const wrongWay = openSync(join(directory, 'image'), 'a');
   try {
-    start({ fd: wrongWay });
+    start({ image: imageOf(wrongWay) });
     for (const head of [0, 3]) {
       read(head, 1);
       await until(() => driver.irq.take());
@@ -153,5 +154,5 @@ test('the device hears of a queue that the driver broke, and stop still ends', a
 test('options of the wrong kind are refused', () => {
   start();
 
-  expect(() => start({ alignBytes: 3 })).toThrow('alignBytes is no power of two');
+  expect(() => imageOf(fd, 3)).toThrow('alignBytes is no power of two');
 });

@@ -4,9 +4,9 @@
  * Data plane: a native engine, one thread a queue; it decides nothing.
  */
 import type { Static } from '@sinclair/typebox';
-import { alignDown, Writer } from '../../bytes.ts';
-import { VmmError } from '../../errors.ts';
+import { Writer } from '../../bytes.ts';
 import { type BlockEngine, native } from '../../native.ts';
+import type { ImageFormat } from '../../native-disks.ts';
 import {
   bool,
   choice,
@@ -21,7 +21,8 @@ import {
 } from '../../schema.ts';
 import type { DeviceContext } from '../device.ts';
 import { type Activation, F_EVENT_IDX, F_INDIRECT_DESC, type VirtioDevice } from './device.ts';
-import { DiskImage, type ImageType, SECTOR_BYTES } from './disk-image.ts';
+import { DiskImage } from './disk-image.ts';
+import { SECTOR_BYTES } from './image-file.ts';
 
 export const DiskConfig = object({
   ...iommuFields,
@@ -96,10 +97,12 @@ export class Block implements VirtioDevice {
   readonly queueSizes: readonly number[];
   readonly config: Uint8Array;
   /** What the image was found to be; not Unknown. */
-  readonly imageType: ImageType;
+  readonly imageType: ImageFormat;
   readonly #config: DiskConfig;
   readonly #context: BlockContext;
   readonly #image: DiskImage;
+  /** A VHD has no way to give room back. */
+  readonly #mayDiscard: boolean;
   #engine: BlockEngine | undefined;
   /** Until it is known what the driver took, it may be any. */
   #isCacheSettable = true;
@@ -110,12 +113,12 @@ export class Block implements VirtioDevice {
    * @throws VmmError 'invalid-config'.
    */
   static check(config: DiskConfig, at: string): void {
-    if (!config.vhost_user) openRaw(config, at).close();
+    if (!config.vhost_user) void new DiskImage(config, at).close(); // at once: it was only looked at
   }
 
   /** What of the config is not served yet, each as ` vhost_user`. */
   static unserved(config: DiskConfig): string[] {
-    const { vhost_user, rate_limit_group, rate_limiter_config: limiter, image_type } = config;
+    const { vhost_user, rate_limit_group, rate_limiter_config: limiter } = config;
     const isLimited = [limiter?.bandwidth, limiter?.ops].some(
       (bucket) => bucket && bucket.size > 0 && bucket.refill_time > 0,
     );
@@ -123,7 +126,6 @@ export class Block implements VirtioDevice {
       ...(vhost_user ? [' vhost_user'] : []),
       ...(rate_limit_group !== undefined ? [' rate_limit_group'] : []),
       ...(isLimited ? [' rate_limiter_config'] : []),
-      ...(['Raw', 'Unknown'].includes(image_type) ? [] : [` image_type ${image_type}`]),
     ];
   }
 
@@ -131,22 +133,24 @@ export class Block implements VirtioDevice {
   constructor(config: DiskConfig, context: BlockContext) {
     this.#config = config;
     this.#context = context;
-    this.#image = openRaw(config, context.id);
+    this.#image = new DiskImage(config, context.id);
     try {
-      this.#image.lock(config, context.id);
+      this.#image.open();
     } catch (error) {
-      this.#image.close();
+      void this.#image.close();
       throw error;
     }
     this.imageType = this.#image.type;
-    this.features = offered(config);
+    this.#mayDiscard = config.sparse && this.imageType !== 'FixedVhd';
+    this.features = offered(config, this.#mayDiscard);
     this.queueSizes = Array<number>(config.num_queues).fill(config.queue_size);
     this.config = configSpace(config, this.#image);
     this.#resetWriteback();
-    const remainder = this.#image.geometry.sizeBytes - visibleBytes(this.#image);
-    if (remainder > 0)
-      this.#warn(`The guest does not see the last ${remainder} bytes of its image`);
-    if (!config.sparse && !config.readonly && this.#image.stat.isFile()) this.#preallocate();
+    const { remainderBytes } = this.#image;
+    if (remainderBytes > 0)
+      this.#warn(`The guest does not see the last ${remainderBytes} bytes of its image`);
+    if (!config.sparse && !config.readonly && this.imageType === 'Raw' && this.#image.stat.isFile())
+      this.#preallocate();
   }
 
   /** §5.2.5: the cache mode is the only thing that a driver can set. */
@@ -158,8 +162,7 @@ export class Block implements VirtioDevice {
   }
 
   activate({ features, queues, needsReset }: Activation): void {
-    const { geometry, fd, type } = this.#image;
-    const { disable_io_uring, disable_aio, queue_affinity = [] } = this.#config;
+    const { image_type, disable_io_uring, disable_aio, queue_affinity = [] } = this.#config;
     // A driver that cannot flush gets write-through, §5.2.5.2.
     this.#isCacheSettable = (features & F_FLUSH) !== 0n && (features & F_CONFIG_WCE) !== 0n;
     if ((features & F_FLUSH) === 0n) this.config[WRITEBACK] = 0;
@@ -167,14 +170,12 @@ export class Block implements VirtioDevice {
     try {
       this.#engine = new native.BlockEngine({
         id: this.#context.id,
-        fd,
-        sizeBytes: visibleBytes(this.#image),
+        image: this.#image.handle,
         readonly: this.#config.readonly, // not the negotiated bit: the driver may ignore F_RO
         writeback: this.config[WRITEBACK] === 1,
-        discard: this.#config.sparse,
-        keepRaw: this.#config.image_type === 'Unknown' && type === 'Raw',
+        discard: this.#mayDiscard,
+        keepRaw: image_type === 'Unknown' && ['Raw', 'FixedVhd'].includes(this.imageType),
         serial: this.#config.serial ?? defaultSerial(this.#image),
-        alignBytes: geometry.directAlignBytes,
         io: disable_io_uring ? (disable_aio ? 'sync' : 'aio') : 'io_uring',
         hostCpus: this.queueSizes.map(
           (_, queue) =>
@@ -206,7 +207,9 @@ export class Block implements VirtioDevice {
   async [Symbol.asyncDispose](): Promise<void> {
     await this.reset();
     await this.#preallocated;
-    this.#image.close();
+    await this.#image.close().catch(({ message }: Error) => {
+      this.#warn(`Its image was not closed in good order: ${message}`);
+    });
   }
 
   #resetWriteback(): void {
@@ -215,9 +218,8 @@ export class Block implements VirtioDevice {
 
   /** The guest may run meanwhile. Without the room, writes may fail later, as on a sparse disk. */
   #preallocate(): void {
-    const { fd, geometry } = this.#image;
-    this.#preallocated = native.disks
-      .preallocate(fd, geometry.sizeBytes)
+    this.#preallocated = this.#image
+      .preallocate()
       .catch(({ message }: Error) => this.#warn(`No room was set aside for its image: ${message}`));
   }
 
@@ -226,21 +228,7 @@ export class Block implements VirtioDevice {
   }
 }
 
-function openRaw(config: DiskConfig, at: string): DiskImage {
-  const image = new DiskImage(config, at);
-  if (image.type === 'Raw') return image;
-  image.close();
-  throw new VmmError(
-    'invalid-config',
-    `Not supported yet: image_type ${image.type}`,
-    new Error(
-      `${at}.path is ${config.path}, an image of that type: ` +
-        'convert it to raw, or set image_type to Raw for its bytes as they are',
-    ),
-  );
-}
-
-function offered({ readonly, sparse, num_queues }: DiskConfig): bigint {
+function offered({ readonly, num_queues }: DiskConfig, mayDiscard: boolean): bigint {
   return (
     F_SEG_MAX |
     F_BLK_SIZE |
@@ -249,21 +237,17 @@ function offered({ readonly, sparse, num_queues }: DiskConfig): bigint {
     F_CONFIG_WCE |
     F_WRITE_ZEROES |
     (F_INDIRECT_DESC | F_EVENT_IDX) |
-    (sparse ? F_DISCARD : 0n) |
+    (mayDiscard ? F_DISCARD : 0n) |
     (readonly ? F_RO : 0n) |
     (num_queues > 1 ? F_MQ : 0n)
   );
 }
 
-/** Whole blocks: a driver could not name the rest. */
-const visibleBytes = ({ geometry }: DiskImage): number =>
-  alignDown(geometry.sizeBytes, geometry.logicalBytes);
-
 function configSpace({ queue_size, num_queues, sparse }: DiskConfig, image: DiskImage): Uint8Array {
   const { logicalBytes, physicalBytes, alignmentOffsetBytes, minIoBytes, optIoBytes } =
     image.geometry;
   return new Writer(CONFIG_BYTES)
-    .u64(CAPACITY, visibleBytes(image) / SECTOR_BYTES)
+    .u64(CAPACITY, image.sizeBytes / SECTOR_BYTES)
     .u32(SEG_MAX, Math.min(queue_size, SEGMENTS_MAX) - EXTRA_DESCRIPTORS)
     .u32(BLK_SIZE, logicalBytes)
     .u8(PHYSICAL_BLOCK_EXP, Math.log2(physicalBytes / logicalBytes))

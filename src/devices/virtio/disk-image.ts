@@ -1,188 +1,102 @@
 /**
- * What a disk is made of: an image file or a block device, opened, looked at and locked. Its
+ * What a disk is made of: an image with all that it is backed by, opened, looked at and locked. Its
  * contents are the guest's, and nothing here trusts them.
  */
-import { type BigIntStats, closeSync, constants, fstatSync, openSync, readSync } from 'node:fs';
-import { VmmError } from '../../errors.ts';
+import type { BigIntStats } from 'node:fs';
+import { alignDown } from '../../bytes.ts';
 import { native } from '../../native.ts';
-import type { DiskGeometry } from '../../native-disks.ts';
-
-export const SECTOR_BYTES = 512;
-
-export type ImageType = 'FixedVhd' | 'Qcow2' | 'Raw' | 'Vhdx' | 'Unknown';
-
-/** What of a disk's config is about its file. */
-export interface ImageConfig {
-  path?: string;
-  readonly: boolean;
-  direct: boolean;
-  image_type: ImageType;
-  lock_granularity: 'ByteRange' | 'Full';
-}
+import type { DiskGeometry, DiskImage as Handle, ImageFormat } from '../../native-disks.ts';
+import { type ChainLink, type ImageConfig, openChain, unusable } from './image-chain.ts';
+import type { ImageFile } from './image-file.ts';
 
 export class DiskImage {
-  readonly path: string;
-  readonly fd: number;
-  readonly stat: BigIntStats;
-  readonly geometry: DiskGeometry;
   /** Found by its contents, or what the config says. */
-  readonly type: ImageType;
-  #open = true;
-  #locked = false;
+  readonly type: ImageFormat;
+  readonly #chain: readonly ChainLink[];
+  readonly #file: ImageFile;
+  readonly #config: ImageConfig;
+  #handle: Handle | undefined;
 
   /**
+   * Only looks.
    * @param at how the config calls the disk, such as `disks[0]`.
    * @throws VmmError 'invalid-config' if it is no image that can be used in the way asked for.
    */
   constructor(config: ImageConfig, at: string) {
-    const { path = '', direct, image_type } = config;
-    this.path = path;
-    this.fd = openImage(config, at);
-    try {
-      this.stat = fstatSync(this.fd, { bigint: true });
-      if (!this.stat.isFile() && !this.stat.isBlockDevice())
-        throw refusal(`${at}.path is ${path}, ${kindOf(this.stat)}: ${NAME_AN_IMAGE}`);
-      const { sizeBytes } = native.disks.prepare(this.fd, false);
-      if (sizeBytes < SECTOR_BYTES)
-        throw refusal(`${at}.path is ${path}, which has ${sizeBytes} bytes: give ${SECTOR_BYTES}`);
-      this.type = image_type === 'Raw' ? 'Raw' : probe(this.fd, sizeBytes);
-      if (image_type !== 'Unknown' && image_type !== this.type)
-        throw mismatch(config, this.type, at);
-      this.geometry = prepare(this.fd, direct, at);
-    } catch (cause) {
-      this.close();
-      if (cause instanceof VmmError) throw cause;
-      throw refusal(`${at}.path is ${path}, which cannot be read: ${NAME_AN_IMAGE}`, cause);
-    }
+    const [image, ...backing] = openChain(config, at);
+    this.#config = config;
+    this.#chain = [image, ...backing];
+    this.#file = image.file;
+    this.type = image.type;
   }
 
   /**
-   * Keeps every other writer out, and every other user if the disk is written to, until `close`.
-   * @throws VmmError 'conflict' if that is too late, 'host' if the file system has no locks.
+   * Locks it and makes it ready for use, which may write to it. Once.
+   * @throws VmmError 'conflict' if another user is in the way, 'host' if the file system has no
+   *   locks, 'invalid-config' if it cannot be used after all.
    */
-  lock({ readonly, lock_granularity }: ImageConfig, at: string): void {
-    const sizeBytes = lock_granularity === 'Full' ? 0 : this.geometry.sizeBytes;
-    const failure = `Failed to get ${readonly ? 'Read' : 'Write'} lock for disk image: ${this.path}`;
+  open(): void {
+    const { readonly, lock_granularity } = this.#config;
+    for (const { file } of this.#chain) file.lock(lock_granularity);
+    const files = this.#chain.map(({ file: { fd, geometry }, type }) => ({
+      fd,
+      type,
+      alignBytes: geometry.directAlignBytes,
+    }));
     try {
-      this.#locked = native.disks.lock(this.fd, readonly ? 'shared' : 'exclusive', sizeBytes);
+      this.#handle = new native.DiskImage({ files, readonly });
     } catch (cause) {
-      throw new VmmError('host', failure, cause);
+      throw unusable(this.#file, cause);
     }
-    if (!this.#locked) throw locked(failure, `${at}.path is ${this.path}`);
   }
 
-  /** Idempotent. */
-  close(): void {
-    if (!this.#open) return;
-    this.#open = false;
-    // The kernel may hold the open file for a while after io_uring has ended, lock and all.
-    if (this.#locked) native.disks.lock(this.fd, 'none', 0);
-    closeSync(this.fd);
+  /** Once it is open. */
+  get handle(): Handle {
+    if (!this.#handle) throw new Error('The image is not open');
+    return this.#handle;
   }
-}
 
-const NAME_AN_IMAGE = 'name an image file or a block device';
-
-const refusal = (remedy: string, cause?: unknown): VmmError =>
-  new VmmError('invalid-config', 'Cannot open disk path', new Error(remedy, { cause }));
-
-const locked = (failure: string, at: string): VmmError => {
-  const remedy =
-    `${at}, which another disk or VM uses: ` +
-    'end that one, or set readonly to true for all who use the image';
-  const cause = new Error('The file is already locked', { cause: new Error(remedy) });
-  return new VmmError(
-    'conflict',
-    'Error locking disk images: Another instance likely holds a lock',
-    new Error('Cannot lock images of all block devices', { cause: new Error(failure, { cause }) }),
-  );
-};
-
-/** Without O_NONBLOCK, open(2) of a FIFO would wait for a writer, and the whole VMM with it. */
-function openImage({ path = '', readonly }: ImageConfig, at: string): number {
-  const { O_NOCTTY, O_NONBLOCK, O_RDONLY, O_RDWR } = constants;
-  try {
-    return openSync(path, (readonly ? O_RDONLY : O_RDWR) | O_NONBLOCK | O_NOCTTY);
-  } catch (cause) {
-    const { code = '' } = cause as NodeJS.ErrnoException;
-    throw refusal(`${at}.path is ${path}${openRemedy(code, readonly)}`, cause);
+  /** What the guest sees: whole blocks, for a driver could not name the rest. */
+  get sizeBytes(): number {
+    return alignDown(this.handle.sizeBytes, this.geometry.logicalBytes);
   }
-}
 
-function openRemedy(code: string, readonly: boolean): string {
-  switch (code) {
-    case 'ENOENT':
-      return ', which is not there: name an image that exists';
-    case 'EISDIR':
-      return `, a directory: ${NAME_AN_IMAGE}`;
-    case 'EACCES':
-    case 'EPERM':
-    case 'EROFS':
-      return readonly
-        ? ', which may not be read: give the VMM the right to'
-        : ', which may not be written: set readonly to true, or give the VMM the right to';
-    default:
-      return `: ${NAME_AN_IMAGE}`;
+  /** What of the file the guest does not see, though it might expect it. */
+  get remainderBytes(): number {
+    return this.type === 'Raw' ? this.#file.geometry.sizeBytes - this.sizeBytes : 0;
   }
-}
 
-function kindOf(stat: BigIntStats): string {
-  if (stat.isDirectory()) return 'a directory';
-  return stat.isFIFO() ? 'a FIFO' : 'neither a file nor a block device';
-}
-
-function prepare(fd: number, direct: boolean, at: string): DiskGeometry {
-  try {
-    return native.disks.prepare(fd, direct);
-  } catch (cause) {
-    throw refusal(
-      `${at}.direct is ${direct}, which the file system of the image cannot do: set it to false`,
-      cause,
-    );
+  /** Blocks are the format's if it has any, the rest is the host's. */
+  get geometry(): DiskGeometry {
+    const { geometry } = this.#file;
+    if (this.type === 'Raw') return geometry;
+    const logicalBytes = this.handle.sectorBytes;
+    return {
+      ...geometry,
+      logicalBytes,
+      physicalBytes: Math.max(geometry.physicalBytes, logicalBytes),
+      alignmentOffsetBytes: 0,
+      minIoBytes: Math.max(geometry.minIoBytes, logicalBytes),
+      optIoBytes: alignDown(geometry.optIoBytes, logicalBytes),
+    };
   }
-}
 
-const NAMES: Readonly<Record<ImageType, string>> = {
-  FixedVhd: 'vhd',
-  Qcow2: 'qcow2',
-  Raw: 'raw',
-  Vhdx: 'vhdx',
-  Unknown: 'unknown',
-};
+  get stat(): BigIntStats {
+    return this.#file.stat;
+  }
 
-const mismatch = ({ path, image_type }: ImageConfig, found: ImageType, at: string): VmmError =>
-  new VmmError(
-    'invalid-config',
-    'Disk image type does not match expected type: ' +
-      `specified = ${NAMES[image_type]}, detected = ${NAMES[found]}`,
-    new Error(
-      `${at}.image_type is ${image_type}: give that of ${path}, or Raw for its bytes as they are`,
-    ),
-  );
+  /** Has the host set aside room for all of a raw one. */
+  preallocate(): Promise<void> {
+    return native.disks.preallocate(this.#file.fd, this.#file.geometry.sizeBytes);
+  }
 
-/** The first bytes of an image that is not raw. */
-const SIGNATURES = [
-  ['Qcow2', 'QFI\xfb'],
-  ['Vhdx', 'vhdxfile'],
-] as const;
-
-/** A fixed VHD is raw but for a footer of one sector. */
-const VHD_COOKIE = 'conectix';
-const VHD_TYPE_OFFSET = 60;
-const VHD_TYPE_FIXED = 2;
-
-/** What an image is by its contents, which the guest may have written. */
-function probe(fd: number, sizeBytes: number): ImageType {
-  const first = readSector(fd, 0).toString('latin1');
-  const known = SIGNATURES.find(([, signature]) => first.startsWith(signature));
-  if (known) return known[0];
-  const last = readSector(fd, sizeBytes - SECTOR_BYTES);
-  const hasFooter = last.toString('latin1').startsWith(VHD_COOKIE);
-  return hasFooter && last.readUInt32BE(VHD_TYPE_OFFSET) === VHD_TYPE_FIXED ? 'FixedVhd' : 'Raw';
-}
-
-function readSector(fd: number, offset: number): Buffer {
-  const sector = Buffer.alloc(SECTOR_BYTES);
-  readSync(fd, sector, 0, SECTOR_BYTES, offset);
-  return sector;
+  /** Nobody may use it any more. Rejects if its tables could not be put in order. Idempotent. */
+  async close(): Promise<void> {
+    try {
+      // At once where there is none: who only looked does not wait.
+      if (this.#handle) await this.#handle.close();
+    } finally {
+      for (const { file } of this.#chain) file.close();
+    }
+  }
 }

@@ -4,7 +4,7 @@ import { afterEach, beforeEach, expect, test, vi } from 'vitest';
 import { normalise } from '../../../../src/api/dialects.ts';
 import { Block, type DiskConfig } from '../../../../src/devices/virtio/block.ts';
 import { native } from '../../../../src/native.ts';
-import type { BlockEngineOptions } from '../../../../src/native-disks.ts';
+import type { BlockEngineOptions, DiskImageOptions } from '../../../../src/native-disks.ts';
 import { openFiles } from '../../../support/fds.ts';
 
 const MIB = 2 ** 20;
@@ -116,7 +116,7 @@ test('what is no whole sector is not shown, and that is said', () => {
   activate(disk);
 
   expect(new DataView(disk.config.buffer).getBigUint64(0, true)).toBe(2n);
-  expect(engine.options?.sizeBytes).toBe(1024);
+  expect(engine.options?.image.sizeBytes).toBe(1024);
   expect(warnings).toEqual(['Disk _disk0: The guest does not see the last 100 bytes of its image']);
 });
 
@@ -222,11 +222,10 @@ test('the data plane is told what the config says', () => {
 
   expect(engine.options).toMatchObject({
     id: '_disk0',
-    sizeBytes: 32 * MIB,
+    image: { sizeBytes: 32 * MIB },
     readonly: true,
     discard: false,
     serial: 'S123',
-    alignBytes: 1,
     hostCpus: [[], [3, 5]],
   });
 });
@@ -247,10 +246,18 @@ test('without a serial, one follows from the file, and fits', () => {
   expect(engine.options?.serial).toBe(`${dev}0${ino}`.slice(0, 20));
 });
 
-test('with direct I/O, the data plane is told how to align', () => {
-  activate(diskOf({ direct: true }));
+test('with direct I/O, the image is told how to align', () => {
+  const make = vi.spyOn(native, 'DiskImage', 'get');
+  const opened: DiskImageOptions[] = [];
+  const { DiskImage } = native;
+  make.mockReturnValue(function open(options: DiskImageOptions) {
+    opened.push(options);
+    return new DiskImage(options);
+  } as never);
 
-  expect([512, 1024, 2048, 4096]).toContain(engine.options?.alignBytes);
+  diskOf({ direct: true });
+
+  expect([512, 1024, 2048, 4096]).toContain(opened[0]?.files[0]?.alignBytes);
 });
 
 test('with sparse off, the image gets all of its room', async () => {
