@@ -1,0 +1,13 @@
+#pragma once
+#include <chrono>
+#include <cstdint>
+
+namespace vmm {
+
+/// The steady clock, CLOCK_MONOTONIC.
+inline int64_t SteadyNowNs() {
+  const auto now = std::chrono::steady_clock::now().time_since_epoch();
+  return std::chrono::duration_cast<std::chrono::nanoseconds>(now).count();
+}
+
+}  // namespace vmm
