@@ -1,4 +1,6 @@
 #pragma once
+#include <time.h>
+
 #include <chrono>
 #include <cstdint>
 
@@ -8,6 +10,11 @@ namespace vmm {
 inline int64_t SteadyNowNs() {
   const auto now = std::chrono::steady_clock::now().time_since_epoch();
   return std::chrono::duration_cast<std::chrono::nanoseconds>(now).count();
+}
+
+inline timespec ToTimespec(int64_t ns) {
+  constexpr int64_t kNsPerSecond = 1'000'000'000;
+  return {ns / kNsPerSecond, ns % kNsPerSecond};
 }
 
 }  // namespace vmm

@@ -3,9 +3,11 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <utility>
 
+#include "clock.h"
 #include "fd.h"
 
 namespace vmm {
@@ -31,10 +33,11 @@ class EventFd {
     return read(fd_.get(), &count, sizeof(count)) == sizeof(count);
   }
   /// Sleeps until it is signalled, and takes that. It may also return for no reason.
-  void Wait() const {
-    pollfd poll_fd{fd_.get(), POLLIN, 0};
-    poll(&poll_fd, 1, -1);
-    Take();
+  void Wait() const { Wait(nullptr); }
+  /// The same, no longer than until then, on the steady clock.
+  void WaitUntil(int64_t end_ns) const {
+    const timespec left = ToTimespec(std::max<int64_t>(end_ns - SteadyNowNs(), 0));
+    Wait(&left);
   }
   /// What Take would say, and it stays signalled.
   bool Pending() const {
@@ -43,6 +46,12 @@ class EventFd {
   }
 
  private:
+  void Wait(const timespec* timeout) const {
+    pollfd poll_fd{fd_.get(), POLLIN, 0};
+    ppoll(&poll_fd, 1, timeout, nullptr);
+    Take();
+  }
+
   Fd fd_;
 };
 

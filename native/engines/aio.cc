@@ -93,12 +93,12 @@ void Aio::Reap(std::vector<Done>* done) {
   }
 }
 
-void Aio::Run(bool wait, std::vector<Done>* done) {
+void Aio::Run(Until until, std::vector<Done>* done) {
   const size_t before = done->size();
   if (!taken_.empty()) Start();
   Reap(done);
-  if (!wait || kick_ == nullptr || done->size() > before) return;
-  kick_->Wait();
+  if (until == kNoSleep || kick_ == nullptr || done->size() > before) return;
+  SleepUntil(*kick_, until);
   Reap(done);
 }
 

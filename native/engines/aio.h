@@ -22,7 +22,7 @@ class Aio final : public FileIo {
   Aio& operator=(const Aio&) = delete;
 
   void Submit(const FileOp& op, uint32_t tag) override;
-  void Run(bool wait, std::vector<Done>* done) override;
+  void Run(Until until, std::vector<Done>* done) override;
 
  private:
   Aio(const std::vector<File>& files, const EventFd* kick, aio_context_t context, uint16_t depth);

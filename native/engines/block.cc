@@ -11,6 +11,8 @@ BlockEngine::BlockEngine(const BlockOptions& options)
   disk_->keep_raw = options.keep_raw;
   disk_->serial = options.serial.substr(0, VIRTIO_BLK_ID_BYTES);
   disk_->writeback = options.writeback;
+  disk_->limiter = options.limiter;
+  disk_->counters = options.counters;
   disk_->on_error = options.on_error;
 }
 
@@ -24,7 +26,7 @@ int BlockEngine::Start(std::vector<std::optional<EngineQueue>> queues) {
       return files[0].align_bytes > 1 ? std::make_unique<DirectIo>(std::move(io), files, disk->lock)
                                       : std::move(io);
     };
-    auto work = std::make_unique<BlockQueue>(std::move(*queues[i]), disk_, std::move(open_io));
+    auto work = std::make_unique<BlockQueue>(std::move(*queues[i]), disk_, std::move(open_io), i);
     const int rc =
         AddThread(id_ + "_q" + std::to_string(i),
                   i < host_cpus_.size() ? host_cpus_[i] : std::vector<uint32_t>{}, std::move(work));

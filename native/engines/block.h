@@ -22,6 +22,8 @@ struct BlockOptions {
   std::string serial;
   IoKind io = IoKind::kIoUring;
   std::vector<std::vector<uint32_t>> host_cpus;  // by queue
+  std::shared_ptr<RateLimiter> limiter;          // null without limits
+  std::shared_ptr<BlockCounters> counters = std::make_shared<BlockCounters>();
   std::function<void(const std::string& message)> on_error;
 };
 

@@ -3,9 +3,10 @@
 #include <errno.h>
 
 #include <algorithm>
-#include <chrono>
 #include <cstring>
 #include <utility>
+
+#include "../base/clock.h"
 
 namespace vmm {
 namespace {
@@ -22,11 +23,6 @@ constexpr uint64_t kMovingBytesMax = 64 << 20;
 /// With more than so many at a time, batches are what makes it fast.
 constexpr uint32_t kQuickMax = 4;
 
-int64_t NowMs() {
-  const auto now = std::chrono::steady_clock::now().time_since_epoch();
-  return std::chrono::duration_cast<std::chrono::milliseconds>(now).count();
-}
-
 /// The serial, ended by a zero byte only where it is shorter than the room. §5.2.6.
 void CopySerial(const std::string& serial, const std::vector<iovec>& room) {
   size_t at = 0;
@@ -36,6 +32,13 @@ void CopySerial(const std::string& serial, const std::vector<iovec>& room) {
     std::memset(static_cast<std::byte*>(piece.iov_base) + part, 0, piece.iov_len - part);
     at += part;
   }
+}
+
+/// What a limit of bytes is about.
+uint64_t DataBytes(const BlockRequest& request) {
+  const bool moves =
+      request.kind == BlockRequest::Kind::kRead || request.kind == BlockRequest::Kind::kWrite;
+  return moves ? request.length_bytes : 0;
 }
 
 /// How many bytes were written, counted without a gap from the first that may be. §2.7.8.2.
@@ -64,10 +67,12 @@ const char* Verb(FileOp::Kind kind) {
 
 }  // namespace
 
-BlockQueue::BlockQueue(EngineQueue queue, std::shared_ptr<BlockDisk> disk, OpenIo open_io)
+BlockQueue::BlockQueue(EngineQueue queue, std::shared_ptr<BlockDisk> disk, OpenIo open_io,
+                       size_t number)
     : queue_(std::move(queue)),
       disk_(std::move(disk)),
       open_io_(std::move(open_io)),
+      counters_(disk_->counters->ForQueue(number)),
       slots_(queue_.queue->size()) {
   for (uint32_t i = queue_.queue->size(); i > 0; --i) free_.push_back(i - 1);
   done_.reserve(slots_.size());
@@ -90,6 +95,7 @@ void BlockQueue::Serve(const std::atomic<bool>& leave) {
 bool BlockQueue::ServeBatch(const std::atomic<bool>& leave) {
   // Once a round: when it changes later, there is a kick, too, and nothing is slept over.
   const bool leaving = leave.load();
+  if (held_.has_value()) leaving ? GiveBackHeld() : BeginHeld();
   if (!leaving) TakeChains(leave);
   if (IsIdle() && !broken_ && !leaving) PollForChain(leave);
   if (!leaving) TryWaiting();
@@ -100,7 +106,9 @@ bool BlockQueue::ServeBatch(const std::atomic<bool>& leave) {
   // What is left in a ring that we have no room for is taken when something is done.
   const bool more = serves && !quick && HasRoom() && queue_.queue->EnableKicks();
   started_ = 0;
-  io_->Run(!quick && !more, &done_);
+  const Until turn = held_.has_value() ? Until{turn_ns_} : kForever;
+  io_->Run(quick || more ? kNoSleep : turn, &done_);
+  now_ns_ = 0;
   finished_ = static_cast<uint32_t>(done_.size());
   for (const FileIo::Done& done : done_)
     GoOn(done.tag, slots_[done.tag].transfer.Advance(done.result));
@@ -114,6 +122,7 @@ void BlockQueue::PollForChain(const std::atomic<bool>& leave) {
   if (finished_ == 0 || finished_ > kQuickMax) return;
   finished_ = 0;
   if (!busy_poll_.on()) return busy_poll_.Skip();
+  now_ns_ = 0;
   busy_poll_.Try([&] { return TakeChain() || broken_ || leave.load(); });
   Publish();  // what needed no I/O
 }
@@ -128,7 +137,7 @@ void BlockQueue::TakeChains(const std::atomic<bool>& leave) {
   Publish();  // what needed no I/O
 }
 
-bool BlockQueue::HasRoom() const { return moving_bytes_ < kMovingBytesMax; }
+bool BlockQueue::HasRoom() const { return moving_bytes_ < kMovingBytesMax && !held_.has_value(); }
 
 /// False if there is none, or the queue is broken.
 bool BlockQueue::TakeChain() {
@@ -162,7 +171,34 @@ void BlockQueue::Start(uint32_t index) {
     return;
   }
   if (!MayWrite(&slot)) return Answer(&slot, VIRTIO_BLK_S_IOERR);
+  if (disk_->limiter == nullptr || !MustWait(index)) Begin(index);
+}
+
+/// True if its turn is yet to come.
+bool BlockQueue::MustWait(uint32_t index) {
+  turn_ns_ = disk_->limiter->Take(DataBytes(slots_[index].request), NowNs());
+  if (turn_ns_ <= NowNs()) return false;
+  held_ = index;
+  return true;
+}
+
+void BlockQueue::BeginHeld() {
+  if (turn_ns_ <= NowNs()) Begin(*std::exchange(held_, std::nullopt));
+}
+
+/// To the ring, as if it had not been taken: nothing is in flight while a device is paused.
+void BlockQueue::GiveBackHeld() {
+  Slot& slot = slots_[*std::exchange(held_, std::nullopt)];
+  queue_.queue->GiveBack({&slot.head, 1});
+  disk_->limiter->GiveBack(DataBytes(slot.request));
+  Free(&slot);
+}
+
+void BlockQueue::Begin(uint32_t index) {
+  Slot& slot = slots_[index];
+  const BlockRequest& request = slot.request;
   ++started_;
+  slot.begun_ns = NowNs();
   slot.moving_bytes = Transfer::StepBytes(request);
   moving_bytes_ += slot.moving_bytes;
   GoOn(index, slot.transfer.Begin(&slot.request, disk_->image.get(), !disk_->writeback.load()));
@@ -188,6 +224,7 @@ void BlockQueue::GoOn(uint32_t index, Transfer::Step step) {
     case Transfer::Step::kBusy:
       return waiting_.push_back(index);
     case Transfer::Step::kDone:
+      Count(slot);
       return Answer(&slot, VIRTIO_BLK_S_OK);
     case Transfer::Step::kFailed:
       break;
@@ -207,11 +244,24 @@ void BlockQueue::TryWaiting() {
   Publish();
 }
 
+void BlockQueue::Count(const Slot& slot) {
+  const BlockRequest& request = slot.request;
+  if (request.kind == BlockRequest::Kind::kRead)
+    counters_->reads.Count(request.length_bytes, NowNs() - slot.begun_ns);
+  if (request.kind == BlockRequest::Kind::kWrite)
+    counters_->writes.Count(request.length_bytes, NowNs() - slot.begun_ns);
+}
+
 void BlockQueue::Answer(Slot* slot, uint8_t status) {
   BlockRequest& request = slot->request;
   const bool told = request.status_at != nullptr;
   if (told) *request.status_at = status;
   queue_.queue->Complete(slot->head, told ? Written(request, status) : 0);
+  Free(slot);
+}
+
+void BlockQueue::Free(Slot* slot) {
+  BlockRequest& request = slot->request;
   if (request.data.capacity() > kPiecesKept) request.data = {};
   moving_bytes_ -= std::exchange(slot->moving_bytes, 0);
   slot->transfer.Drop();
@@ -224,8 +274,14 @@ void BlockQueue::Publish() {
   if (queue_.queue->Publish()) queue_.irq->Signal();
 }
 
+/// The clock is read once a round at most, and twice if the round polled.
+int64_t BlockQueue::NowNs() {
+  if (now_ns_ == 0) now_ns_ = SteadyNowNs();
+  return now_ns_;
+}
+
 void BlockQueue::Report(const Slot& slot) {
-  const int64_t now_ms = NowMs();
+  const int64_t now_ms = NowNs() / 1'000'000;
   int64_t quiet_until_ms = disk_->quiet_until_ms.load();
   if (now_ms < quiet_until_ms ||
       !disk_->quiet_until_ms.compare_exchange_strong(quiet_until_ms, now_ms + kBurstMs))

@@ -20,10 +20,10 @@ class BufferedIo final : public FileIo {
     const bool copies = op.kind == FileOp::Kind::kWrite && !op.durable;
     (copies ? writes_ : ring_)->Submit(op, tag);
   }
-  void Run(bool wait, std::vector<Done>* done) override {
+  void Run(Until until, std::vector<Done>* done) override {
     const size_t before = done->size();
-    writes_->Run(false, done);
-    ring_->Run(wait && done->size() == before, done);
+    writes_->Run(kNoSleep, done);
+    ring_->Run(done->size() == before ? until : kNoSleep, done);
   }
 
  private:

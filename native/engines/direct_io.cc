@@ -85,17 +85,17 @@ void DirectIo::Submit(const FileOp& op, uint32_t tag) {
 
 /// Ours must not be among those that are waited for.
 void DirectIo::Drain() {
-  while (in_flight_ > 0) Run(true, &done_);
+  while (in_flight_ > 0) Run(kForever, &done_);
 }
 
-void DirectIo::Run(bool wait, std::vector<Done>* done) {
+void DirectIo::Run(Until until, std::vector<Done>* done) {
   const bool any = !done_.empty() && done != &done_;
   if (any) {
     done->insert(done->end(), done_.begin(), done_.end());
     done_.clear();
   }
   const size_t before = done->size();
-  inner_->Run(wait && !any, done);
+  inner_->Run(any ? kNoSleep : until, done);
   const size_t ended = done->size() - before;
   if (ended == 0) return;
   in_flight_ -= ended;

@@ -27,7 +27,7 @@ class DirectIo final : public FileIo {
   DirectIo& operator=(const DirectIo&) = delete;
 
   void Submit(const FileOp& op, uint32_t tag) override;
-  void Run(bool wait, std::vector<Done>* done) override;
+  void Run(Until until, std::vector<Done>* done) override;
 
  private:
   struct Free {

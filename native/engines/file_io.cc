@@ -52,6 +52,11 @@ int64_t DoFileOp(const File& file, const FileOp& op) {
   return result < 0 ? -errno : result;
 }
 
+void SleepUntil(const EventFd& kick, Until until) {
+  if (until == kForever) return kick.Wait();
+  if (until != kNoSleep) kick.WaitUntil(until.ns);
+}
+
 std::unique_ptr<FileIo> OpenFileIo(IoKind first, const std::vector<File>& files,
                                    const EventFd& kick, uint16_t depth) {
   std::unique_ptr<FileIo> io;

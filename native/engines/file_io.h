@@ -3,6 +3,7 @@
 #include <sys/uio.h>
 
 #include <cstdint>
+#include <limits>
 #include <memory>
 #include <vector>
 
@@ -25,6 +26,13 @@ struct FileOp {
   uint32_t iov_count = 0;      // at most IOV_MAX
 };
 
+/// How long a thread may sleep: until then, on the steady clock.
+struct Until {
+  int64_t ns;
+  bool operator==(const Until&) const = default;
+};
+inline constexpr Until kNoSleep{0}, kForever{std::numeric_limits<int64_t>::max()};
+
 /// Carries operations out for one thread, several at a time if the host can.
 class FileIo {
  public:
@@ -36,9 +44,9 @@ class FileIo {
   virtual ~FileIo() = default;
   /// Takes an operation, known by `tag`, that Run will start at the latest.
   virtual void Submit(const FileOp& op, uint32_t tag) = 0;
-  /// Starts what was taken and appends what is done. With `wait`, and if nothing is, sleeps until
-  /// something is or the kick is signalled; it may also return for no reason.
-  virtual void Run(bool wait, std::vector<Done>* done) = 0;
+  /// Starts what was taken and appends what is done. If nothing is, sleeps until something is or
+  /// the kick is signalled, or `until`; it may also return for no reason.
+  virtual void Run(Until until, std::vector<Done>* done) = 0;
 };
 
 /// The mode of fallocate(2) that kDiscard of a file, and kZero, are.
@@ -46,6 +54,9 @@ int FallocateMode(const FileOp& op);
 
 /// Carries an operation out here and now.
 int64_t DoFileOp(const File& file, const FileOp& op);
+
+/// Sleeps until `kick` is signalled, and takes that, or `until`.
+void SleepUntil(const EventFd& kick, Until until);
 
 /// The ways to do it, best first.
 enum class IoKind { kIoUring, kAio, kSync };

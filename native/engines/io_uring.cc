@@ -111,7 +111,7 @@ int IoUring::Register(const EventFd& kick) const {
 }
 
 io_uring_sqe* IoUring::NextSqe() {
-  while (filled_ - Load(sq_head_) == sq_entries_) Enter(0);
+  while (filled_ - Load(sq_head_) == sq_entries_) Enter(kNoSleep);
   io_uring_sqe* sqe = &sqes_[filled_++ & (sq_entries_ - 1)];
   *sqe = {};
   sqe->flags = IOSQE_FIXED_FILE;
@@ -165,12 +165,17 @@ void IoUring::PollKick() {
 
 /// It may fail because the kernel is short of memory or wants its completions taken first: so it is
 /// tried again with the next batch, but not at once.
-void IoUring::Enter(uint32_t wait_count) {
+void IoUring::Enter(Until until) {
   Store(sq_tail_, filled_);
-  const auto taken = syscall(SYS_io_uring_enter, ring_.get(), filled_ - started_, wait_count,
-                             IORING_ENTER_GETEVENTS, nullptr, 0);
+  const bool timed = until != kNoSleep && until != kForever;
+  const timespec left = ToTimespec(timed ? std::max<int64_t>(until.ns - SteadyNowNs(), 0) : 0);
+  io_uring_getevents_arg arg{0, 0, 0, reinterpret_cast<uint64_t>(&left)};
+  const auto taken =
+      syscall(SYS_io_uring_enter, ring_.get(), filled_ - started_, until == kNoSleep ? 0 : 1,
+              IORING_ENTER_GETEVENTS | (timed ? IORING_ENTER_EXT_ARG : 0), timed ? &arg : nullptr,
+              timed ? sizeof(arg) : 0);
   if (taken > 0) started_ += static_cast<uint32_t>(taken);
-  if (taken < 0 && errno != EINTR) usleep(1000);
+  if (taken < 0 && errno != EINTR && errno != ETIME) usleep(1000);
 }
 
 bool IoUring::HasCompletions() const { return Load(cq_tail_) != *cq_head_; }
@@ -189,11 +194,11 @@ void IoUring::Reap(std::vector<Done>* done) {
   done_.clear();
 }
 
-void IoUring::Run(bool wait, std::vector<Done>* done) {
+void IoUring::Run(Until until, std::vector<Done>* done) {
   if (!polling_) PollKick();
-  const bool sleep = wait && done_.empty() && !HasCompletions();
+  const bool sleep = until != kNoSleep && done_.empty() && !HasCompletions();
   const bool ask = (Load(sq_flags_) & (IORING_SQ_TASKRUN | IORING_SQ_CQ_OVERFLOW)) != 0;
-  if (sleep || ask || filled_ != started_) Enter(sleep ? 1 : 0);
+  if (sleep || ask || filled_ != started_) Enter(sleep ? until : kNoSleep);
   Reap(done);
 }
 

@@ -20,7 +20,7 @@ class IoUring final : public FileIo {
                                 std::unique_ptr<FileIo>* out);
 
   void Submit(const FileOp& op, uint32_t tag) override;
-  void Run(bool wait, std::vector<Done>* done) override;
+  void Run(Until until, std::vector<Done>* done) override;
 
  private:
   struct Unmap {
@@ -34,7 +34,7 @@ class IoUring final : public FileIo {
   int Register(const EventFd& kick) const;
   io_uring_sqe* NextSqe();
   void PollKick();
-  void Enter(uint32_t wait_count);
+  void Enter(Until until);
   void Reap(std::vector<Done>* done);
   bool HasCompletions() const;
 

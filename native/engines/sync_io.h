@@ -12,8 +12,8 @@ class SyncIo final : public FileIo {
   void Submit(const FileOp& op, uint32_t tag) override {
     done_.push_back({tag, DoFileOp(files_[op.file], op)});
   }
-  void Run(bool wait, std::vector<Done>* done) override {
-    if (wait && done_.empty()) kick_.Wait();
+  void Run(Until until, std::vector<Done>* done) override {
+    if (done_.empty()) SleepUntil(kick_, until);
     done->insert(done->end(), done_.begin(), done_.end());
     done_.clear();
   }

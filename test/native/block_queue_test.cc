@@ -46,9 +46,9 @@ class HeldIo final : public vmm::FileIo {
     shared_->held.push_back(tag);
     shared_->changed.notify_all();
   }
-  void Run(bool wait, std::vector<Done>* done) override {
-    SetWaiting(wait);
-    if (wait) kick_->Wait();
+  void Run(vmm::Until until, std::vector<Done>* done) override {
+    SetWaiting(until != vmm::kNoSleep);
+    SleepUntil(*kick_, until);
     SetWaiting(false);
     const std::lock_guard lock(shared_->mutex);
     for (const Done& one : std::exchange(shared_->released, {}))
@@ -313,9 +313,9 @@ class CountingIo final : public vmm::FileIo {
   CountingIo(std::unique_ptr<FileIo> inner, std::atomic<uint32_t>* runs)
       : inner_(std::move(inner)), runs_(runs) {}
   void Submit(const vmm::FileOp& op, uint32_t tag) override { inner_->Submit(op, tag); }
-  void Run(bool wait, std::vector<Done>* done) override {
+  void Run(vmm::Until until, std::vector<Done>* done) override {
     ++*runs_;
-    inner_->Run(wait, done);
+    inner_->Run(until, done);
   }
 
  private:
