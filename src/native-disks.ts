@@ -1,4 +1,5 @@
 /** What of the native core (native.ts) is about open image files and block devices. */
+import type { RateLimiter } from './native-limits.ts';
 
 /** What the host says of one. Sizes in bytes. */
 export interface DiskGeometry {
@@ -71,6 +72,17 @@ export interface NativeDisks {
   sync(fd: number): Promise<void>;
 }
 
+/** What was done with success since the boot. Latencies in µs, without what a limit adds. */
+export type DiskCounters = Record<
+  `${'read' | 'write'}_${'bytes' | 'ops' | `latency_${'min' | 'max' | 'avg'}`}`,
+  number
+>;
+
+/** Of one disk, whatever engines its drivers start and end. 0 for what was never done. */
+export interface BlockCounters {
+  read(): DiskCounters;
+}
+
 export interface BlockEngineOptions {
   /** The thread of queue n is called `${id}_q${n}`, of which the kernel shows 15 bytes. */
   id: string;
@@ -89,6 +101,9 @@ export interface BlockEngineOptions {
   io: 'io_uring' | 'aio' | 'sync';
   /** Where the thread of queue n may run; anywhere if absent or empty. */
   hostCpus: readonly (readonly number[])[];
+  /** Absent without limits. */
+  limiter?: RateLimiter | undefined;
+  counters: BlockCounters;
   /** An operation on the file failed; called for the first of a burst. The guest knows already. */
   onError(message: string): void;
 }

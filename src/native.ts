@@ -8,11 +8,13 @@
  */
 import { createRequire } from 'node:module';
 import type {
+  BlockCounters,
   BlockEngineOptions,
   DiskImage,
   DiskImageOptions,
   NativeDisks,
 } from './native-disks.ts';
+import type { RateLimiter, RateLimiterOptions } from './native-limits.ts';
 import type { NativeTaps, NetEngine, NetEngineOptions } from './native-net.ts';
 
 /** One range of guest RAM. Ranges do not overlap; `gpa` and `sizeBytes` are multiples of 4 KiB. */
@@ -392,11 +394,13 @@ export interface Native {
   ) => Vm;
   EventFd: new () => EventFd;
   Virtqueue: new (options: VirtqueueOptions) => Virtqueue;
+  BlockCounters: new () => BlockCounters;
   BlockEngine: new (options: BlockEngineOptions) => BlockEngine;
   /** @throws Error, saying why it cannot be used and what to do about it. */
   DiskImage: new (
     options: DiskImageOptions,
   ) => DiskImage;
+  RateLimiter: new (options: RateLimiterOptions) => RateLimiter;
   /**
    * Has a thread make what the next `new Vm` needs of KVM, which takes milliseconds. Idempotent.
    */
@@ -460,6 +464,12 @@ export const native: Native = {
   },
   get Virtqueue() {
     return addon().Virtqueue;
+  },
+  get BlockCounters() {
+    return addon().BlockCounters;
+  },
+  get RateLimiter() {
+    return addon().RateLimiter;
   },
   get BlockEngine() {
     return addon().BlockEngine;

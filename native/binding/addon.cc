@@ -3,6 +3,7 @@
 
 #include "../sys/trim.h"
 #include "addon_data.h"
+#include "block_counters_wrap.h"
 #include "block_engine_wrap.h"
 #include "boot_plan_args.h"
 #include "byte_port_wrap.h"
@@ -14,6 +15,7 @@
 #include "guest_memory_wrap.h"
 #include "msi_wrap.h"
 #include "net_engine_wrap.h"
+#include "rate_limiter_wrap.h"
 #include "serial_line_wrap.h"
 #include "tap_wrap.h"
 #include "virtqueue_wrap.h"
@@ -42,6 +44,7 @@ static Napi::Object Init(Napi::Env env, Napi::Object exports) {
   data->msi = Napi::Persistent(vmm::MsiWrap::Define(env));
   data->chain = Napi::Persistent(vmm::ChainWrap::Define(env));
   data->set_immediate = Napi::Persistent(env.Global().Get("setImmediate").As<Napi::Function>());
+  exports.Set("BlockCounters", vmm::BlockCountersWrap::Define(env));
   exports.Set("BlockEngine", vmm::BlockEngineWrap::Define(env));
   exports.Set("DiskImage", vmm::DiskImageWrap::Define(env));
   exports.Set("EventFd", vmm::EventFdWrap::Define(env));
@@ -50,6 +53,7 @@ static Napi::Object Init(Napi::Env env, Napi::Object exports) {
   exports.Set("GuestMemory", vmm::GuestMemoryWrap::Define(env));
   exports.Set("NetEngine", vmm::NetEngineWrap::Define(env));
   exports.Set("BytePort", vmm::BytePortWrap::Define(env));
+  exports.Set("RateLimiter", vmm::RateLimiterWrap::Define(env));
   exports.Set("SerialLine", vmm::SerialLineWrap::Define(env));
   exports.Set("Virtqueue", vmm::VirtqueueWrap::Define(env));
   exports.Set("Vm", vmm::VmWrap::Define(env));

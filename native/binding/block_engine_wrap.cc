@@ -3,9 +3,11 @@
 #include <utility>
 
 #include "args.h"
+#include "block_counters_wrap.h"
 #include "disk_image_wrap.h"
 #include "engine_calls.h"
 #include "js_queue.h"
+#include "rate_limiter_wrap.h"
 #include "sys_error.h"
 
 namespace vmm {
@@ -40,6 +42,8 @@ BlockOptions ToOptions(Napi::Object from) {
   options.serial = from.Get("serial").ToString().Utf8Value();
   options.io = ToIoKind(from.Get("io"));
   options.host_cpus = ToHostCpus(from.Get("hostCpus"));
+  options.limiter = RateLimiterWrap::CoreOf(from.Get("limiter"), "limiter");
+  options.counters = BlockCountersWrap::Unwrap(ToObject(from.Get("counters"), "counters"))->core();
   return options;
 }
 

@@ -3,6 +3,7 @@
  * `device.ts` and foundations; never another device, never the VMM.
  */
 import type { AccessHandler, Claim, GuestMemory, RegionOptions } from '../native.ts';
+import type { RateLimiter } from '../native-limits.ts';
 import type { Aml } from './acpi/aml.ts';
 
 /** A device at fixed ports or guest physical addresses, answered on the JS thread. */
@@ -21,6 +22,8 @@ export interface DeviceContext {
   /** As in the config: unique in the VM. */
   readonly id: string;
   readonly memory: GuestMemory;
+  /** By id. What devices share; one that limits nothing is not there. */
+  readonly rateLimitGroups: ReadonlyMap<string, RateLimiter>;
   /** Odd, but contained. A guest may cause it at will, so the log limits it. */
   onWarning(message: string): void;
   /** For the console. */

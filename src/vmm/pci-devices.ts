@@ -5,6 +5,7 @@
 import { KIB, MIB } from '../bytes.ts';
 import type { DeviceContext, FileMapping } from '../devices/device.ts';
 import { type PciBus, SLOT_COUNT } from '../devices/pci/bus.ts';
+import type { VirtioDevice } from '../devices/virtio/device.ts';
 import { BAR_BYTES } from '../devices/virtio/pci-capabilities.ts';
 import { VirtioPci, type VirtioPciOptions } from '../devices/virtio/transport-pci.ts';
 import { VmmError } from '../errors.ts';
@@ -35,6 +36,7 @@ interface Attached {
   id: string;
   windows: GpaRange[];
   slot: number;
+  device: VirtioDevice;
   pci: VirtioPci;
 }
 
@@ -82,6 +84,12 @@ export class PciDevices {
     );
   }
 
+  /** Of each device that counts, by id. */
+  counters(): Record<string, Readonly<Record<string, number>>> {
+    const counted = this.#attached.map(({ id, device }) => [id, device.counters?.()] as const);
+    return Object.fromEntries(counted.flatMap(([id, counts]) => (counts ? [[id, counts]] : [])));
+  }
+
   /** Resolves when no request is in flight anywhere. The vCPUs stand still meanwhile. */
   async pause(): Promise<void> {
     await Promise.all(this.#attached.map(({ pci }) => pci.pause()));
@@ -97,13 +105,13 @@ export class PciDevices {
   }
 
   async #attach(wanted: WantedDevice, slot: number): Promise<void> {
-    const { bus, memory, vm, native, console, onWarning } = this.#options;
+    const { bus, memory, vm, native, console, rateLimitGroups, onWarning } = this.#options;
     const { kind, config } = wanted;
     const id = deviceId(wanted);
     const bar = this.#place(wanted, id);
     const windows: GpaRange[] = [];
     const device = kind.create?.(config, {
-      ...{ id, memory, onWarning, console },
+      ...{ id, memory, rateLimitGroups, onWarning, console },
       mapFile: (mapping) => {
         const gpa = this.#mapFile(id, mapping);
         windows.push({ gpa, sizeBytes: mapping.sizeBytes });
@@ -115,7 +123,7 @@ export class PciDevices {
       const warn = (reason: string) => onWarning(`Device ${id}: ${reason}`);
       const pci = new VirtioPci({ device, memory, vm, native, bar, onWarning: warn });
       bus.add(slot, pci.space);
-      this.#attached.push({ id, slot, windows, pci });
+      this.#attached.push({ id, slot, windows, device, pci });
     } catch (cause) {
       await device[Symbol.asyncDispose]();
       throw new VmmError('host', `The host cannot connect device ${id}`, cause);

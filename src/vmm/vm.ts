@@ -2,6 +2,7 @@
  * One booted VM: builds RAM, vCPUs, devices and firmware tables from a config, runs, pauses and
  * ends them. It lives from boot to shutdown; a reboot makes a new one.
  */
+import { makeRateLimiter } from '../devices/virtio/rate-limiter.ts';
 import { VmmError } from '../errors.ts';
 import {
   type CpuidEntry,
@@ -11,6 +12,7 @@ import {
   type VcpuOptions,
   type VmEvent,
 } from '../native.ts';
+import type { RateLimiter } from '../native-limits.ts';
 import { dsdtTerms } from './acpi/dsdt.ts';
 import { buildAcpi } from './acpi/tables.ts';
 import { ImageFile } from './boot/image.ts';
@@ -80,6 +82,7 @@ export class Vm {
       devices = await PciDevices.attach(pciDevices(config), {
         ...{ vm, memory, native, bus: platform.pci, area: machine.area },
         ...{ console: ports.console, onWarning: hooks.onWarning },
+        rateLimitGroups: rateLimitGroups(config),
       });
       await vm.boot(plan(config, payload, { ...machine, tscKhz: vm.tscKhz() }, platform));
       vm.run();
@@ -121,6 +124,11 @@ export class Vm {
     return { ...platform, ...this.#devices.nodes };
   }
 
+  /** Of each device that counts, by id: what it counted since the boot. */
+  counters(): Record<string, Readonly<Record<string, number>>> {
+    return this.#devices.counters();
+  }
+
   /** By device id, what each found out of what its config leaves open. */
   get found(): ReadonlyMap<string, object> {
     return this.#devices.found;
@@ -159,6 +167,15 @@ export function checkFiles(config: VmConfig): void {
     closePayload(payload);
   }
 }
+
+/** One limiter a group and boot. */
+const rateLimitGroups = ({ rate_limit_groups = [] }: VmConfig): Map<string, RateLimiter> =>
+  new Map(
+    rate_limit_groups.flatMap(({ id, rate_limiter_config }) => {
+      const limiter = makeRateLimiter(rate_limiter_config);
+      return limiter ? [[id, limiter]] : [];
+    }),
+  );
 
 const cmdline = (config: VmConfig): string => config.payload?.cmdline ?? '';
 

@@ -144,9 +144,12 @@ export class Vmm<Dialect> {
   }
 
   /** Of each device that counts, by id: what it counted since the boot. */
-  async counters(): Promise<Record<string, Record<string, number>>> {
-    await this.#do('counters', async () => {});
-    return {};
+  async counters(): Promise<ReturnType<Vm['counters']>> {
+    let counters = {};
+    await this.#do('counters', async () => {
+      counters = this.#vm?.counters() ?? {};
+    });
+    return counters;
   }
 
   /** Ends the VM, then the process. Idempotent. */

@@ -6,7 +6,8 @@
 import type { Static } from '@sinclair/typebox';
 import { Writer } from '../../bytes.ts';
 import { type BlockEngine, native } from '../../native.ts';
-import type { ImageFormat } from '../../native-disks.ts';
+import type { DiskCounters, ImageFormat } from '../../native-disks.ts';
+import type { RateLimiter } from '../../native-limits.ts';
 import {
   bool,
   choice,
@@ -23,6 +24,7 @@ import type { DeviceContext } from '../device.ts';
 import { type Activation, F_EVENT_IDX, F_INDIRECT_DESC, type VirtioDevice } from './device.ts';
 import { DiskImage } from './disk-image.ts';
 import { SECTOR_BYTES } from './image-file.ts';
+import { makeRateLimiter } from './rate-limiter.ts';
 
 export const DiskConfig = object({
   ...iommuFields,
@@ -89,7 +91,7 @@ const EXTRA_DESCRIPTORS = 2;
 /** §5.2.6.1, VIRTIO_BLK_T_GET_ID. */
 const SERIAL_BYTES = 20;
 
-type BlockContext = Pick<DeviceContext, 'id' | 'onWarning'>;
+type BlockContext = Pick<DeviceContext, 'id' | 'onWarning' | 'rateLimitGroups'>;
 
 export class Block implements VirtioDevice {
   readonly virtioId = 2;
@@ -103,6 +105,9 @@ export class Block implements VirtioDevice {
   readonly #image: DiskImage;
   /** A VHD has no way to give room back. */
   readonly #mayDiscard: boolean;
+  /** Both outlive the engines: a driver's reset neither refills nor forgets. */
+  readonly #limiter: RateLimiter | undefined;
+  readonly #counters = new native.BlockCounters();
   #engine: BlockEngine | undefined;
   /** Until it is known what the driver took, it may be any. */
   #isCacheSettable = true;
@@ -117,16 +122,8 @@ export class Block implements VirtioDevice {
   }
 
   /** What of the config is not served yet, each as ` vhost_user`. */
-  static unserved(config: DiskConfig): string[] {
-    const { vhost_user, rate_limit_group, rate_limiter_config: limiter } = config;
-    const isLimited = [limiter?.bandwidth, limiter?.ops].some(
-      (bucket) => bucket && bucket.size > 0 && bucket.refill_time > 0,
-    );
-    return [
-      ...(vhost_user ? [' vhost_user'] : []),
-      ...(rate_limit_group !== undefined ? [' rate_limit_group'] : []),
-      ...(isLimited ? [' rate_limiter_config'] : []),
-    ];
+  static unserved({ vhost_user }: DiskConfig): string[] {
+    return vhost_user ? [' vhost_user'] : [];
   }
 
   /** @throws VmmError 'invalid-config' or 'conflict' if the image cannot be used. */
@@ -142,6 +139,10 @@ export class Block implements VirtioDevice {
     }
     this.imageType = this.#image.type;
     this.#mayDiscard = config.sparse && this.imageType !== 'FixedVhd';
+    this.#limiter =
+      config.rate_limit_group === undefined
+        ? makeRateLimiter(config.rate_limiter_config)
+        : context.rateLimitGroups.get(config.rate_limit_group);
     this.features = offered(config, this.#mayDiscard);
     this.queueSizes = Array<number>(config.num_queues).fill(config.queue_size);
     this.config = configSpace(config, this.#image);
@@ -181,6 +182,8 @@ export class Block implements VirtioDevice {
           (_, queue) =>
             queue_affinity.find(({ queue_index }) => queue_index === queue)?.host_cpus ?? [],
         ),
+        limiter: this.#limiter,
+        counters: this.#counters,
         onError: (message) => this.#warn(message),
       });
       this.#engine.start(queues);
@@ -195,6 +198,10 @@ export class Block implements VirtioDevice {
 
   resume(): void {
     this.#engine?.resume();
+  }
+
+  counters(): DiskCounters {
+    return this.#counters.read();
   }
 
   async reset(): Promise<void> {

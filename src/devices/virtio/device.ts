@@ -40,6 +40,8 @@ export interface VirtioDevice {
   /** Resolves when no request is in flight. Virtqueues served in TypeScript pause by themselves. */
   pause(): Promise<void>;
   resume(): void;
+  /** What it counted since it was made, by the names of `vm.counters`. At any time. */
+  counters?(): Readonly<Record<string, number>>;
   /** Closes what the constructor opened. The device is reset before. Idempotent. */
   [Symbol.asyncDispose](): Promise<void>;
 }
