@@ -19,6 +19,7 @@ async function demo(): Promise<number> {
       initramfs: await host.stage(images.initramfs),
       cmdline: 'console=ttyS0 quiet panic=-1',
       disks: [],
+      nics: [],
       terminal: 'serial-tty',
       terminalPath: '',
       apiSocket: '/tmp/cloud-hypervisor-demo.sock',

@@ -9,13 +9,14 @@ import type { HostProcess, KvmHost } from '../../host/host.ts';
 import { ApiClient } from './api-client.ts';
 import { blame, currentHost } from './current-host.ts';
 import { keepLogOfFailedTest, writeLog } from './guest-log.ts';
+import type { Network } from './network.ts';
 import { SerialConsole } from './serial-console.ts';
 import { type Answer, answerPattern, parseAnswer, QUIET, typedCommand } from './shell.ts';
 import { openTerminal, type TerminalStreams } from './terminal.ts';
-import { type Machine, product, type Terminal, type Vmm } from './vmm.ts';
+import { type Disk, type Machine, subject, type Terminal, type Vmm } from './vmm.ts';
 
 export interface GuestOptions {
-  /** The product if not given. */
+  /** `subject` if not given. */
   vmm?: Vmm;
   /** The one that the tests run on if not given. */
   host?: KvmHost;
@@ -25,15 +26,17 @@ export interface GuestOptions {
   topology?: string;
   /** As in `512M`, which it is if not given. */
   memory?: string;
-  /** Raw images, by their paths on the host. */
-  disks?: readonly string[];
+  /** Images, or the paths on the host of some whose format is not said. */
+  disks?: readonly (string | Disk)[];
+  /** Where the VMM runs, with a NIC for each tap there. The host's own, and no NIC, if not given. */
+  network?: Network;
   /** Added to the kernel's command line. */
   cmdline?: string;
   /** Added to the VMM's arguments. */
   args?: readonly string[];
   /** `serial-tty` if not given. A guest with `serial-file` cannot be typed at. */
   terminal?: Terminal;
-  /** Programs of this machine, statically linked, by the names that they get in the guest. */
+  /** Programs of this machine, by the names that they get in the guest. */
   programs?: Readonly<Record<string, string>>;
   /** `vmlinux` if not given: nothing to decompress, which takes long on an emulated host. */
   kernel?: 'vmlinux' | 'vmlinuz';
@@ -95,6 +98,7 @@ export class Guest implements AsyncDisposable {
       if (options.terminal === 'serial-file') return guest;
       guest.console.type(`${QUIET}\n`);
       await guest.run('true');
+      await options.network?.configure(guest);
       return guest;
     } catch (error) {
       await guest[Symbol.asyncDispose]();
@@ -107,9 +111,10 @@ export class Guest implements AsyncDisposable {
     const host = options.host ?? (await currentHost());
     const directory = `/tmp/guest-${randomBytes(4).toString('hex')}`;
     const machine = await machineOf(host, directory, options);
-    const argv = await (options.vmm ?? product).argv(host, machine);
+    const argv = await (options.vmm ?? subject).argv(host, machine);
     await mustExec(host, `mkdir ${directory}`);
-    const vmm = await host.spawn(argv, { cwd: directory });
+    const prefix = options.network?.prefix ?? [];
+    const vmm = await host.spawn([...prefix, ...argv], { cwd: directory });
     return new Guest(host, machine, vmm, await openTerminal(host, vmm, machine));
   }
 
@@ -201,7 +206,8 @@ async function machineOf(
     kernel: await host.stage(images[kernel]),
     initramfs: await host.stage(withPrograms(images.initramfs, options.programs ?? {})),
     cmdline: `console=${console} quiet panic=-1 ${cmdline}`.trimEnd(),
-    disks: options.disks ?? [],
+    disks: (options.disks ?? []).map((disk) => (typeof disk === 'string' ? { path: disk } : disk)),
+    nics: options.network?.nics ?? [],
     terminal,
     terminalPath: `${directory}/console`,
     apiSocket: `${directory}/api.sock`,

@@ -2,9 +2,19 @@
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import type { KvmHost } from '../../host/host.ts';
+import type { Nic } from './network.ts';
 
 /** Where a test types and reads: a serial port by stdio, a file or a socket, or hvc0 by stdio. */
 export type Terminal = 'serial-tty' | 'serial-file' | 'serial-socket' | 'virtio-tty';
+
+/** A disk image on the host. */
+export interface Disk {
+  path: string;
+  /** As the product calls it; left to the VMM if not given, by QEMU taken for raw. */
+  format?: 'raw' | 'qcow2' | 'vhd' | 'vhdx';
+  /** Further settings of the product's `--disk`, as in `backing_files=on`. */
+  settings?: string;
+}
 
 /** A guest to start. Paths are the host's. */
 export interface Machine {
@@ -16,7 +26,8 @@ export interface Machine {
   kernel: string;
   initramfs: string;
   cmdline: string;
-  disks: readonly string[];
+  disks: readonly Disk[];
+  nics: readonly Nic[];
   terminal: Terminal;
   /** Where the console of `serial-file` or `serial-socket` is. */
   terminalPath: string;
@@ -41,7 +52,7 @@ export const product: Vmm = {
   async argv(host, machine) {
     if (!existsSync(DIST)) throw new Error(`There is no ${DIST}: run \`npm run build\` first`);
     const dist = await host.stage(DIST);
-    const { cpus, topology, memory, kernel, initramfs, cmdline, disks } = machine;
+    const { cpus, topology, memory, kernel, initramfs, cmdline, disks, nics } = machine;
     const serial = {
       'serial-tty': ['--serial', 'tty', '--console', 'off'],
       'serial-file': ['--serial', `file=${machine.terminalPath}`, '--console', 'off'],
@@ -59,12 +70,19 @@ export const product: Vmm = {
         '--memory',
         `size=${memory}`,
       ],
-      ...(disks.length > 0 ? ['--disk', ...disks.map((path) => `path=${path}`)] : []),
+      ...(disks.length > 0 ? ['--disk', ...disks.map(diskSetting)] : []),
+      ...(nics.length > 0 ? ['--net', ...nics.map(netSetting)] : []),
       ...serial,
       ...machine.args,
     ];
   },
 };
+
+const diskSetting = ({ path, format, settings }: Disk): string =>
+  [`path=${path}`, format && `image_type=${format}`, settings].filter(Boolean).join();
+
+const netSetting = ({ tap, mac, queuePairs, settings }: Nic): string =>
+  [`tap=${tap}`, `mac=${mac}`, `num_queues=${2 * queuePairs}`, settings].filter(Boolean).join();
 
 /** Debian 12's QEMU 7.2, as it comes. */
 export const qemu: Vmm = {
@@ -81,15 +99,38 @@ export const qemu: Vmm = {
         ...['-device', 'virtconsole,chardev=hvc0'],
       ],
     }[machine.terminal];
-    const drives = disks.flatMap((path) => ['-drive', `file=${path},if=virtio,format=raw`]);
     return [
       'qemu-system-x86_64',
       ...['-M', 'q35', '-accel', 'kvm', '-cpu', 'host', '-smp', `${cpus}`, '-m', memory],
       ...['-nodefaults', '-display', 'none', '-monitor', 'none', '-no-reboot'],
       ...['-kernel', kernel, '-initrd', initramfs, '-append', cmdline],
-      ...drives,
+      ...disks.flatMap(qemuDisk),
+      ...machine.nics.flatMap(qemuNet),
       ...console,
       ...machine.args,
     ];
   },
 };
+
+function qemuDisk({ path, format = 'raw' }: Disk): string[] {
+  const driver = format === 'vhd' ? 'vpc' : format;
+  return ['-drive', `file=${path},if=virtio,format=${driver},discard=unmap`];
+}
+
+/** The data plane of QEMU itself: vhost would be the host's kernel. */
+function qemuNet({ tap, mac, mtu, queuePairs }: Nic): string[] {
+  const queues = queuePairs > 1 ? `,queues=${queuePairs}` : '';
+  const vectors = queuePairs > 1 ? `,mq=on,vectors=${2 * queuePairs + 2}` : '';
+  return [
+    '-netdev',
+    `tap,id=${tap},ifname=${tap},script=no,downscript=no,vhost=off${queues}`,
+    '-device',
+    `virtio-net-pci,netdev=${tap},mac=${mac},host_mtu=${mtu},romfile=${vectors}`,
+  ];
+}
+
+/**
+ * What tests boot: the product, or with `E2E_VMM=qemu` its peer, which tells a fault of a test from
+ * one of the product.
+ */
+export const subject = process.env['E2E_VMM'] === 'qemu' ? qemu : product;

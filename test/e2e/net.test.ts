@@ -1,0 +1,44 @@
+/** What a guest's NIC carries. */
+import { expect, test } from 'vitest';
+import { Guest } from './support/guest.ts';
+import { IPERF, iperf, serveIperf } from './support/iperf.ts';
+import { Network } from './support/network.ts';
+import { stream, TCP_STREAM } from './support/tcp-stream.ts';
+
+const GIB = 2 ** 30;
+const MIB = 2 ** 20;
+
+test('guest and host reach each other, and TCP runs both ways', async () => {
+  await using network = await Network.make({});
+  await using guest = await Guest.boot({ network, programs: IPERF });
+  await serveIperf(guest);
+
+  await network.run('ping -c 3 -i 0.2 -W 5 10.77.0.2');
+  await guest.run('ping -c 3 -W 5 10.77.0.1');
+
+  expect(await guest.run('cat /sys/class/net/eth0/address')).toBe(network.nics[0]?.mac);
+  expect(await iperf(network, { from: 'host', seconds: 2 })).toBeGreaterThan(50e6);
+  expect(await iperf(network, { from: 'guest', seconds: 2 })).toBeGreaterThan(50e6);
+});
+
+test('a gibibyte arrives byte for byte, one way and the other', async () => {
+  await using network = await Network.make({});
+  await using guest = await Guest.boot({ cpus: 2, network, programs: TCP_STREAM });
+
+  await stream(network, guest, 'guest', GIB);
+  await stream(network, guest, 'host', GIB);
+});
+
+test('jumbo frames pass whole in both directions', async () => {
+  await using network = await Network.make({ mtu: 9000 });
+  await using guest = await Guest.boot({ network, programs: TCP_STREAM });
+  const largestPayload = 9000 - 28; // headers of IP and ICMP
+
+  await network.run(`ping -c 2 -i 0.2 -W 5 -M do -s ${largestPayload} 10.77.0.2`);
+  await guest.run(`ping -c 2 -W 5 -s ${largestPayload} 10.77.0.1`);
+
+  const maximum = await guest.run('cat /sys/class/net/eth0/mtu');
+  expect(maximum).toBe('9000');
+  await stream(network, guest, 'guest', 16 * MIB);
+  await stream(network, guest, 'host', 16 * MIB);
+});
