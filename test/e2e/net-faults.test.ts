@@ -1,0 +1,45 @@
+/** A tap that goes away while the guest uses it. */
+import { once } from 'node:events';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { expect, test } from 'vitest';
+import { Guest } from './support/guest.ts';
+import { IPERF, serveIperf } from './support/iperf.ts';
+import { Network } from './support/network.ts';
+import { stream, TCP_STREAM } from './support/tcp-stream.ts';
+
+const MIB = 2 ** 20;
+
+test.each(['guest', 'host'] as const)(
+  'what the %s sends arrives although the tap went down and up',
+  async (from) => {
+    await using network = await Network.make({});
+    await using guest = await Guest.boot({ network, programs: TCP_STREAM });
+
+    const sent = stream(network, guest, from, 192 * MIB);
+    for (let i = 0; i < 3; i++) {
+      await sleep(500);
+      await network.run('ip link set tap0 down && sleep 0.2 && ip link set tap0 up');
+    }
+
+    await sent;
+    await network.run('ping -c 3 -i 0.2 -W 5 10.77.0.2');
+  },
+);
+
+test('a tap that is deleted under load is a cable pulled, and no end of the VM', async () => {
+  await using network = await Network.make({}, {});
+  await using guest = await Guest.boot({ cpus: 2, network, programs: IPERF });
+  await serveIperf(guest);
+  const load = await network.spawn(['iperf3', '-c', '10.77.0.2', '-R', '-t', '60']);
+  load.stderr.resume();
+  await once(load.stdout, 'data');
+  await sleep(1000);
+
+  await network.run('ip link del tap0');
+
+  await guest.eventually('[ "$(cat /sys/class/net/eth0/carrier)" = 0 ]');
+  await guest.answer('ping -c 2 -W 1 10.77.0.1');
+  await network.run('ping -c 3 -i 0.2 -W 5 10.77.1.2');
+  expect(await guest.run('cat /sys/class/net/eth1/carrier')).toBe('1');
+  load.kill('SIGKILL');
+});
