@@ -7,19 +7,16 @@
  * Runs where the end-to-end tests run (test/host). Subjects alternate within each round, each in a
  * guest of its own; the image is in the host's page cache, so that the VMM is what is measured.
  */
-import { execFileSync } from 'node:child_process';
-import { mkdtempSync, rmSync } from 'node:fs';
-import { tmpdir } from 'node:os';
-import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { passOnGuestImages } from '../guest-images/images.ts';
 import { Guest } from '../test/e2e/support/guest.ts';
 import { product, qemu, type Vmm } from '../test/e2e/support/vmm.ts';
 import { mustExec } from '../test/host/exec.ts';
 import { openHost } from '../test/host/open-host.ts';
-import { switchesIn, ticksIn } from './support/proc.ts';
+import { linuxProgram } from '../test/support/linux-program.ts';
+import { jsThread } from './support/js-thread.ts';
 import { add, type Goal, median, report, type Samples } from './support/record.ts';
-import { benchOptions } from './support/subjects.ts';
+import { benchArguments } from './support/subjects.ts';
 
 const IMAGE = '/root/bench-disk.img';
 const IMAGE_MIB = 256;
@@ -50,6 +47,7 @@ const LOADS: Load[] = [
 ];
 
 const samples: Samples = new Map();
+const program = linuxProgram('bench/guest/disk-load.c');
 
 const JS_SWITCHES = 'context switches of the JS thread in a second of the first of these';
 const JS_TICKS = 'CPU ticks of it';
@@ -73,20 +71,6 @@ const ARGS: Record<string, (queues: number) => string[]> = {
   [product.name]: (queues) => ['--disk', `path=${IMAGE},num_queues=${queues},image_type=raw`],
 };
 
-function build(directory: string): string {
-  const program = join(directory, 'disk-load');
-  const source = join(import.meta.dirname, 'guest/disk-load.c');
-  execFileSync('gcc', ['-O2', '-static', '-pthread', source, '-o', program]);
-  return program;
-}
-
-/** Of the VMM's first thread, so far. */
-async function jsThread({ host, vmm }: Guest): Promise<{ switches: number; ticks: number }> {
-  const task = `/proc/${vmm.pid}/task/${vmm.pid}`;
-  const text = await mustExec(host, `cat ${task}/status ${task}/stat`);
-  return { switches: switchesIn(text), ticks: ticksIn(text) };
-}
-
 /** In the middle of a load: its start is typed at the VMM, and its end is printed by it. */
 async function measureIdleness(guest: Guest, subject: string): Promise<void> {
   await sleep(SECONDS * 250);
@@ -98,7 +82,7 @@ async function measureIdleness(guest: Guest, subject: string): Promise<void> {
 }
 
 /** Boots a guest with so many queues and puts each load of that many on its disk. */
-async function measure(vmm: Vmm, queues: 1 | 2, program: string): Promise<void> {
+async function measure(vmm: Vmm, queues: 1 | 2): Promise<void> {
   const subject = vmm === product ? 'ours' : vmm.name;
   const args = ARGS[vmm.name]?.(queues) ?? [];
   await using guest = await Guest.boot({ vmm, cpus: 2, args, programs: { 'disk-load': program } });
@@ -123,21 +107,15 @@ function geometricMean(): number {
   return Math.exp(logs.reduce((sum, log) => sum + log, 0) / logs.length);
 }
 
-const directory = mkdtempSync(join(tmpdir(), 'block-'));
-try {
-  const { rounds, json } = benchOptions('', process.argv.slice(2));
-  const program = build(directory);
-  await passOnGuestImages();
-  await using host = await openHost();
-  await mustExec(host, `dd if=/dev/urandom of=${IMAGE} bs=1M count=${IMAGE_MIB} status=none`);
-  for (let round = 0; round < rounds; round++)
-    for (const queues of [1, 2] as const)
-      for (const vmm of [product, qemu]) await measure(vmm, queues, program);
-  console.log('Microseconds a request, of all threads together');
-  report('block', samples, GOALS, json);
-  const mean = geometricMean();
-  const verdict = mean >= GOAL_MEAN ? 'met' : 'MISSED';
-  console.log(`requests a second, geometric mean: ${mean.toFixed(2)} × qemu, ${verdict}`);
-} finally {
-  rmSync(directory, { recursive: true });
-}
+const { rounds, json } = benchArguments(process.argv.slice(2));
+await passOnGuestImages();
+await using host = await openHost();
+await mustExec(host, `dd if=/dev/urandom of=${IMAGE} bs=1M count=${IMAGE_MIB} status=none`);
+for (let round = 0; round < rounds; round++)
+  for (const queues of [1, 2] as const)
+    for (const vmm of [product, qemu]) await measure(vmm, queues);
+console.log('Microseconds a request, of all threads together');
+report('block', samples, GOALS, json);
+const mean = geometricMean();
+const verdict = mean >= GOAL_MEAN ? 'met' : 'MISSED';
+console.log(`requests a second, geometric mean: ${mean.toFixed(2)} × qemu, ${verdict}`);
