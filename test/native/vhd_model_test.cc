@@ -1,3 +1,4 @@
+#include <cstring>
 #include <random>
 #include <thread>
 #include <utility>
@@ -6,7 +7,7 @@
 
 namespace {
 
-constexpr uint64_t kSizeBytes = 20 << 20;
+constexpr uint64_t kSizeBytes = 12 << 20;
 constexpr uint64_t kUnitBytes = 512;
 constexpr uint64_t kRunBytesMax = 3 << 20;  // more than a block of a VHD
 
@@ -51,9 +52,9 @@ void CheckHolds(Disk* disk, const Data& bytes) {
   CHECK(disk->image().size_bytes() >= bytes.size());
   Data found(disk->image().size_bytes());
   CHECK(disk->Read(0, found) == 0);
-  CHECK(std::equal(bytes.begin(), bytes.end(), found.begin()));
-  CHECK(std::all_of(found.begin() + static_cast<ptrdiff_t>(bytes.size()), found.end(),
-                    [](std::byte byte) { return byte == std::byte{0}; }));
+  Data expected = bytes;
+  expected.resize(found.size());  // QEMU rounds the size of a VHD up
+  CHECK(std::memcmp(found.data(), expected.data(), found.size()) == 0);
 }
 
 void WriteRaw(const std::string& path, const Data& bytes) {
@@ -71,7 +72,7 @@ void CheckQemuFinds(const Directory& directory, const Format& format, const std:
 
 void AsAByteArray() {
   for (const Format& format : kFormats)
-    for (uint32_t seed = 1; seed <= 3; ++seed) {
+    for (uint32_t seed = 1; seed <= 2; ++seed) {
       const Directory directory;
       const std::string path = directory / "image";
       MakeImage(format, path, kSizeBytes);
