@@ -31,10 +31,7 @@ enum class NetWait {
 /// frame.
 constexpr int kRoundFrames = 32;
 
-/// Why no frame passed. Whatever else a tap says, it has taken the frame with it.
-inline NetWait WaitFor(int error) {
-  if (error == EAGAIN) return NetWait::kTap;
-  return error == EBADFD || error == EBADF ? NetWait::kNoTap : NetWait::kNothing;
-}
+/// Whether the file is of no interface, by what a system call says of it.
+inline bool IsNoTap(int error) { return error == EBADFD || error == EBADF; }
 
 }  // namespace vmm

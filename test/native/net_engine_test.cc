@@ -173,7 +173,10 @@ void KeepsWhatWillFit() {
     card.guest.rx.Offer(0, {{kRx, 1024, true}});
     card.guest.rx.Kick();
     card.tap.Put(frame);
-    CHECK(Sleeps("_net1_qp0") && card.guest.rx.device().in_flight_count() == 0);
+    CHECK(Sleeps("_net1_qp0"));
+    card.Pause();
+    CHECK(card.guest.rx.device().in_flight_count() == 0);
+    card.engine->Resume();
     card.guest.rx.Offer(1, {{kRx + 1024, 1024, true}});
     card.guest.rx.Kick();
     CHECK(Sleeps("_net1_qp0"));
@@ -218,7 +221,6 @@ void RecoversFromFullTap() {
     card.guest.Send(0, Frame(100));
     card.guest.Send(1, Frame(200), kTx + 1000);
     CHECK(Sleeps("_net1_qp0"));
-    CHECK(card.guest.tx.device().in_flight_count() == 0);
 
     while (card.tap.Get() != Frame(100)) continue;
 

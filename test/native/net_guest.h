@@ -126,7 +126,7 @@ class FakeTap {
  public:
   FakeTap() {
     int fds[2];
-    CHECK(socketpair(AF_UNIX, SOCK_DGRAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, fds) == 0);
+    CHECK(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, fds) == 0);
     ours_ = vmm::Fd(fds[0]);
     theirs_ = vmm::Fd(fds[1]);
   }
