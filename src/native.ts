@@ -16,6 +16,7 @@ import type {
 } from './native-disks.ts';
 import type { RateLimiter, RateLimiterOptions } from './native-limits.ts';
 import type { NativeTaps, NetEngine, NetEngineOptions } from './native-net.ts';
+import type { FdListener, FdListenerOptions, FdSocket, FdSocketOptions } from './native-sockets.ts';
 
 /** One range of guest RAM. Ranges do not overlap; `gpa` and `sizeBytes` are multiples of 4 KiB. */
 export interface RegionOptions {
@@ -332,57 +333,6 @@ export interface Vm {
   nmi(): void;
   /** Resolves when every thread has ended; waiting exits get all ones. Idempotent. */
   stop(): Promise<void>;
-}
-
-/** Handlers are called from the event loop, never from within a call of ours. */
-interface FdSocketOptions {
-  /** Where bytes are read into; several sockets may share it. */
-  into: Uint8Array;
-  /**
-   * So many bytes lie in `into` until this returns. `fds` came along with them and are now ours to
-   * close; null if we have no descriptors left for some of them: then none was taken.
-   */
-  onData: (sizeBytes: number, fds?: number[] | null) => void;
-  /** The peer sends no more; what we send it still reads. */
-  onEnd: () => void;
-  /** All that `write` kept is sent. */
-  onDrain: () => void;
-  /** The last: both sides have ended, or the peer went away, or `destroy` was called. */
-  onClose: () => void;
-}
-
-/** A connected Unix stream socket on the event loop. After it has closed, calls do nothing. */
-export interface FdSocket {
-  /**
-   * A string is Latin-1. False if the kernel did not take all: the rest is kept, however much, and
-   * `onDrain` follows.
-   */
-  write(bytes: Uint8Array | string): boolean;
-  /** Nothing more is written. */
-  end(): void;
-  /** Stops and starts reading. */
-  pause(): void;
-  resume(): void;
-  destroy(): void;
-}
-
-type FdListenerOptions = (
-  | {
-      /** A socket that listens; ours from now on. */
-      fd: number;
-    }
-  | { path: string }
-) & {
-  /** `fd` is the client, for `new FdSocket`. */
-  onConnection: (fd: number) => void;
-  /** There is no descriptor or memory for a client: it waits until `resume` is called. */
-  onStall: () => void;
-};
-
-export interface FdListener {
-  resume(): void;
-  /** Idempotent. The file of the socket stays. */
-  close(): void;
 }
 
 export interface Native {

@@ -6,7 +6,8 @@
  * open until the client closes them, however long they are idle.
  */
 import { closeSync } from 'node:fs';
-import { type FdListener, type FdSocket, native } from '../native.ts';
+import { native } from '../native.ts';
+import type { FdListener, FdSocket } from '../native-sockets.ts';
 import { RequestParser } from './request-parser.ts';
 
 /** As many as clients of the original could have. */
