@@ -142,8 +142,9 @@ Status SetTapAddress(const std::string& name, const std::string& ip, const std::
 Status SetTapUp(const std::string& name) {
   ifreq asked{};
   const Status status = OnInterface(name, SIOCGIFFLAGS, "ioctl(SIOCGIFFLAGS)", &asked);
-  if (!status.ok()) return status;
-  asked.ifr_flags = static_cast<short>(asked.ifr_flags | IFF_UP | IFF_RUNNING);
+  // Who may open a tap of theirs may not set it.
+  if (!status.ok() || (asked.ifr_flags & IFF_UP) != 0) return status;
+  asked.ifr_flags = static_cast<short>(asked.ifr_flags | IFF_UP);
   return OnInterface(name, SIOCSIFFLAGS, "ioctl(SIOCSIFFLAGS)", &asked);
 }
 

@@ -46,7 +46,7 @@ struct TapFacts {
 /// IPv4, dotted.
 [[nodiscard]] Status SetTapAddress(const std::string& name, const std::string& ip,
                                    const std::string& mask);
-/// Has it carry frames.
+/// Has it carry frames, if it does not yet.
 [[nodiscard]] Status SetTapUp(const std::string& name);
 
 /// TUN_F_… of linux/if_tun.h.

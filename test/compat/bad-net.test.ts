@@ -168,7 +168,9 @@ describe('a tap', () => {
     expect(await vmm.put('vm.boot')).toMatchObject({ status: 204 });
 
     expect(ip('-o', 'addr', 'show', 'dev', 'lan7')).toContain('inet 10.7.0.1/16');
-    expect(ip('-o', 'link', 'show', 'dev', 'lan7')).toMatch(/\bUP\b.* mtu 4000 .*02:00:00:00:00:05/);
+    expect(ip('-o', 'link', 'show', 'dev', 'lan7')).toMatch(
+      /\bUP\b.* mtu 4000 .*02:00:00:00:00:05/,
+    );
   });
 
   test('that is there: keeps its address, and stays', async () => {
@@ -314,7 +316,10 @@ describe('files that whoever started the VMM has opened', () => {
   const failure = (card: string) => {
     const { kernel } = guestConfig(vmm.folder).payload;
     const args = ['1', LAUNCHER, '--kernel', kernel, '--console', 'off', '--serial', 'null'];
-    return spawnSync(tapExec(), [...args, '--cpus', 'boot=2', '--net', card], { encoding: 'utf8', env: {} });
+    return spawnSync(tapExec(), [...args, '--cpus', 'boot=2', '--net', card], {
+      encoding: 'utf8',
+      env: {},
+    });
   };
 
   test('are used, by a reboot too, and are as they were', async () => {
