@@ -117,22 +117,6 @@ describe('an image', () => {
     expect(remedy(answer)).toContain(`disks[0].path is ${image()}, ${what}:`);
   });
 
-  test.each<[string, number, string]>([
-    ['qcow2', 0, 'QFI\xfb'],
-    ['VHDX', 0, 'vhdxfile'],
-    ['fixed VHD', MIB - 512, `conectix${'\0'.repeat(52)}\0\0\0\x02`],
-  ])('that is %s: 400, but taken with image_type Raw', async (_name, offset, bytes) => {
-    writeFileSync(image(), Buffer.concat([Buffer.alloc(offset), Buffer.from(bytes, 'latin1')]));
-    truncateSync(image(), MIB);
-
-    const answer = await create();
-
-    expect(answer.status).toBe(400);
-    expect(texts(answer)[2]).toContain('Not supported yet: image_type');
-    expect(remedy(answer)).toContain(`disks[0].path is ${image()}`);
-    expect(await create({ image_type: 'Raw' })).toMatchObject({ status: 204 });
-  });
-
   test('that is raw where the config says qcow2: 400', async () => {
     const answer = await create({ image_type: 'Qcow2' });
 
