@@ -37,7 +37,11 @@ export type FdListenerOptions = (
       /** A socket that listens; ours from now on. */
       fd: number;
     }
-  | { path: string }
+  | {
+      path: string;
+      /** A socket that nobody listens on any more gives way. */
+      replaceStale?: boolean;
+    }
 ) & {
   /** `fd` is the client, for `new FdSocket`. */
   onConnection: (fd: number) => void;
@@ -46,6 +50,10 @@ export type FdListenerOptions = (
 };
 
 export interface FdListener {
+  /** Borrowed, until `close`: whoever takes clients from it has it paused. */
+  readonly fd: number;
+  /** Clients wait until `resume`. */
+  pause(): void;
   resume(): void;
   /** Idempotent. The file of the socket stays. */
   close(): void;

@@ -17,6 +17,7 @@ import type {
 import type { RateLimiter, RateLimiterOptions } from './native-limits.ts';
 import type { NativeTaps, NetEngine, NetEngineOptions } from './native-net.ts';
 import type { FdListener, FdListenerOptions, FdSocket, FdSocketOptions } from './native-sockets.ts';
+import type { VsockEngine, VsockEngineOptions } from './native-vsock.ts';
 
 /** One range of guest RAM. Ranges do not overlap; `gpa` and `sizeBytes` are multiples of 4 KiB. */
 export interface RegionOptions {
@@ -375,6 +376,7 @@ export interface Native {
   ) => FdSocket;
   disks: NativeDisks;
   taps: NativeTaps;
+  VsockEngine: new (options: VsockEngineOptions) => VsockEngine;
   NetEngine: new (options: NetEngineOptions) => NetEngine;
   /** Gives back heap that is free and pages of files that can be read again, on a worker. */
   trimMemory: () => Promise<void>;
@@ -432,6 +434,9 @@ export const native: Native = {
   },
   get taps() {
     return addon().taps;
+  },
+  get VsockEngine() {
+    return addon().VsockEngine;
   },
   get NetEngine() {
     return addon().NetEngine;

@@ -20,6 +20,7 @@
 #include "tap_wrap.h"
 #include "virtqueue_wrap.h"
 #include "vm_wrap.h"
+#include "vsock_engine_wrap.h"
 
 static Napi::Value Trim(const Napi::CallbackInfo& info) {
   return vmm::JsQueue::Of(info.Env()).RunOnWorker(info.Env(), [] {
@@ -57,6 +58,7 @@ static Napi::Object Init(Napi::Env env, Napi::Object exports) {
   exports.Set("SerialLine", vmm::SerialLineWrap::Define(env));
   exports.Set("Virtqueue", vmm::VirtqueueWrap::Define(env));
   exports.Set("Vm", vmm::VmWrap::Define(env));
+  exports.Set("VsockEngine", vmm::VsockEngineWrap::Define(env));
   exports.Set("supportedCpuid", Napi::Function::New<vmm::SupportedCpuid>(env));
   exports.Set("trimMemory", Napi::Function::New<Trim>(env));
   exports.Set("prepareVm", Napi::Function::New<PrepareVm>(env));

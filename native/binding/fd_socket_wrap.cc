@@ -27,11 +27,19 @@ Napi::FunctionReference Handler(Napi::Object options, const char* name) {
   return Napi::Persistent(ToFunction(options.Get(name), name));
 }
 
+Status Listen(Napi::Object options, Fd* listener) {
+  const std::string path = options.Get("path").ToString().Utf8Value();
+  const bool replace = options.Get("replaceStale").ToBoolean().Value();
+  return replace ? ListenUnixAnew(path, listener) : ListenUnix(path, listener);
+}
+
 }  // namespace
 
 Napi::Function FdListenerWrap::Define(Napi::Env env) {
   return DefineClass(env, "FdListener",
-                     {InstanceMethod<&FdListenerWrap::Resume>("resume"),
+                     {InstanceAccessor<&FdListenerWrap::Descriptor>("fd"),
+                      InstanceMethod<&FdListenerWrap::Pause>("pause"),
+                      InstanceMethod<&FdListenerWrap::Resume>("resume"),
                       InstanceMethod<&FdListenerWrap::Close>("close")});
 }
 
@@ -41,14 +49,22 @@ FdListenerWrap::FdListenerWrap(const Napi::CallbackInfo& info) : ObjectWrap(info
   on_connection_ = Handler(options, "onConnection");
   on_stall_ = Handler(options, "onStall");
   const Napi::Value fd = options.Get("fd");
-  ThrowIfFailed(env, fd.IsUndefined()
-                         ? ListenUnix(options.Get("path").ToString().Utf8Value(), &listener_)
-                         : AdoptListener(ToFd(fd, "fd"), &listener_));
+  ThrowIfFailed(env, fd.IsUndefined() ? Listen(options, &listener_)
+                                      : AdoptListener(ToFd(fd, "fd"), &listener_));
   int error = 0;
   poll_ = LoopPoll::Open(env, listener_.get(), this, &error);
   if (poll_ == nullptr) throw SysError(env, {error, "epoll_ctl"});
   poll_->Watch(UV_READABLE);
   Ref();
+}
+
+Napi::Value FdListenerWrap::Descriptor(const Napi::CallbackInfo& info) {
+  return Napi::Number::New(info.Env(), listener_.get());
+}
+
+Napi::Value FdListenerWrap::Pause(const Napi::CallbackInfo& info) {
+  if (listener_.ok()) poll_->Watch(0);
+  return info.Env().Undefined();
 }
 
 Napi::Value FdListenerWrap::Resume(const Napi::CallbackInfo& info) {

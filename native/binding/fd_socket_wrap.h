@@ -15,6 +15,8 @@ class FdListenerWrap : public Napi::ObjectWrap<FdListenerWrap>, LoopPoll::Watche
   explicit FdListenerWrap(const Napi::CallbackInfo& info);
 
  private:
+  Napi::Value Descriptor(const Napi::CallbackInfo& info);
+  Napi::Value Pause(const Napi::CallbackInfo& info);
   Napi::Value Resume(const Napi::CallbackInfo& info);
   Napi::Value Close(const Napi::CallbackInfo& info);
   void OnReady(Napi::Env env, int events) override;

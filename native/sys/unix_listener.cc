@@ -3,20 +3,54 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/un.h>
+#include <unistd.h>
 
 #include <cstring>
 #include <utility>
 
 namespace vmm {
 
-Status ListenUnix(const std::string& path, Fd* listener) {
-  sockaddr_un address{};
-  address.sun_family = AF_UNIX;
+namespace {
+
+Status MakeAddress(const std::string& path, sockaddr_un* address) {
+  address->sun_family = AF_UNIX;
   // An empty one would be a name that Linux makes up, and one with a zero byte another path.
   if (path.empty() || path.find('\0') != std::string::npos) return {EINVAL, "bind"};
-  if (path.size() >= sizeof address.sun_path) return {ENAMETOOLONG, "bind"};
-  std::memcpy(address.sun_path, path.data(), path.size());
+  if (path.size() >= sizeof address->sun_path) return {ENAMETOOLONG, "bind"};
+  std::memcpy(address->sun_path, path.data(), path.size());
+  return {};
+}
+
+bool IsSocket(const std::string& path) {
+  struct stat status {};
+  return lstat(path.c_str(), &status) == 0 && S_ISSOCK(status.st_mode);
+}
+
+/// Whether nobody listens there. A full queue means that somebody does.
+bool IsStale(const sockaddr_un& address) {
+  const Fd probe(socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
+  return probe.ok() &&
+         connect(probe.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) < 0 &&
+         errno == ECONNREFUSED;
+}
+
+}  // namespace
+
+Status ListenUnixAnew(const std::string& path, Fd* listener) {
+  const Status status = ListenUnix(path, listener);
+  sockaddr_un address{};
+  if (status.error != EADDRINUSE || !MakeAddress(path, &address).ok() || !IsSocket(path) ||
+      !IsStale(address))
+    return status;
+  if (unlink(path.c_str()) < 0) return {errno, "unlink"};
+  return ListenUnix(path, listener);
+}
+
+Status ListenUnix(const std::string& path, Fd* listener) {
+  sockaddr_un address{};
+  if (const Status status = MakeAddress(path, &address); !status.ok()) return status;
 
   Fd fd(socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
   if (!fd.ok()) return {errno, "socket"};

@@ -10,6 +10,10 @@ namespace vmm {
 /// it is: the caller may not remove what it has not made.
 [[nodiscard]] Status ListenUnix(const std::string& path, Fd* listener);
 
+/// The same, but a socket that nobody listens on any more, as one that was killed leaves it, gives
+/// way. Two that do this at a time may both be told that it worked; then the last one has it.
+[[nodiscard]] Status ListenUnixAnew(const std::string& path, Fd* listener);
+
 /// Makes a socket that already listens ours: non-blocking and closed on exec. EINVAL if it does not
 /// listen; then it stays whose it was.
 [[nodiscard]] Status AdoptListener(int fd, Fd* listener);

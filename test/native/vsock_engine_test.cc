@@ -1,0 +1,583 @@
+#include <algorithm>
+
+#include "vsock_host.h"
+
+namespace {
+
+constexpr uint16_t kRequest = VIRTIO_VSOCK_OP_REQUEST, kResponse = VIRTIO_VSOCK_OP_RESPONSE,
+                   kReset = VIRTIO_VSOCK_OP_RST, kShutdown = VIRTIO_VSOCK_OP_SHUTDOWN,
+                   kPayload = VIRTIO_VSOCK_OP_RW, kUpdate = VIRTIO_VSOCK_OP_CREDIT_UPDATE,
+                   kAsk = VIRTIO_VSOCK_OP_CREDIT_REQUEST;
+constexpr uint32_t kBothWays = vmm::kVsockBothWays;
+
+/// Bytes that tell where they belong.
+std::string Stream(size_t count) {
+  std::string bytes(count, '\0');
+  for (size_t i = 0; i < count; ++i) bytes[i] = static_cast<char>(i * 31 + i / 251);
+  return bytes;
+}
+
+void Shut(VsockGuest& guest, uint32_t guest_port, uint32_t host_port, uint32_t flags) {
+  guest.Send(kShutdown, guest_port, host_port, "",
+             [&](vmm::VsockHeader* header) { header->flags = flags; });
+}
+
+void HostReachesGuest() {
+  VsockBench bench;
+  HostSocket client = bench.Dial();
+  client.Send("connect 52\nhello");  // in any letter case; what follows is of the stream
+
+  const Packet request = *bench.guest.Receive();
+  CHECK(request.header.op == kRequest && request.header.dst_port == 52);
+  CHECK(request.header.src_cid == 2 && request.header.type == VIRTIO_VSOCK_TYPE_STREAM);
+  CHECK(request.header.buf_alloc == 256 << 10);
+  CHECK(bench.guest.ReceivesNothing() && !client.HasNews(0));
+
+  const uint32_t port = request.header.src_port;
+  bench.guest.Send(kResponse, 52, port);
+  const std::string ok = "OK " + std::to_string(port) + "\n";
+  CHECK(client.Read(ok.size()) == ok);
+  CHECK(bench.guest.Expect(kPayload, 52, port).payload == "hello");
+  bench.guest.Send(kPayload, 52, port, "welcome");
+  CHECK(client.Read(7) == "welcome" && !client.HasNews(0));
+}
+
+void GuestReachesHost() {
+  VsockBench bench;
+  const vmm::Fd listener = bench.ListenAt(1025);
+  HostSocket server = bench.ConnectOut(listener, 7, 1025);
+
+  bench.guest.Send(kPayload, 7, 1025, "ping");
+  CHECK(server.Read(4) == "ping");
+  server.Send("pong");
+  CHECK(bench.guest.Expect(kPayload, 7, 1025).payload == "pong");
+}
+
+void RefusesWhatNobodyListensFor() {
+  VsockBench bench;
+  bench.guest.Send(kRequest, 7, 1025);
+  bench.guest.Expect(kReset, 7, 1025);
+
+  HostSocket client = bench.Dial();
+  client.Send("CONNECT 52\n");
+  const Packet request = *bench.guest.Receive();
+  bench.guest.Send(kReset, 52, request.header.src_port);
+  CHECK(client.AtEnd());
+  CHECK(bench.guest.ReceivesNothing());
+}
+
+void TurnsStrangersAway() {
+  VsockBench bench;
+  for (const char* line : {"GET / HTTP/1.1\n", "CONNECT\n", "CONNECT 4294967296\n", "CONNECT -1\n",
+                           "CONNECT 5x\n", "\n"}) {
+    HostSocket client = bench.Dial();
+    client.Send(line);
+    CHECK(client.AtEnd());
+  }
+  HostSocket endless = bench.Dial();
+  const std::string flood(1 << 20, 'C');
+  CHECK(send(endless.fd(), flood.data(), flood.size(), MSG_NOSIGNAL) < (1 << 20));
+  CHECK(endless.AtEnd());
+  CHECK(bench.guest.ReceivesNothing());
+}
+
+void SilentClientsGiveWay() {
+  VsockBench bench(VsockGuest::kSize, true, 300);
+  std::vector<HostSocket> silent;
+  for (size_t i = 0; i < vmm::VsockTable::kGreetingsMax + 1; ++i) silent.push_back(bench.Dial());
+
+  CHECK(silent[0].AtEnd());  // the oldest has to make room
+  CHECK(!silent[1].HasNews(0));
+  uint32_t port = 0;
+  HostSocket busy = bench.ConnectIn(52, &port);
+  for (const HostSocket& client : silent) CHECK(client.AtEnd());  // its time is up
+  busy.Send("x");
+  CHECK(bench.guest.Expect(kPayload, 52, port).payload == "x");
+}
+
+void GreetsInPieces() {
+  VsockBench bench;
+  HostSocket client = bench.Dial();
+  for (const char* piece : {"CON", "NECT ", "5", "2"}) {
+    client.Send(piece);
+    CHECK(bench.guest.ReceivesNothing());
+  }
+  client.Send("\n");
+  CHECK(bench.guest.Receive()->header.dst_port == 52);
+}
+
+/// Both ways at once, with buffers and windows far smaller than what is sent.
+void CarriesEveryByteInOrder(bool event_idx) {
+  VsockBench bench(16, event_idx);
+  const vmm::Fd listener = bench.ListenAt(1);
+  HostSocket server = bench.ConnectOut(listener, 7, 1);
+  const std::string sent = Stream(2 << 20);
+  std::string at_guest, at_host;
+  size_t from_host = 0, from_guest = 0;
+  uint32_t room = 256 << 10, forwarded = 0;
+  bench.guest.window_bytes = 50'000;
+  bench.guest.Send(kUpdate, 7, 1);
+  while (at_guest.size() < sent.size() || at_host.size() < sent.size()) {
+    const ssize_t n = send(server.fd(), sent.data() + from_host, sent.size() - from_host,
+                           MSG_DONTWAIT | MSG_NOSIGNAL);
+    from_host += n > 0 ? static_cast<size_t>(n) : 0;
+    const size_t count = std::min<size_t>({60'000, sent.size() - from_guest, room});
+    if (count > 0) bench.guest.Send(kPayload, 7, 1, sent.substr(from_guest, count));
+    from_guest += count;
+    at_host += server.ReadSome();
+    while (const std::optional<Packet> packet = bench.guest.Receive(1)) {
+      CHECK(packet->header.op != kReset && packet->header.op != kShutdown);
+      at_guest += packet->payload;
+      forwarded = packet->header.fwd_cnt;
+      bench.guest.forwarded = static_cast<uint32_t>(at_guest.size());
+
+      if (packet->header.op != kUpdate) bench.guest.Send(kUpdate, 7, 1);
+    }
+    room = static_cast<uint32_t>((256 << 10) - (from_guest - forwarded));
+  }
+  CHECK(at_guest == sent && at_host == sent);
+}
+
+void SendsNoMoreThanThereIsCreditFor() {
+  VsockBench bench;
+  bench.guest.window_bytes = 100;
+  uint32_t port = 0;
+  HostSocket client = bench.ConnectIn(52, &port);
+  client.Send(std::string(250, 'a'));
+
+  CHECK(bench.guest.Expect(kPayload, 52, port).payload.size() == 100);
+  bench.guest.Expect(kAsk, 52, port);
+  CHECK(bench.guest.ReceivesNothing());
+
+  bench.guest.forwarded = 60;
+  bench.guest.Send(kUpdate, 52, port);
+  CHECK(bench.guest.Expect(kPayload, 52, port).payload.size() == 60);
+
+  bench.guest.forwarded = 1'000;  // more than there was
+  bench.guest.Send(kUpdate, 52, port);
+  while (const std::optional<Packet> packet = bench.guest.Receive(50))
+    CHECK(packet->header.op == kAsk);
+}
+
+void KeepsWhatTheHostIsSlowToTake() {
+  VsockBench bench;
+  const vmm::Fd listener = bench.ListenAt(1);
+  HostSocket server = bench.ConnectOut(listener, 7, 1);
+  const std::string sent = Stream(8 << 20);
+  size_t from_guest = 0;
+  // As much as there is credit for, of which a guest is told when it asks.
+  const auto send_all = [&] {
+    for (;;) {
+      bench.guest.Send(kAsk, 7, 1);
+      Packet last{};
+      while (const std::optional<Packet> packet = bench.guest.Receive(10)) last = *packet;
+      CHECK(last.header.op == kUpdate);
+      const size_t room = (256 << 10) - (from_guest - last.header.fwd_cnt);
+      const size_t count = std::min<size_t>({65'536, sent.size() - from_guest, room});
+      if (count == 0) return room;
+      bench.guest.Send(kPayload, 7, 1, sent.substr(from_guest, count));
+      from_guest += count;
+    }
+  };
+  CHECK(send_all() == 0 && from_guest < sent.size());
+  uint32_t port = 0;
+  HostSocket other = bench.ConnectIn(52, &port);
+  bench.guest.Send(kPayload, 52, port, "swift");
+  CHECK(other.Read(5) == "swift");
+
+  std::string at_host;
+  while (at_host.size() < sent.size()) {
+    at_host += server.Read(from_guest - at_host.size());
+    send_all();
+  }
+  CHECK(at_host == sent);
+}
+
+void ResetsWhoSendsWithoutCredit() {
+  VsockBench bench;
+  const vmm::Fd listener = bench.ListenAt(1);
+  HostSocket server = bench.ConnectOut(listener, 7, 1);
+  for (int i = 0; i < 20; ++i) bench.guest.Send(kPayload, 7, 1, std::string(60'000, 'x'));
+
+  std::optional<Packet> packet = bench.guest.Receive();
+  while (packet && packet->header.op == kUpdate) packet = bench.guest.Receive();
+  CHECK(packet && packet->header.op == kReset);
+  while (!server.Read(60'000).empty()) {
+  }
+}
+
+void HalfClosesByHost() {
+  VsockBench bench;
+  uint32_t port = 0;
+  HostSocket client = bench.ConnectIn(52, &port);
+  client.Send("last words");
+  client.EndWrite();
+
+  CHECK(bench.guest.Expect(kPayload, 52, port).payload == "last words");
+  CHECK(bench.guest.Expect(kShutdown, 52, port).header.flags == VIRTIO_VSOCK_SHUTDOWN_SEND);
+  bench.guest.Send(kPayload, 52, port, "answer");
+  CHECK(client.Read(6) == "answer");
+
+  Shut(bench.guest, 52, port, kBothWays);
+  bench.guest.Expect(kReset, 52, port);
+  CHECK(client.AtEnd());
+}
+
+void HalfClosesByGuest() {
+  VsockBench bench;
+  const vmm::Fd listener = bench.ListenAt(1);
+  HostSocket server = bench.ConnectOut(listener, 7, 1);
+  bench.guest.Send(kPayload, 7, 1, "question");
+  Shut(bench.guest, 7, 1, VIRTIO_VSOCK_SHUTDOWN_SEND);
+
+  CHECK(server.Read(100) == "question");
+  server.Send("answer");
+  CHECK(bench.guest.Expect(kPayload, 7, 1).payload == "answer");
+
+  server.Close();
+  CHECK(bench.guest.Expect(kShutdown, 7, 1).header.flags == kBothWays);
+  bench.guest.Send(kReset, 7, 1);
+  bench.guest.Send(kPayload, 7, 1, "x");
+  bench.guest.Expect(kReset, 7, 1);  // for nobody knows it any more
+}
+
+void GuestStopsReceiving() {
+  VsockBench bench;
+  const vmm::Fd listener = bench.ListenAt(1);
+  HostSocket server = bench.ConnectOut(listener, 7, 1);
+  Shut(bench.guest, 7, 1, VIRTIO_VSOCK_SHUTDOWN_RCV);
+
+  CHECK(!server.MaySend());
+  bench.guest.Send(kPayload, 7, 1, "still");
+  CHECK(server.Read(5) == "still");
+  server.Close();
+  CHECK(bench.guest.Expect(kShutdown, 7, 1).header.flags == kBothWays);
+}
+
+void HostGoesAway() {
+  VsockBench bench;
+  uint32_t port = 0;
+  HostSocket client = bench.ConnectIn(52, &port);
+  client.Send("bye");
+  client.Close();
+
+  CHECK(bench.guest.Expect(kPayload, 52, port).payload == "bye");
+  CHECK(bench.guest.Expect(kShutdown, 52, port).header.flags == kBothWays);
+  bench.guest.Send(kPayload, 52, port, "on the way");  // no fault of the guest's
+  CHECK(bench.guest.ReceivesNothing());
+  Shut(bench.guest, 52, port, kBothWays);
+  bench.guest.Expect(kReset, 52, port);
+}
+
+/// What the guest sent before it closed arrives, however slow the host is.
+void DrainsAfterTheGuestIsGone(uint16_t last_op) {
+  VsockBench bench;
+  const vmm::Fd listener = bench.ListenAt(1);
+  HostSocket server = bench.ConnectOut(listener, 7, 1);
+  const std::string sent = Stream(400 << 10);
+  uint32_t forwarded = 0;
+  for (size_t at = 0; at < sent.size(); at += 50 << 10) {
+    while (at + (50 << 10) - forwarded > 256 << 10)
+      forwarded = bench.guest.Receive()->header.fwd_cnt;
+    bench.guest.Send(kPayload, 7, 1, sent.substr(at, 50 << 10));
+  }
+  if (last_op == kShutdown) {
+    Shut(bench.guest, 7, 1, kBothWays);
+    Packet answer = *bench.guest.Receive();
+    while (answer.header.op == kUpdate) answer = *bench.guest.Receive();
+    CHECK(answer.header.op == kReset);
+  } else {
+    bench.guest.Send(kReset, 7, 1);
+  }
+  // The ports are free at once.
+  HostSocket next = bench.ConnectOut(listener, 7, 1);
+
+  CHECK(server.Read(sent.size() + 1) == sent);
+}
+
+void ClientLeavesBeforeTheAnswer() {
+  VsockBench bench;
+  HostSocket client = bench.Dial();
+  client.Send("CONNECT 52\n");
+  const uint32_t port = bench.guest.Receive()->header.src_port;
+  client.Close();
+
+  bench.guest.Expect(kReset, 52, port);
+  bench.guest.Send(kResponse, 52, port);
+  bench.guest.Expect(kReset, 52, port);
+}
+
+void NobodyHearsOfWhoLeftAtOnce() {
+  VsockBench bench(0);
+  for (int i = 0; i < 200; ++i) {
+    HostSocket client = bench.Dial();
+    client.Send("CONNECT 52\n");
+  }
+  bench.Pause();
+  bench.engine().Resume();
+  bench.guest.OfferRooms(VsockGuest::kSize);
+  HostSocket client = bench.Dial();
+  client.Send("CONNECT 53\n");
+  // Of those that were asked for before, each was reset.
+  int open = 0;
+  for (;;) {
+    const Packet packet = *bench.guest.Receive();
+    if (packet.header.dst_port == 53) break;
+    open += packet.header.op == kRequest ? 1 : -1;
+  }
+  CHECK(open <= 1);
+}
+
+void AnswersNonsenseByResets() {
+  VsockBench bench;
+  const vmm::Fd listener = bench.ListenAt(1);
+  const auto refused = [&](uint16_t op, const std::function<void(vmm::VsockHeader*)>& change) {
+    bench.guest.Send(op, 9, 1, "", change);
+    return bench.guest.Expect(kReset, 9, 1);
+  };
+  using Header = vmm::VsockHeader;
+  CHECK(refused(kRequest, [](Header* h) { h->type = 2; }).header.type == 2);
+  CHECK(refused(kRequest, [](Header* h) { h->dst_cid = 77; }).header.src_cid == 77);
+  refused(kRequest, [](Header* h) { h->src_cid = 77; });
+  for (const uint16_t op : {kPayload, kShutdown, kUpdate, kAsk, kResponse}) refused(op, {});
+  for (const uint16_t op : std::initializer_list<uint16_t>{0, 8, 0xffff}) refused(op, {});
+  bench.guest.Send(kReset, 9, 1);
+  CHECK(bench.guest.ReceivesNothing());
+}
+
+void ResetsConnectionsOnNonsense() {
+  VsockBench bench;
+  const vmm::Fd listener = bench.ListenAt(1);
+  using Header = vmm::VsockHeader;
+  const std::vector<std::function<void(Header*)>> nonsense = {
+      [](Header* h) { h->op = kRequest; },     [](Header* h) { h->op = kResponse; },
+      [](Header* h) { h->op = 99; },           [](Header* h) { h->len = 6; },
+      [](Header* h) { h->len = 0xffff'ffff; },
+  };
+  for (const auto& change : nonsense) {
+    HostSocket server = bench.ConnectOut(listener, 9, 1);
+    bench.guest.Send(kPayload, 9, 1, "12345", change);
+    bench.guest.Expect(kReset, 9, 1);
+    CHECK(server.AtEnd());
+  }
+  HostSocket server = bench.ConnectOut(listener, 9, 1);
+  bench.guest.Send(kPayload, 9, 1, "12345", [](Header* h) { h->len = 2; });
+  CHECK(server.Read(2) == "12" && !server.HasNews(0));
+}
+
+void PassesOverWhatIsNoPacket() {
+  VsockBench bench;
+  Driver& tx = bench.guest.tx_driver();
+  tx.DescribeChain(0, {{0x90000, 43}});
+  bench.guest.SendChain();
+  tx.DescribeChain(0, {{0x90000, 4096, true}});
+  bench.guest.SendChain();
+  CHECK(bench.guest.ReceivesNothing());
+}
+
+void PayloadInPieces() {
+  VsockBench bench;
+  const vmm::Fd listener = bench.ListenAt(1);
+  HostSocket server = bench.ConnectOut(listener, 7, 1);
+  bench.guest.Send(kPayload, 7, 1, "abcdef");
+  CHECK(server.Read(6) == "abcdef");
+  // The same bytes again, with header and payload cut elsewhere.
+  bench.guest.tx_driver().DescribeChain(
+      0, {{0x90000, 40}, {0x90028, 6}, {0x90000, 0}, {0x9002e, 1}, {0x9002f, 3}});
+  bench.guest.SendChain();
+  CHECK(server.Read(6) == "abcdef");
+}
+
+void BuffersOfAllKinds() {
+  VsockBench bench(0);
+  HostSocket client = bench.Dial();
+  client.Send("CONNECT 52\n");
+  Driver& rx = bench.guest.rx_driver();
+  const auto offer = [&](std::initializer_list<Buffer> buffers) {
+    rx.DescribeChain(0, buffers);
+    rx.Offer(0);
+    bench.guest.KickRx();
+  };
+  bench.guest.takes_rooms = false;
+  offer({{0x40000, 43, true}});  // no room for a header: goes back as it came
+  CHECK(bench.guest.Receive()->header.op == 0);
+  offer({{0x40000, 44, true}});
+  const uint32_t port = bench.guest.Expect(kRequest, 52, 1U << 30).header.src_port;
+  bench.guest.Send(kResponse, 52, port);
+  client.Send("0123456789");
+  offer({{0x40000, 44, true}});  // room for a header only
+  CHECK(bench.guest.Expect(kUpdate, 52, port).payload.empty());
+  offer({{0x40000, 20, true}, {0x40014, 24 + 4, true}, {0x40030, 3, true}});
+  CHECK(bench.guest.Expect(kPayload, 52, port).payload == "0123456");
+}
+
+void WaitsForRoom() {
+  VsockBench bench(1);
+  bench.guest.takes_rooms = false;
+  const vmm::Fd listener = bench.ListenAt(1);
+  HostSocket server = bench.ConnectOut(listener, 7, 1);
+  server.Send("later");
+  // Without a buffer nothing comes in, and what goes out is not held up.
+  bench.guest.Send(kPayload, 7, 1, "now");
+  CHECK(server.Read(3) == "now");
+  CHECK(bench.guest.ReceivesNothing());
+
+  bench.guest.OfferRooms(1);
+  CHECK(bench.guest.Expect(kPayload, 7, 1).payload == "later");
+}
+
+void FloodOfNonsenseWaits() {
+  VsockBench bench(0);
+  for (int i = 0; i < 250; ++i) bench.guest.Send(kPayload, 9, 1);
+  bench.guest.OfferRooms(VsockGuest::kSize);
+  for (int i = 0; i < 250; ++i) bench.guest.Expect(kReset, 9, 1);
+  CHECK(bench.guest.ReceivesNothing());
+}
+
+void ServesMany() {
+  constexpr uint32_t kMany = 1023;
+  VsockBench bench;
+  const vmm::Fd listener = bench.ListenAt(1);
+  std::vector<HostSocket> servers;
+  for (uint32_t port = 0; port < kMany; ++port)
+    servers.push_back(bench.ConnectOut(listener, port, 1));
+
+  for (uint32_t port = 0; port < kMany; ++port)
+    bench.guest.Send(kPayload, port, 1, std::to_string(port));
+  for (uint32_t port = 0; port < kMany; ++port) {
+    const std::string text = std::to_string(port);
+    CHECK(servers[port].Read(text.size()) == text);
+    servers[port].Send(text);
+    CHECK(bench.guest.Expect(kPayload, port, 1).payload == text);
+  }
+}
+
+/// A guest that opens more than there may be harms itself, and only until it lets go.
+void FloodOfConnections() {
+  constexpr uint32_t kMax = vmm::VsockTable::kConnectionsMax;
+  VsockBench bench;
+  const vmm::Fd listener = bench.ListenAt(1);
+  std::vector<HostSocket> servers;
+  uint32_t refused = 0;
+  for (uint32_t port = 0; port < 10'000; ++port) {
+    bench.guest.Send(kRequest, port, 1);
+    const Packet answer = *bench.guest.Receive();
+    if (answer.header.op == kReset)
+      ++refused;
+    else
+      servers.push_back(VsockBench::AcceptAt(listener));
+  }
+  CHECK(servers.size() == kMax && refused == 10'000 - kMax);
+  HostSocket client = bench.Dial();
+  CHECK(client.AtEnd());
+
+  bench.guest.Send(kReset, 0, 1);
+  CHECK(servers[0].AtEnd());
+  uint32_t port = 0;
+  HostSocket welcome = bench.ConnectIn(52, &port);
+}
+
+void SurvivesAPause() {
+  VsockBench bench;
+  uint32_t port = 0;
+  HostSocket client = bench.ConnectIn(52, &port);
+  bench.Pause();
+  client.Send("meanwhile");
+  HostSocket waiting = bench.Dial();
+  waiting.Send("CONNECT 53\n");
+  CHECK(bench.guest.ReceivesNothing() && !waiting.HasNews(0));
+
+  bench.engine().Resume();
+  const Packet first = *bench.guest.Receive();
+  const Packet second = *bench.guest.Receive();
+  CHECK(first.payload + second.payload == "meanwhile");
+  CHECK(first.header.dst_port + second.header.dst_port == 52 + 53);
+}
+
+void StopClosesAll() {
+  VsockBench bench;
+  uint32_t port = 0;
+  HostSocket client = bench.ConnectIn(52, &port);
+  HostSocket silent = bench.Dial();
+  bench.guest.Send(kAsk, 52, port);
+  bench.guest.Expect(kUpdate, 52, port);
+  bench.Stop();
+  CHECK(client.AtEnd());
+}
+
+void BrokenQueueClosesAll(bool rx) {
+  VsockBench bench(1);
+  uint32_t port = 0;
+  HostSocket client = bench.ConnectIn(52, &port);
+  bench.guest.takes_rooms = false;
+  client.Send("x");
+  bench.guest.Expect(kPayload, 52, port);
+  Driver& driver = rx ? bench.guest.rx_driver() : bench.guest.tx_driver();
+  driver.Offer(VsockGuest::kSize);
+  bench.guest.KickTx();
+  client.Send("y");
+
+  CHECK(client.AtEnd());
+  HostSocket next = bench.Dial();
+  CHECK(next.AtEnd());
+  bench.Stop();
+  CHECK(bench.guest.faults == std::vector<std::string>{"head beyond the table"});
+}
+
+void Storm() {
+  VsockBench bench;
+  const vmm::Fd listener = bench.ListenAt(1);
+  HostSocket server = bench.ConnectOut(listener, 7, 1);
+  std::string at_guest;
+  for (int round = 0; round < 200; ++round) {
+    server.Send("0123456789");
+    Flag paused;
+    bench.engine().Pause(paused.Setter());
+    if (round % 3 != 0) CHECK(paused.Await());
+    bench.engine().Resume();
+    while (at_guest.size() < static_cast<size_t>(round + 1) * 10)
+      at_guest += bench.guest.Expect(kPayload, 7, 1).payload;
+    bench.guest.Send(kPayload, 7, 1, "x");
+    CHECK(server.Read(1) == "x" && paused.Await());
+  }
+}
+
+}  // namespace
+
+int main() {
+  Test("a client reaches a port of the guest, and is told so once", HostReachesGuest);
+  Test("the guest reaches what listens for a port", GuestReachesHost);
+  Test("what nobody listens for is refused at once", RefusesWhatNobodyListensFor);
+  Test("clients that say something else, or too much, are turned away", TurnsStrangersAway);
+  Test("clients that say nothing give way to others, and to time", SilentClientsGiveWay);
+  Test("a client may say it in pieces", GreetsInPieces);
+  Test("every byte arrives in order", [] { CarriesEveryByteInOrder(true); });
+  Test("so it does without event indexes", [] { CarriesEveryByteInOrder(false); });
+  Test("the guest is sent what it has credit for", SendsNoMoreThanThereIsCreditFor);
+  Test("a slow host holds up its own connection only", KeepsWhatTheHostIsSlowToTake);
+  Test("a guest that sends without credit is reset", ResetsWhoSendsWithoutCredit);
+  Test("the host may end its half", HalfClosesByHost);
+  Test("the guest may end its half", HalfClosesByGuest);
+  Test("the guest may stop receiving", GuestStopsReceiving);
+  Test("the guest hears of a host that is gone, after its last bytes", HostGoesAway);
+  Test("what the guest sent before it closed arrives",
+       [] { DrainsAfterTheGuestIsGone(kShutdown); });
+  Test("so does what it sent before a reset", [] { DrainsAfterTheGuestIsGone(kReset); });
+  Test("a client that does not wait for the answer is reset", ClientLeavesBeforeTheAnswer);
+  Test("of clients that left early the guest has no open requests", NobodyHearsOfWhoLeftAtOnce);
+  Test("packets that belong to nobody are reset, resets are not", AnswersNonsenseByResets);
+  Test("lying lengths and wrong operations reset their connection", ResetsConnectionsOnNonsense);
+  Test("what is too short for a header is passed over", PassesOverWhatIsNoPacket);
+  Test("header and payload may be cut anywhere", PayloadInPieces);
+  Test("buffers of any size get what fits", BuffersOfAllKinds);
+  Test("without buffers the guest gets nothing, and may send", WaitsForRoom);
+  Test("every packet of a flood is answered when there is room", FloodOfNonsenseWaits);
+  Test("1,023 connections each carry their own", ServesMany);
+  Test("a flood of connections is refused, and leaves no trace", FloodOfConnections);
+  Test("connections survive a pause", SurvivesAPause);
+  Test("a stop closes all", StopClosesAll);
+  Test("a broken rx queue closes all, and clients are turned away",
+       [] { BrokenQueueClosesAll(true); });
+  Test("so does a broken tx queue", [] { BrokenQueueClosesAll(false); });
+  Test("pauses and resumes under load lose nothing", Storm);
+}
