@@ -20,7 +20,7 @@ import { Net, NetConfig } from '../devices/virtio/net.ts';
 import { Pmem, PmemConfig } from '../devices/virtio/pmem.ts';
 import { Rng, RngConfig } from '../devices/virtio/rng.ts';
 import { RtcConfig } from '../devices/virtio/rtc.ts';
-import { VsockConfig } from '../devices/virtio/vsock.ts';
+import { Vsock, VsockConfig } from '../devices/virtio/vsock.ts';
 import { WatchdogConfig } from '../devices/virtio/watchdog.ts';
 
 type Named = { readonly id: string } | { readonly idPrefix: string };
@@ -96,7 +96,12 @@ export const DEVICES = {
     check: (config, at) => Pmem.check(config, at),
     create: (config, context) => new Pmem(config, context),
   }),
-  vsock: kind({ schema: VsockConfig, idPrefix: '_vsock' }),
+  vsock: kind({
+    schema: VsockConfig,
+    idPrefix: '_vsock',
+    check: (config) => Vsock.check(config),
+    create: (config, context) => new Vsock(config, context),
+  }),
   balloon: kind({ schema: BalloonConfig, id: '__balloon' }),
   watchdog: kind({ schema: WatchdogConfig, id: '__watchdog' }),
   vdpa: kind({ schema: VdpaConfig, idPrefix: '_vdpa' }),

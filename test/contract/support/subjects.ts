@@ -9,6 +9,7 @@ import type { VirtioDevice } from '../../../src/devices/virtio/device.ts';
 import { Net, type NetConfig } from '../../../src/devices/virtio/net.ts';
 import { Pmem, type PmemConfig } from '../../../src/devices/virtio/pmem.ts';
 import { Rng } from '../../../src/devices/virtio/rng.ts';
+import { Vsock, type VsockConfig } from '../../../src/devices/virtio/vsock.ts';
 import { tapFiles } from '../../support/tap-exec.ts';
 import { Echo } from '../../unit/support/echo.ts';
 import { FakeCharHost } from '../../unit/support/fake-char-host.ts';
@@ -51,6 +52,17 @@ function card(): Net {
   return new Net(config, { id: '_net0', onWarning: () => {} });
 }
 
+/** Of the sockets of all devices that one process makes. */
+const sockets = mkdtempSync(join(tmpdir(), 'contract-sockets-'));
+let socketCount = 0;
+process.once('exit', () => rmSync(sockets, { recursive: true }));
+
+function vsock(): Vsock {
+  const socket = join(sockets, `${socketCount++}`);
+  const [config] = normalise({ vsock: { cid: 3, socket } }).config.vsock as [VsockConfig];
+  return new Vsock(config, { id: '_vsock0', onWarning: () => {} });
+}
+
 export const SUBJECTS: readonly Subject[] = [
   {
     name: 'disk',
@@ -86,6 +98,13 @@ export const SUBJECTS: readonly Subject[] = [
     create: pmem,
     request: { queue: 0, readableBytes: 4, writableBytes: 4 },
     rounds: 20, // a flush each
+  },
+  {
+    name: 'vsock',
+    create: vsock,
+    // A packet of zeros, of no type: it is taken, and reset where there is room for that.
+    request: { queue: 1, readableBytes: 44, writableBytes: 0 },
+    rounds: 20, // each has a thread start and end
   },
   {
     name: 'toy',

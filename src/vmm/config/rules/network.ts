@@ -136,6 +136,36 @@ const cid = each('vsock', ({ cid }, at) =>
     : undefined,
 );
 
+/** The dialect of 2020 has a list of them. */
+const oneVsock: Rule = ({ vsock = [] }) =>
+  vsock[1] && {
+    text: 'Too many virtio-vsock devices',
+    remedy: `vsock[1].cid is ${vsock[1].cid}: a VM has one such device; drop the others`,
+  };
+
+/** sun_path of unix(7), less the zero at its end. */
+const SOCKET_PATH_BYTES_MAX = 107;
+
+const socketPath = each('vsock', ({ socket }) => {
+  const bytes = Buffer.byteLength(socket);
+  if (bytes > 0 && bytes <= SOCKET_PATH_BYTES_MAX) return undefined;
+  return {
+    text: `Length of the vsock socket's path (${bytes}) is not within 1 to ${SOCKET_PATH_BYTES_MAX}`,
+    remedy: `vsock.socket is ${socket}: name a path of at most ${SOCKET_PATH_BYTES_MAX} bytes`,
+  };
+});
+
+const socketIsItsOwn = each('vsock', ({ socket }, _, { serial, console }) => {
+  const others = Object.entries({ serial, console });
+  const [other] = others.find(([, it]) => it.mode === 'Socket' && it.socket === socket) ?? [];
+  if (other === undefined) return undefined;
+  return {
+    text: `Duplicated socket path: ${socket}`,
+    remedy: `${other}.socket and vsock.socket is ${socket}: name a path for each`,
+    kind: 'conflict',
+  };
+});
+
 export const NETWORK_RULES: readonly Rule[] = [
   queueCount,
   queuesInPairs,
@@ -148,4 +178,7 @@ export const NETWORK_RULES: readonly Rule[] = [
   addressAndMask,
   backendSocket,
   cid,
+  oneVsock,
+  socketPath,
+  socketIsItsOwn,
 ];

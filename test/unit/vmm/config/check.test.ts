@@ -12,7 +12,9 @@ const host: HostFacts = {
   cpus: () => new Set([0, 1]),
 };
 
-const configOf = (body: object) => normalise({ payload: { kernel: '/k' }, ...body }).config;
+/** In the dialect of 2020 if it names its kernel so. */
+const configOf = (body: object) =>
+  normalise({ ...(!('kernel' in body) && { payload: { kernel: '/k' } }), ...body }).config;
 
 function refusalOf(check: () => void): VmmError {
   try {
@@ -34,6 +36,11 @@ const memory = (size: number, rest = {}) => ({ memory: { size, ...rest } });
 const zone = (id: string, rest = {}) => ({ id, size: 256 * MIB, ...rest });
 const disk = (rest: object) => ({ disks: [{ path: '/d' }, { path: '/e', ...rest }] });
 const net = (rest: object) => ({ net: [rest] });
+const seedVsocks = (...cids: number[]) => ({
+  kernel: { path: '/k' },
+  cmdline: { args: '' },
+  vsock: cids.map((cid) => ({ cid, sock: `/v${cid}` })),
+});
 const shared = { memory: { size: 256 * MIB, shared: true } };
 
 test.each<[body: object, text: string, remedy: string]>([
@@ -133,7 +140,19 @@ test.each<[body: object, text: string, remedy: string]>([
   [net({ ip: '10.0.0.1' }), 'IP provided without a mask', 'net[0].ip is 10.0.0.1'],
   [net({ mask: '255.0.0.0' }), 'Mask provided without an IP', 'net[0].mask is 255.0.0.0'],
   [{ ...shared, ...net({ vhost_user: true }) }, 'No socket provided', 'net[0].vhost_user is true'],
-  [{ vsock: { cid: 2, socket: '/v' } }, '2 is a special VSOCK CID', 'vsock.cid is 2'],
+  ...[0, 1, 2, 2 ** 32 - 1].map((cid): [object, string, string] => [
+    { vsock: { cid, socket: '/v' } },
+    `${cid} is a special VSOCK CID`,
+    `vsock.cid is ${cid}: give 3 or more`,
+  ]),
+  [seedVsocks(3, 4), 'Too many virtio-vsock devices', 'vsock[1].cid is 4: a VM has one'],
+  [seedVsocks(3, 3), 'Too many virtio-vsock devices', 'vsock[1].cid is 3'],
+  [
+    { vsock: { cid: 3, socket: `/${'v'.repeat(107)}` } },
+    'path (108)',
+    'name a path of at most 107',
+  ],
+  [{ vsock: { cid: 3, socket: '' } }, 'path (0)', 'name a path of at most 107'],
 
   [{ fs: [{ tag: 't', socket: '/s' }] }, 'Using vhost-user requires', 'fs[0] is given'],
   [{ user_devices: [{ socket: '/s' }] }, 'Using user devices requires', 'user_devices[0]'],
@@ -181,6 +200,10 @@ test.each<[body: object, text: string]>([
   [memory(0, { zones: [zone('a'), zone('a')] }), 'Memory zone identifier is not unique'],
   [{ devices: [{ path: '/x' }, { path: '/x' }] }, 'Duplicated device path: /x'],
   [{ disks: [{ pci_device_id: 5 }, { pci_device_id: 5 }] }, 'already used: 5'],
+  [
+    { vsock: { cid: 3, socket: '/v' }, serial: { mode: 'Socket', socket: '/v' } },
+    'Duplicated socket path: /v',
+  ],
   [disk({ path: '/d' }), 'The file is already locked'],
   [disk({ path: '/d', readonly: true }), 'The file is already locked'],
   [{ net: [{ tap: 'a' }, { tap: 'b' }, { tap: 'a' }] }, 'Tap a is used twice'],
