@@ -11,7 +11,7 @@ import { dirname } from 'node:path';
 import type { Static } from '@sinclair/typebox';
 import { Writer } from '../../bytes.ts';
 import { osError, VmmError } from '../../errors.ts';
-import { type FdListener, native } from '../../native.ts';
+import { native } from '../../native.ts';
 import type { VsockEngine } from '../../native-vsock.ts';
 import { iommuFields, object, text, uint } from '../../schema.ts';
 import type { DeviceContext } from '../device.ts';

@@ -52,15 +52,13 @@ function card(): Net {
   return new Net(config, { id: '_net0', onWarning: () => {} });
 }
 
-/** Of the sockets of all devices that one process makes. */
-const sockets = mkdtempSync(join(tmpdir(), 'contract-sockets-'));
-let socketCount = 0;
-process.once('exit', () => rmSync(sockets, { recursive: true }));
-
 function vsock(): Vsock {
-  const socket = join(sockets, `${socketCount++}`);
+  const folder = mkdtempSync(join(tmpdir(), 'contract-vsock-'));
+  const socket = join(folder, 'socket');
   const [config] = normalise({ vsock: { cid: 3, socket } }).config.vsock as [VsockConfig];
-  return new Vsock(config, { id: '_vsock0', onWarning: () => {} });
+  const made = new Vsock(config, { id: '_vsock0', onWarning: () => {} });
+  rmSync(folder, { recursive: true });
+  return made;
 }
 
 export const SUBJECTS: readonly Subject[] = [
