@@ -2,7 +2,14 @@
 /// A driver for virtio over PCI that does as it is told, right or wrong. VIRTIO 1.2 §2.7 and §4.1.
 #include "guest.h"
 
-enum { VIRTIO_NET = 1, VIRTIO_BLOCK = 2, VIRTIO_CONSOLE = 3, VIRTIO_RNG = 4, VIRTIO_PMEM = 27 };
+enum {
+  VIRTIO_NET = 1,
+  VIRTIO_BLOCK = 2,
+  VIRTIO_CONSOLE = 3,
+  VIRTIO_RNG = 4,
+  VIRTIO_VSOCK = 19,
+  VIRTIO_PMEM = 27
+};
 enum {
   ACKNOWLEDGE = 1,
   DRIVER = 2,
