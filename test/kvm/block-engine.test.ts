@@ -64,6 +64,7 @@ const start = (options: Partial<BlockEngineOptions> = {}) => {
     serial: 'serial',
     io: 'io_uring',
     hostCpus: [],
+    counters: new native.BlockCounters(),
     onError: (message) => void errors.push(message),
     ...options,
   });

@@ -32,7 +32,10 @@ export class DiskGuest {
 
   constructor(body: object) {
     const onWarning = (message: string) => void this.warnings.push(message);
-    this.disk = new Block(diskConfig(body), { id: '_disk0', onWarning });
+    this.disk = new Block(diskConfig(body), {
+      ...{ id: '_disk0', onWarning },
+      rateLimitGroups: new Map(),
+    });
     this.#memory = new native.GuestMemory();
     this.#memory.addRegion({ gpa: 0, sizeBytes: 1 << 20, shared: false, thp: false });
     this.#driver = new RingDriver(this.#memory);

@@ -29,7 +29,11 @@ function disk(): Block {
   const path = join(folder, 'disk.img');
   writeFileSync(path, new Uint8Array(4096));
   const [config] = normalise({ disks: [{ path, queue_size: 256 }] }).config.disks as [DiskConfig];
-  const made = new Block(config, { id: '_disk0', onWarning: () => {} });
+  const made = new Block(config, {
+    id: '_disk0',
+    rateLimitGroups: new Map(),
+    onWarning: () => {},
+  });
   rmSync(folder, { recursive: true });
   return made;
 }

@@ -49,6 +49,7 @@ function machine(make: (id: string) => Echo = () => new Echo()) {
   const attach = (config: object, area = AREA) =>
     PciDevices.attach(pciDevices(config, kinds), {
       ...{ bus, area, vm, native, memory: NO_MEMORY, console: new FakeCharHost() },
+      rateLimitGroups: new Map(),
       onWarning: (message) => warnings.push(message),
     });
   /** Slots of the bus that have a function, with its device id. */

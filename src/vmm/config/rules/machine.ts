@@ -56,7 +56,7 @@ const uniqueIds: Rule = (config) => {
     ? undefined
     : {
         text: `Identifier ${id} is not unique`,
-        remedy: `Two devices have the id ${id}: give each an id of its own`,
+        remedy: `Two devices or groups have the id ${id}: give each an id of its own`,
         kind: 'conflict',
       };
 };

@@ -135,6 +135,18 @@ const limiter = each('disks', (disk, at, { rate_limit_groups = [] }) => {
   };
 });
 
+const limitGroup: Rule = ({ rate_limit_groups = [] }) => {
+  for (const [i, { id, rate_limiter_config: limits }] of rate_limit_groups.entries()) {
+    const remedy =
+      id === ''
+        ? `rate_limit_groups[${i}].id is empty: give each group a name`
+        : `rate_limit_groups[${i}] limits nothing: give it bandwidth or ops`;
+    if (id === '' || !(limits.bandwidth ?? limits.ops))
+      return { text: 'Invalid rate-limiter group', remedy };
+  }
+  return undefined;
+};
+
 const fsTag = each('fs', ({ tag }, at) => {
   const bytes = Buffer.byteLength(tag);
   if (bytes > 0 && bytes <= TAG_BYTES_MAX) return undefined;
@@ -165,6 +177,7 @@ export const STORAGE_RULES: readonly Rule[] = [
   pathOrSocket,
   vhostUserDisk,
   limiter,
+  limitGroup,
   fsTag,
   pmemSize,
 ];

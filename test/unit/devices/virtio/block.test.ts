@@ -51,12 +51,20 @@ afterEach(async () => {
 });
 
 /** A disk as vm.create would have it made. */
-function diskOf(body: object = {}, id = '_disk0'): Block {
+function diskOf(
+  body: object = {},
+  id = '_disk0',
+  rateLimitGroups: RateLimitGroups = new Map(),
+): Block {
   const disk = { path: image, ...body };
   const seed = 'wce' in body ? { cmdline: { args: '' } } : {};
   const [config] = normalise({ ...seed, disks: [disk] }).config.disks as DiskConfig[];
   if (!config) throw new Error('No disk');
-  const context = { id, onWarning: (message: string) => void warnings.push(message) };
+  const context = {
+    id,
+    rateLimitGroups,
+    onWarning: (message: string) => void warnings.push(message),
+  };
   const made = new Block(config, context);
   disks.push(made);
   return made;
