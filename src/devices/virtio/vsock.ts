@@ -12,6 +12,7 @@ import type { Static } from '@sinclair/typebox';
 import { Writer } from '../../bytes.ts';
 import { osError, VmmError } from '../../errors.ts';
 import { native } from '../../native.ts';
+import type { FdListener } from '../../native-sockets.ts';
 import type { VsockEngine } from '../../native-vsock.ts';
 import { iommuFields, object, text, uint } from '../../schema.ts';
 import type { DeviceContext } from '../device.ts';

@@ -65,7 +65,9 @@ test.each<[args: string[], body: object]>([
 });
 
 test('the command line can name open files, which JSON cannot', () => {
-  expect(configOf('--net', 'fd=[5,6],mac=02:00:00:00:00:0A')?.net?.[0]).toMatchObject({
+  expect(
+    configOf('--cpus', 'boot=2', '--net', 'num_queues=4,fd=[5,6],mac=02:00:00:00:00:0A')?.net?.[0],
+  ).toMatchObject({
     fds: [5, 6],
     mac: '02:00:00:00:00:0a',
   });

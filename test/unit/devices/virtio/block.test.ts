@@ -5,6 +5,7 @@ import { normalise } from '../../../../src/api/dialects.ts';
 import { Block, type DiskConfig } from '../../../../src/devices/virtio/block.ts';
 import { native } from '../../../../src/native.ts';
 import type { BlockEngineOptions, DiskImageOptions } from '../../../../src/native-disks.ts';
+import type { RateLimiter } from '../../../../src/native-limits.ts';
 import { openFiles } from '../../../support/fds.ts';
 
 const MIB = 2 ** 20;
@@ -54,7 +55,7 @@ afterEach(async () => {
 function diskOf(
   body: object = {},
   id = '_disk0',
-  rateLimitGroups: RateLimitGroups = new Map(),
+  rateLimitGroups: ReadonlyMap<string, RateLimiter> = new Map(),
 ): Block {
   const disk = { path: image, ...body };
   const seed = 'wce' in body ? { cmdline: { args: '' } } : {};

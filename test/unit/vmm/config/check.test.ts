@@ -277,9 +277,8 @@ test('a boot names everything that is not supported yet, and nothing that has no
   const asking = configOf({
     ...memory(0, { zones: [{ id: 'z', size: GIB }] }),
     disks: [
-      { path: '/d', rate_limiter_config: { ops: { size: 0, refill_time: 0 } } },
-      { path: '/e', rate_limit_group: 'g', image_type: 'Vhdx' },
-      { path: '/f', rate_limiter_config: { ops: { size: 9, refill_time: 9 } } },
+      { path: '/e', image_type: 'Vhdx', rate_limiter_config: { ops: { size: 9, refill_time: 9 } } },
+      { vhost_user: true, vhost_socket: '/s' },
     ],
     watchdog: true,
     platform: { oem_strings: ['x'] },
@@ -287,8 +286,7 @@ test('a boot names everything that is not supported yet, and nothing that has no
 
   expect(() => checkBootable(fine)).not.toThrow();
   expect(refusalOf(() => checkBootable(asking)).message).toBe(
-    'Not supported yet: memory.zones, platform strings, disks[1] rate_limit_group, ' +
-      'disks[1] image_type Vhdx, disks[2] rate_limiter_config, watchdog',
+    'Not supported yet: memory.zones, platform strings, disks[1] vhost_user, watchdog',
   );
 });
 
