@@ -74,13 +74,16 @@ async function boot(pmem: object): Promise<void> {
 
 const said = (): string[] => readFileSync(join(folder, 'serial'), 'utf8').split('\n').slice(0, -1);
 
+/** Its last words; the power-off may be heard before they are written. */
+const ended = () => until(() => heard.length > 0 && said().length === ALL_SAID.length);
+
 const ALL_SAID = ['4194304 bytes, first 11', 'second 77', 'flush 0, 4 bytes', 'last 99'];
 
 test('a guest reads and writes the file, and has it flushed', async () => {
   make(4 * MIB, END);
 
   await boot({});
-  await until(() => heard.length > 0);
+  await ended();
 
   expect(heard).toEqual(['power off']);
   expect(said()).toEqual(ALL_SAID);
@@ -96,7 +99,7 @@ test('what is written with discard_writes stays with the guest', async () => {
   make(4 * MIB, END);
 
   await boot({ discard_writes: true });
-  await until(() => heard.length > 0);
+  await ended();
 
   expect(said()).toEqual(ALL_SAID);
   expect(readFileSync(file)[1]).toBe(0);
@@ -107,7 +110,7 @@ test('of a file that may not be written the guest reads, and its writes go nowhe
   execFileSync('chattr', ['+i', file]);
   try {
     await boot({});
-    await until(() => heard.length > 1);
+    await ended();
   } finally {
     execFileSync('chattr', ['-i', file]);
   }
