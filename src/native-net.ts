@@ -1,6 +1,4 @@
 /** What of the native core (native.ts) is about network cards and the taps that they are on. */
-import type { Virtqueue } from './native.ts';
-
 /** How a tap is opened or made. */
 export interface TapOptions {
   /** Of an interface, or a pattern such as `vmtap%d` of which the kernel makes a name. */
@@ -69,18 +67,4 @@ export interface NetCounters {
   tx_bytes: number;
   rx_frames: number;
   tx_frames: number;
-}
-
-/** The data plane of a network card, VIRTIO 1.2 §5.1.6: a thread a queue pair, and no decisions. */
-export interface NetEngine {
-  /** Takes the queues over for good: 2n receives and 2n + 1 transmits for pair n. Once. */
-  start(queues: readonly (Virtqueue | undefined)[]): void;
-  /** Pairs from `count` on take nothing from their tap. */
-  setPairs(count: number): void;
-  /** Resolves when nothing is in flight. No frames are moved until `resume`. */
-  pause(): Promise<void>;
-  resume(): void;
-  /** Resolves when nothing is in flight and every thread has ended. Idempotent. */
-  stop(): Promise<void>;
-  counters(): NetCounters;
 }

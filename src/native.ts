@@ -15,9 +15,9 @@ import type {
   NativeDisks,
 } from './native-disks.ts';
 import type { RateLimiter, RateLimiterOptions } from './native-limits.ts';
-import type { NativeTaps, NetEngine, NetEngineOptions } from './native-net.ts';
+import type { NativeTaps, NetCounters, NetEngineOptions } from './native-net.ts';
 import type { FdListener, FdListenerOptions, FdSocket, FdSocketOptions } from './native-sockets.ts';
-import type { VsockEngine, VsockEngineOptions } from './native-vsock.ts';
+import type { VsockEngineOptions } from './native-vsock.ts';
 
 /** One range of guest RAM. Ranges do not overlap; `gpa` and `sizeBytes` are multiples of 4 KiB. */
 export interface RegionOptions {
@@ -162,6 +162,31 @@ export interface BlockEngine {
   pause(): Promise<void>;
   resume(): void;
   /** Resolves when nothing is in flight and every thread has ended. Idempotent. */
+  stop(): Promise<void>;
+}
+
+/** The data plane of a network card, VIRTIO 1.2 §5.1.6: a thread a queue pair, and no decisions. */
+export interface NetEngine {
+  /** Takes the queues over for good: 2n receives and 2n + 1 transmits for pair n. Once. */
+  start(queues: readonly (Virtqueue | undefined)[]): void;
+  /** Pairs from `count` on take nothing from their tap. */
+  setPairs(count: number): void;
+  /** Resolves when nothing is in flight. No frames are moved until `resume`. */
+  pause(): Promise<void>;
+  resume(): void;
+  /** Resolves when nothing is in flight and every thread has ended. Idempotent. */
+  stop(): Promise<void>;
+  counters(): NetCounters;
+}
+
+/** The data plane of virtio-vsock, VIRTIO 1.2 §5.10.6: one thread, and no decisions. */
+export interface VsockEngine {
+  /** Takes both queues over for good. Once. @throws SystemError if the host has no more to give. */
+  start(rx: Virtqueue, tx: Virtqueue): void;
+  /** Resolves when nothing moves any more. Connections stay, and clients wait, until `resume`. */
+  pause(): Promise<void>;
+  resume(): void;
+  /** Resolves when every connection is closed and the thread has ended. Idempotent. */
   stop(): Promise<void>;
 }
 

@@ -108,13 +108,18 @@ Status AskTap(int fd, TapFacts* out) {
   ifreq is{};
   if (ioctl(fd, TUNGETIFF, &is) < 0) return {errno, "ioctl(TUNGETIFF)"};
   out->name = is.ifr_name;
-  // Asked of the file, unlike the MTU: there may be another of the name in our namespace.
   if (ioctl(fd, SIOCGIFHWADDR, &is) < 0) return {errno, "ioctl(SIOCGIFHWADDR)"};
   std::memcpy(&out->mac, is.ifr_hwaddr.sa_data, sizeof(out->mac));
-  ifreq asked{};
-  const Status status = OnInterface(out->name, SIOCGIFMTU, "ioctl(SIOCGIFMTU)", &asked);
-  if (!status.ok() && status.error != ENODEV) return status;
-  out->mtu = status.ok() ? static_cast<uint32_t>(asked.ifr_mtu) : 0;
+  // The file does not tell the MTU, and ours may be another interface of that name.
+  ifreq ours{};
+  const bool here = OnInterface(out->name, SIOCGIFHWADDR, "ioctl(SIOCGIFHWADDR)", &ours).ok() &&
+                    std::memcmp(ours.ifr_hwaddr.sa_data, &out->mac, sizeof(out->mac)) == 0;
+  out->mtu = 0;
+  if (here) {
+    const Status status = OnInterface(out->name, SIOCGIFMTU, "ioctl(SIOCGIFMTU)", &ours);
+    if (!status.ok()) return status;
+    out->mtu = static_cast<uint32_t>(ours.ifr_mtu);
+  }
   out->uso = SetTapOffloads(fd, TUN_F_CSUM | kOffloadUso4 | kOffloadUso6).ok();
   return SetTapOffloads(fd, 0);
 }

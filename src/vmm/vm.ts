@@ -2,7 +2,7 @@
  * One booted VM: builds RAM, vCPUs, devices and firmware tables from a config, runs, pauses and
  * ends them. It lives from boot to shutdown; a reboot makes a new one.
  */
-import { makeRateLimiter } from '../devices/virtio/rate-limiter.ts';
+
 import { VmmError } from '../errors.ts';
 import {
   type CpuidEntry,
@@ -13,6 +13,7 @@ import {
   type VmEvent,
 } from '../native.ts';
 import type { RateLimiter } from '../native-limits.ts';
+import { makeRateLimiter } from '../rate-limiter.ts';
 import { dsdtTerms } from './acpi/dsdt.ts';
 import { buildAcpi } from './acpi/tables.ts';
 import { ImageFile } from './boot/image.ts';

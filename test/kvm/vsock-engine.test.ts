@@ -4,9 +4,8 @@ import { connect, createServer, type Socket } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, test } from 'vitest';
-import { type GuestMemory, native, type Virtqueue } from '../../src/native.ts';
+import { type GuestMemory, native, type Virtqueue, type VsockEngine } from '../../src/native.ts';
 import type { FdListener } from '../../src/native-sockets.ts';
-import type { VsockEngine } from '../../src/native-vsock.ts';
 import { until } from '../support/micro-guest.ts';
 import { RingDriver } from '../support/ring-driver.ts';
 

@@ -8,6 +8,7 @@ import { Writer } from '../../bytes.ts';
 import { type BlockEngine, native } from '../../native.ts';
 import type { DiskCounters, ImageFormat } from '../../native-disks.ts';
 import type { RateLimiter } from '../../native-limits.ts';
+import { makeRateLimiter } from '../../rate-limiter.ts';
 import {
   bool,
   choice,
@@ -24,7 +25,6 @@ import type { DeviceContext } from '../device.ts';
 import { type Activation, F_EVENT_IDX, F_INDIRECT_DESC, type VirtioDevice } from './device.ts';
 import { DiskImage } from './disk-image.ts';
 import { SECTOR_BYTES } from './image-file.ts';
-import { makeRateLimiter } from './rate-limiter.ts';
 
 export const DiskConfig = object({
   ...iommuFields,

@@ -5,8 +5,7 @@
  */
 import type { Static } from '@sinclair/typebox';
 import { Writer } from '../../bytes.ts';
-import { native } from '../../native.ts';
-import type { NetEngine } from '../../native-net.ts';
+import { type NetEngine, native } from '../../native.ts';
 import {
   bool,
   choice,

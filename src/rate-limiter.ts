@@ -1,7 +1,7 @@
 /** From what a config says of limits to what engines take. */
-import { native } from '../../native.ts';
-import type { RateLimiter, TokenBucket } from '../../native-limits.ts';
-import type { RateLimiterConfig } from '../../schema.ts';
+import { native } from './native.ts';
+import type { RateLimiter, TokenBucket } from './native-limits.ts';
+import type { RateLimiterConfig } from './schema.ts';
 
 type BucketConfig = NonNullable<RateLimiterConfig['ops']>;
 
