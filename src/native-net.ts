@@ -7,6 +7,8 @@ export interface TapOptions {
   queuePairs: number;
 }
 
+import type { RateLimiter } from './native-limits.ts';
+
 export interface Tap {
   /** Of the interface. */
   name: string;
@@ -57,14 +59,12 @@ export interface NetEngineOptions {
   mergeRxBuffers: boolean;
   /** The most bytes that the kernel may hand over as one frame, the 12 in front included. */
   frameBytesMax: number;
+  /** Of what the guest receives, and of what it sends. */
+  rxLimiter?: RateLimiter | undefined;
+  txLimiter?: RateLimiter | undefined;
   /** A tap is gone, or does not work; once for each. The engine carries on without it. */
   onTapError(message: string): void;
 }
 
 /** What passed since `start`, as the guest sees it: `rx` is what it received. */
-export interface NetCounters {
-  rx_bytes: number;
-  tx_bytes: number;
-  rx_frames: number;
-  tx_frames: number;
-}
+export type NetCounters = Record<'rx_bytes' | 'tx_bytes' | 'rx_frames' | 'tx_frames', number>;

@@ -5,6 +5,7 @@
 #include "args.h"
 #include "engine_calls.h"
 #include "js_queue.h"
+#include "rate_limiter_wrap.h"
 #include "sys_error.h"
 
 namespace vmm {
@@ -20,6 +21,8 @@ NetOptions ToOptions(Napi::Object from) {
   for (uint32_t i = 0; i < taps.Length(); ++i) options.taps.push_back(ToFd(taps.Get(i), "taps"));
   options.rx.merge = from.Get("mergeRxBuffers").ToBoolean().Value();
   options.rx.frame_bytes_max = ToUint<uint32_t>(from.Get("frameBytesMax"), "frameBytesMax");
+  options.rx.limiter = RateLimiterWrap::CoreOf(from.Get("rxLimiter"), "rxLimiter");
+  options.tx_limiter = RateLimiterWrap::CoreOf(from.Get("txLimiter"), "txLimiter");
   if (options.rx.frame_bytes_max > kFrameBytesMax)
     throw Napi::TypeError::New(from.Env(), "frameBytesMax is out of range");
   return options;

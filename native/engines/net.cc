@@ -6,7 +6,8 @@
 
 namespace vmm {
 
-NetEngine::NetEngine(const NetOptions& options) : id_(options.id), rx_options_(options.rx) {
+NetEngine::NetEngine(const NetOptions& options)
+    : id_(options.id), rx_options_(options.rx), tx_limiter_(options.tx_limiter) {
   for (const int tap : options.taps) {
     auto port = std::make_shared<NetPort>();
     port->tap = tap;
@@ -25,8 +26,8 @@ int NetEngine::Start(std::vector<std::optional<EngineQueue>> queues) {
     if (2 * i + 1 < queues.size()) tx = std::move(queues[2 * i + 1]);
     if (!rx.has_value() && !tx.has_value()) continue;
     pairs_[i].kick = rx.has_value() ? rx->kick : tx->kick;
-    auto work =
-        std::make_unique<NetPair>(std::move(rx), std::move(tx), pairs_[i].port, rx_options_);
+    auto work = std::make_unique<NetPair>(std::move(rx), std::move(tx), pairs_[i].port, rx_options_,
+                                          tx_limiter_);
     const int rc = AddThread(id_ + "_qp" + std::to_string(i), {}, std::move(work));
     if (rc < 0) return rc;
   }

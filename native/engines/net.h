@@ -17,6 +17,7 @@ struct NetOptions {
   std::string id;         // threads are called ID_qpN
   std::vector<int> taps;  // one a queue pair; borrowed until the engine has stopped
   NetRxOptions rx;
+  std::shared_ptr<RateLimiter> tx_limiter;  // null without limits; each direction has its own
   /// A tap is gone, and the engine carries on without it; once for each. Any thread.
   std::function<void(const std::string& message)> on_tap_error;
 };
@@ -48,6 +49,7 @@ class NetEngine : public Engine {
 
   const std::string id_;
   const NetRxOptions rx_options_;
+  const std::shared_ptr<RateLimiter> tx_limiter_;
   std::vector<Pair> pairs_;
 };
 

@@ -2,6 +2,8 @@
 
 #include <poll.h>
 
+#include <algorithm>
+#include <span>
 #include <utility>
 
 namespace vmm {
@@ -15,6 +17,13 @@ constexpr short kTapErrors = POLLERR | POLLHUP | POLLNVAL;
 /// What a direction begins with that has a queue, or has none.
 NetWait Begin(bool there) { return there ? NetWait::kNothing : NetWait::kBroken; }
 
+/// poll(2) until a time of the steady clock, if there is one.
+int PollUntil(std::span<pollfd> fds, std::optional<int64_t> end_ns) {
+  timespec left{};
+  if (end_ns.has_value()) left = ToTimespec(std::max<int64_t>(0, *end_ns - SteadyNowNs()));
+  return ppoll(fds.data(), fds.size(), end_ns.has_value() ? &left : nullptr, nullptr);
+}
+
 short Poll(int fd, short events) {
   pollfd poll_fd{fd, events, 0};
   return poll(&poll_fd, 1, 0) == 1 ? poll_fd.revents : short{0};
@@ -23,13 +32,14 @@ short Poll(int fd, short events) {
 }  // namespace
 
 NetPair::NetPair(std::optional<EngineQueue> rx, std::optional<EngineQueue> tx,
-                 std::shared_ptr<NetPort> port, const NetRxOptions& options)
+                 std::shared_ptr<NetPort> port, const NetRxOptions& options,
+                 std::shared_ptr<RateLimiter> tx_limiter)
     : port_(std::move(port)),
       wake_(rx.has_value() ? rx->kick : tx->kick),
       rx_wait_(Begin(rx.has_value())),
       tx_wait_(Begin(tx.has_value())) {
   if (rx.has_value()) rx_.emplace(std::move(*rx), port_, options);
-  if (tx.has_value()) tx_.emplace(std::move(*tx), port_);
+  if (tx.has_value()) tx_.emplace(std::move(*tx), port_, std::move(tx_limiter));
 }
 
 void NetPair::Serve(const std::atomic<bool>& leave) {
@@ -83,10 +93,19 @@ void NetPair::Sleep() {
   pollfd fds[] = {{HasTap() ? port_->tap : -1, TapEvents(), 0},
                   {rx_ ? rx_->queue().kick->get() : -1, POLLIN, 0},
                   {tx_ ? tx_->queue().kick->get() : -1, POLLIN, 0}};
-  if (poll(fds, 3, -1) <= 0) return;
+  if (PollUntil(fds, NextTurnNs()) < 0) return;
   if (fds[1].revents != 0) rx_->queue().kick->Take();
   if (fds[2].revents != 0) tx_->queue().kick->Take();
   Advance(fds[0].revents);
+}
+
+/// When the first of the directions that wait for their turns has it.
+std::optional<int64_t> NetPair::NextTurnNs() const {
+  std::optional<int64_t> next;
+  if (rx_wait_ == NetWait::kTurn) next = rx_->turn().at_ns();
+  if (tx_wait_ == NetWait::kTurn)
+    next = std::min(next.value_or(tx_->turn().at_ns()), tx_->turn().at_ns());
+  return next;
 }
 
 /// What of the tap somebody waits for. A direction that waits for its driver takes nothing from it,
@@ -103,10 +122,12 @@ short NetPair::LookAtTap() const {
 
 /// Has each direction go on whose wait is over.
 void NetPair::Advance(short tap_events) {
-  if ((rx_wait_ == NetWait::kTap && (tap_events & POLLIN) != 0) ||
+  if ((rx_wait_ == NetWait::kTurn && rx_->turn().has_come()) ||
+      (rx_wait_ == NetWait::kTap && (tap_events & POLLIN) != 0) ||
       (rx_wait_ == NetWait::kDriver && rx_->HasChains()))
     rx_wait_ = NetWait::kNothing;
-  if ((tx_wait_ == NetWait::kTap && ((tap_events & POLLOUT) != 0 || !HasTap())) ||
+  if ((tx_wait_ == NetWait::kTurn && tx_->turn().has_come()) ||
+      (tx_wait_ == NetWait::kTap && ((tap_events & POLLOUT) != 0 || !HasTap())) ||
       (tx_wait_ == NetWait::kDriver && tx_->HasChains()))
     tx_wait_ = NetWait::kNothing;
   if ((tap_events & kTapErrors) != 0) CheckTap();

@@ -19,7 +19,8 @@ class NetPair final : public EngineWork {
  public:
   /// At least one of the queues is there; a driver may leave the other disabled.
   NetPair(std::optional<EngineQueue> rx, std::optional<EngineQueue> tx,
-          std::shared_ptr<NetPort> port, const NetRxOptions& options);
+          std::shared_ptr<NetPort> port, const NetRxOptions& options,
+          std::shared_ptr<RateLimiter> tx_limiter);
 
   void Serve(const std::atomic<bool>& leave) override;
   void Wake() override { wake_->Signal(); }
@@ -31,6 +32,7 @@ class NetPair final : public EngineWork {
   void ServeRound();
   bool LookAWhile(const std::atomic<bool>& leave);
   void Sleep();
+  std::optional<int64_t> NextTurnNs() const;
   short TapEvents() const;
   short LookAtTap() const;
   void Advance(short tap_events);

@@ -22,6 +22,7 @@ enum class NetWait {
   kNothing,
   kDriver,  // chains
   kTap,     // a frame, or room for one
+  kTurn,    // its limit
   kNoTap,   // the file is of no interface: it is gone, or this pair is about to be turned off
   kBroken,  // nothing any more: the driver broke a rule
 };

@@ -45,6 +45,7 @@ NetRx::NetRx(EngineQueue queue, std::shared_ptr<NetPort> port, const NetRxOption
       port_(std::move(port)),
       options_(options),
       rooms_max_(options.merge ? queue_.queue->size() : 1),
+      turn_(options.limiter),
       aside_(std::make_unique_for_overwrite<std::byte[]>(options.frame_bytes_max + size_t{1})) {}
 
 NetWait NetRx::Round() {
@@ -53,7 +54,7 @@ NetWait NetRx::Round() {
   queue_.queue->DisableKicks();
   NetWait wait = NetWait::kNothing;
   for (int tries = 0; wait == NetWait::kNothing && tries < kRoundFrames; ++tries)
-    wait = ReceiveNext();
+    wait = turn_.has_come() ? ReceiveNext() : NetWait::kTurn;
   GiveBack();
   if (queue_.queue->Publish()) queue_.irq->Signal();
   return wait;
@@ -152,6 +153,7 @@ void NetRx::Deliver(size_t bytes) {
   ++frames_;
   port_->rx_frames.fetch_add(1, std::memory_order_relaxed);
   port_->rx_bytes.fetch_add(bytes - kFrameHeaderBytes, std::memory_order_relaxed);
+  turn_.Pay(bytes - kFrameHeaderBytes);
 }
 
 void NetRx::GiveBack() {

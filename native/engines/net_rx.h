@@ -8,6 +8,7 @@
 
 #include "../virtio/engine_queue.h"
 #include "net_port.h"
+#include "net_turn.h"
 
 namespace vmm {
 
@@ -16,6 +17,7 @@ struct NetRxOptions {
   bool merge = false;
   /// The most that the tap may hand over as one frame, with the header.
   uint32_t frame_bytes_max = 0;
+  std::shared_ptr<RateLimiter> limiter;  // null without limits
 };
 
 /// Frames from the tap to the guest. VIRTIO 1.2 §5.1.6.4. One thread's; holds no chain between two
@@ -27,6 +29,7 @@ class NetRx {
   /// Moves some frames.
   [[nodiscard]] NetWait Round();
   int frames() const { return frames_; }  // of the last round
+  const NetTurn& turn() const { return turn_; }
 
   EngineQueue& queue() { return queue_; }
   [[nodiscard]] bool EnableKicks() { return queue_.queue->EnableKicks(known_); }
@@ -54,6 +57,7 @@ class NetRx {
   const std::shared_ptr<NetPort> port_;
   const NetRxOptions options_;
   const size_t rooms_max_;
+  NetTurn turn_;
 
   // Of the round.
   std::vector<Room> rooms_;

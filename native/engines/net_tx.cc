@@ -14,15 +14,16 @@ constexpr uint64_t kFrameBytesMax = 65'535 + 14 + 4 + kFrameHeaderBytes;
 
 }  // namespace
 
-NetTx::NetTx(EngineQueue queue, std::shared_ptr<NetPort> port)
-    : queue_(std::move(queue)), port_(std::move(port)) {}
+NetTx::NetTx(EngineQueue queue, std::shared_ptr<NetPort> port, std::shared_ptr<RateLimiter> limiter)
+    : queue_(std::move(queue)), port_(std::move(port)), turn_(std::move(limiter)) {}
 
 NetWait NetTx::Round(bool has_tap) {
   frames_ = 0;
   if (!queue_.queue->Begin()) return Break();
   queue_.queue->DisableKicks();
   NetWait wait = NetWait::kNothing;
-  while (wait == NetWait::kNothing && frames_ < kRoundFrames) wait = SendNext(has_tap);
+  while (wait == NetWait::kNothing && frames_ < kRoundFrames)
+    wait = turn_.has_come() ? SendNext(has_tap) : NetWait::kTurn;
   if (queue_.queue->Publish()) queue_.irq->Signal();
   return wait;
 }
@@ -54,6 +55,7 @@ NetWait NetTx::Send(const Segments& frame) {
   }
   port_->tx_frames.fetch_add(1, std::memory_order_relaxed);
   port_->tx_bytes.fetch_add(bytes - kFrameHeaderBytes, std::memory_order_relaxed);
+  turn_.Pay(bytes - kFrameHeaderBytes);
   return NetWait::kNothing;
 }
 

@@ -3,6 +3,7 @@
 
 #include "../virtio/engine_queue.h"
 #include "net_port.h"
+#include "net_turn.h"
 
 namespace vmm {
 
@@ -10,11 +11,13 @@ namespace vmm {
 /// rounds.
 class NetTx {
  public:
-  NetTx(EngineQueue queue, std::shared_ptr<NetPort> port);
+  /// `limiter` is null without limits.
+  NetTx(EngineQueue queue, std::shared_ptr<NetPort> port, std::shared_ptr<RateLimiter> limiter);
 
   /// Moves some frames. `has_tap` false: they are dropped, as by a card without a cable.
   [[nodiscard]] NetWait Round(bool has_tap);
   int frames() const { return frames_; }  // of the last round
+  const NetTurn& turn() const { return turn_; }
 
   EngineQueue& queue() { return queue_; }
   [[nodiscard]] bool EnableKicks() { return queue_.queue->EnableKicks(); }
@@ -27,6 +30,7 @@ class NetTx {
 
   EngineQueue queue_;
   const std::shared_ptr<NetPort> port_;
+  NetTurn turn_;
   int frames_ = 0;
   Chain chain_;
 };

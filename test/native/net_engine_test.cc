@@ -15,16 +15,32 @@ namespace {
 constexpr uint64_t kRx = NetGuest::kRx, kTx = NetGuest::kTx;
 constexpr uint32_t kFrameMax = 65'562;
 
+/// Of each direction; null for none.
+struct Limits {
+  std::shared_ptr<vmm::RateLimiter> rx = nullptr, tx = nullptr;
+};
+
+std::shared_ptr<vmm::RateLimiter> Frames(uint64_t count, uint64_t each_ms) {
+  return std::make_shared<vmm::RateLimiter>(vmm::TokenBucketOptions{},
+                                            vmm::TokenBucketOptions{count, each_ms});
+}
+
+std::shared_ptr<vmm::RateLimiter> BytesPerMs(uint64_t count) {
+  return std::make_shared<vmm::RateLimiter>(vmm::TokenBucketOptions{count * 50, 50},
+                                            vmm::TokenBucketOptions{});
+}
+
 /// A card of one pair on a stand-in for a tap.
 class Card {
  public:
   explicit Card(bool merge = true, bool event_idx = true, uint32_t frame_max = kFrameMax,
-                uint16_t size = NetGuest::kSize)
+                uint16_t size = NetGuest::kSize, const Limits& limits = {})
       : guest(event_idx, size) {
     vmm::NetOptions options;
     options.id = "_net1";
     options.taps = {tap.fd()};
-    options.rx = {merge, frame_max};
+    options.rx = {merge, frame_max, limits.rx};
+    options.tx_limiter = limits.tx;
     options.on_tap_error = [this](const std::string& message) {
       message_ = message;
       errors.fetch_add(1);
@@ -383,6 +399,51 @@ void OneQueueOfAPair() {
   CHECK(ended.Await());
 }
 
+double SecondsOf(const std::function<void()>& act) {
+  const int64_t begin_ns = vmm::SteadyNowNs();
+  act();
+  return static_cast<double>(vmm::SteadyNowNs() - begin_ns) / 1e9;
+}
+
+/// 500 frames of those that idleness does not pay for, at a thousand a second.
+void KeepsToLimits(const Limits& limits) {
+  Card card(true, true, kFrameMax, NetGuest::kSize, limits);
+  const double seconds = SecondsOf([&card, &limits] {
+    for (uint16_t i = 0; i < 550; ++i) {
+      if (limits.tx != nullptr) {
+        card.guest.Send(0, Frame(1000));
+        card.guest.tx.Await();
+        card.tap.Get();
+      } else {
+        card.guest.OfferRoom(0, kRx, kFrameMax);
+        card.tap.Put(Frame(1000));
+        card.guest.rx.Await();
+      }
+    }
+  });
+  CHECK(seconds > 0.475 && seconds < 1);
+}
+
+/// Of a frame in ten seconds, one is saved up and one passes on credit: the third stays in the
+/// ring, and the thread asleep.
+void WaitsForItsTurn() {
+  Card card(true, true, kFrameMax, NetGuest::kSize, {nullptr, Frames(1, 10'000)});
+  for (int i = 0; i < 2; ++i) {
+    card.guest.Send(0, Frame(60));
+    card.guest.tx.Await();
+    card.tap.Get();
+  }
+  card.guest.Send(1, Frame(60));
+  card.guest.OfferRoom(0, kRx, kFrameMax);
+
+  card.tap.Put(Frame(60));
+
+  CHECK(card.guest.rx.Await().head == 0);
+  CHECK(Sleeps("_net1_qp0") && !card.tap.HasFrame());
+  card.Pause();
+  CHECK(card.guest.tx.device().in_flight_count() == 0);
+}
+
 }  // namespace
 
 int main() {
@@ -409,4 +470,10 @@ int main() {
   Test("the second pair works while it is in use, and drops or leaves frames while it is not",
        TwoPairs);
   Test("a pair of one queue serves that", OneQueueOfAPair);
+  Test("a direction keeps to its limit of frames and of bytes", [] {
+    KeepsToLimits({nullptr, Frames(50, 50)}), KeepsToLimits({Frames(50, 50), nullptr});
+    KeepsToLimits({nullptr, BytesPerMs(1000)}), KeepsToLimits({BytesPerMs(1000), nullptr});
+  });
+  Test("who waits for its turn holds nothing, spins not, and keeps nobody waiting",
+       WaitsForItsTurn);
 }

@@ -6,6 +6,8 @@
 import type { Static } from '@sinclair/typebox';
 import { Writer } from '../../bytes.ts';
 import { type NetEngine, native } from '../../native.ts';
+import type { NetCounters, NetEngineOptions } from '../../native-net.ts';
+import { makeRateLimiter } from '../../rate-limiter.ts';
 import {
   bool,
   choice,
@@ -84,6 +86,9 @@ export class Net implements VirtioDevice {
   readonly #tap: NetTap;
   /** That the tap hands over, if it cuts those that are larger. */
   readonly #packetBytesMax: number;
+  /** Each direction has the whole of the limit. They outlive the engines, as the counts do. */
+  readonly #limiters: Pick<NetEngineOptions, 'rxLimiter' | 'txLimiter'>;
+  #counted: NetCounters = { rx_bytes: 0, tx_bytes: 0, rx_frames: 0, tx_frames: 0 };
   #active: Activation | undefined;
   #engine: NetEngine | undefined;
 
@@ -93,11 +98,8 @@ export class Net implements VirtioDevice {
   }
 
   /** What of the config is not served yet, each as ` vhost_user`. */
-  static unserved({ vhost_user, rate_limiter_config: limiter }: NetConfig): string[] {
-    const isLimited = [limiter?.bandwidth, limiter?.ops].some(
-      (bucket) => bucket && bucket.size > 0 && bucket.refill_time > 0,
-    );
-    return [...(vhost_user ? [' vhost_user'] : []), ...(isLimited ? [' rate_limiter_config'] : [])];
+  static unserved({ vhost_user }: NetConfig): string[] {
+    return vhost_user ? [' vhost_user'] : [];
   }
 
   /** @throws VmmError 'invalid-config' or 'conflict' if the tap cannot be had. */
@@ -105,6 +107,10 @@ export class Net implements VirtioDevice {
     this.#context = context;
     this.#tap = new NetTap(config, context.id);
     const { facts, fds } = this.#tap;
+    this.#limiters = {
+      rxLimiter: makeRateLimiter(config.rate_limiter_config),
+      txLimiter: makeRateLimiter(config.rate_limiter_config),
+    };
     const mtu = config.mtu ?? facts.mtu;
     this.#packetBytesMax = facts.mtu === 0 ? PACKET_BYTES_MAX : facts.mtu;
     this.features =
@@ -118,6 +124,10 @@ export class Net implements VirtioDevice {
   /** Of the tap. */
   get hostMac(): string {
     return this.#tap.facts.mac;
+  }
+
+  counters(): NetCounters {
+    return this.#engine ? sum(this.#counted, this.#engine.counters()) : this.#counted;
   }
 
   activate(activation: Activation): void {
@@ -158,6 +168,7 @@ export class Net implements VirtioDevice {
   async reset(): Promise<void> {
     this.#active = undefined;
     await this.#engine?.stop();
+    this.#counted = this.counters();
     this.#engine = undefined;
     this.config[STATUS] = LINK_UP;
     this.#setOffloads(0n);
@@ -176,6 +187,7 @@ export class Net implements VirtioDevice {
       id: this.#context.id,
       taps: this.#tap.fds.slice(0, pairs),
       mergeRxBuffers: (features & NET.MRG_RXBUF) !== 0n,
+      ...this.#limiters,
       frameBytesMax: HEADER_BYTES + ETHERNET_BYTES + packetBytes,
       onTapError: (message) => {
         if (this.#engine === engine) this.#lose(message);
@@ -228,6 +240,13 @@ export class Net implements VirtioDevice {
     this.#context.onWarning(`Network card ${this.#context.id}: ${message}`);
   }
 }
+
+const sum = (a: NetCounters, b: NetCounters): NetCounters => ({
+  rx_bytes: a.rx_bytes + b.rx_bytes,
+  tx_bytes: a.tx_bytes + b.tx_bytes,
+  rx_frames: a.rx_frames + b.rx_frames,
+  tx_frames: a.tx_frames + b.tx_frames,
+});
 
 function configSpace(mac: string, mtu: number, pairs: number): Uint8Array {
   const writer = new Writer(CONFIG_BYTES)
