@@ -1,6 +1,7 @@
 #include <fcntl.h>
 
 #include <mutex>
+#include <thread>
 
 #include "../../native/engines/block.h"
 #include "block_guest.h"
@@ -12,6 +13,8 @@ namespace {
 using vmm::BlockEngine;
 using vmm::BlockOptions;
 using vmm::IoKind;
+using vmm::RateLimiter;
+using vmm::TokenBucketOptions;
 
 constexpr uint64_t kData = BlockGuest::kDataGpa;
 constexpr uint64_t kDiskBytes = 4 << 20;
@@ -232,6 +235,112 @@ void Storm(IoKind io) {
   disk.Stop();
 }
 
+constexpr TokenBucketOptions kNone{};
+
+/// With what idleness has saved up already spent.
+std::shared_ptr<RateLimiter> SpentLimiter(const TokenBucketOptions& bytes,
+                                          const TokenBucketOptions& ops) {
+  auto limiter = std::make_shared<RateLimiter>(bytes, ops);
+  const int64_t now_ns = vmm::SteadyNowNs();
+  while (limiter->Take(1024, now_ns) <= now_ns) continue;
+  limiter->GiveBack(1024);
+  return limiter;
+}
+
+/// Keeps a disk busy with reads of 1 KiB for a second, four at a time.
+size_t ReadsInASecond(BlockGuest* guest) {
+  constexpr uint64_t kPlaces = 4;
+  const int64_t end_ns = vmm::SteadyNowNs() + 1'000'000'000;
+  size_t done = 0;
+  std::map<uint32_t, uint64_t> places;  // by head
+  const auto read = [&](uint64_t place) {
+    places[guest->Request(VIRTIO_BLK_T_IN, place, {{kData + place * 1024, 1024, true}},
+                          BlockGuest::kHeaderGpa + place * 32)] = place;
+  };
+  for (uint64_t place = 0; place < kPlaces; ++place) read(place);
+  guest->Kick();
+  while (vmm::SteadyNowNs() < end_ns) {
+    for (const Used& one : guest->Await()) {
+      ++done;
+      read(places.extract(one.head).mapped());
+    }
+    guest->Kick();
+  }
+  guest->Finish();
+  return done;
+}
+
+bool Within5Percent(size_t value, double target) {
+  return static_cast<double>(value) >= 0.95 * target && static_cast<double>(value) <= 1.05 * target;
+}
+
+void KeepsToLimits(IoKind io) {
+  for (const bool by_bytes : {false, true}) {
+    const auto limiter =
+        by_bytes ? SpentLimiter({400 << 10, 1000, 0}, kNone) : SpentLimiter(kNone, {400, 1000, 0});
+    Disk disk(io, [&](BlockOptions* options) { options->limiter = limiter; });
+    CHECK(Within5Percent(ReadsInASecond(&disk.guest), 400));
+  }
+}
+
+/// Flushes move no bytes, and what needs no I/O costs nothing.
+void CountsAgainstLimits(IoKind io) {
+  const TokenBucketOptions one_a_day{1, 86'400'000, 0};
+  Disk bytes(io, [&](BlockOptions* options) {
+    options->limiter = std::make_shared<RateLimiter>(one_a_day, kNone);
+  });
+  CHECK(bytes.guest.Do(VIRTIO_BLK_T_IN, 0, {{kData, 512, true}}) == kOk);
+  for (int i = 0; i < 10; ++i)
+    CHECK(bytes.guest.Do(VIRTIO_BLK_T_GET_ID, 0, {{kData, 20, true}}) == kOk);
+  bytes.guest.Request(VIRTIO_BLK_T_FLUSH, 0, {});
+  bytes.guest.Kick();
+  CHECK(bytes.guest.Await(100).empty());
+
+  Disk ops(io, [&](BlockOptions* options) {
+    options->limiter = std::make_shared<RateLimiter>(kNone, one_a_day);
+  });
+  CHECK(ops.guest.Do(VIRTIO_BLK_T_FLUSH, 0, {}) == kOk);
+  ops.guest.Request(VIRTIO_BLK_T_IN, 0, {{kData, 512, true}});
+  ops.guest.Kick();
+  CHECK(ops.guest.Await(100).empty());
+}
+
+void SharesLimits(IoKind io) {
+  const auto limiter = SpentLimiter(kNone, {400, 1000, 0});
+  const auto limited = [&](BlockOptions* options) { options->limiter = limiter; };
+  Disk first(io, limited), second(io, limited);
+  size_t of_second = 0;
+  std::thread other([&] { of_second = ReadsInASecond(&second.guest); });
+  const size_t of_first = ReadsInASecond(&first.guest);
+  other.join();
+  CHECK(Within5Percent(of_first + of_second, 400));
+  CHECK(of_first > 100 && of_second > 100);
+}
+
+void Counts(IoKind io) {
+  const auto counters = std::make_shared<vmm::BlockCounters>();
+  const auto counted = [&](BlockOptions* options) { options->counters = counters; };
+  CHECK(counters->Reads().ops == 0 && counters->Writes().latency_max_ns == 0);
+  {
+    Disk disk(io, counted);
+    CHECK(disk.guest.Do(VIRTIO_BLK_T_OUT, 0, {{kData, 1024}}) == kOk);
+    CHECK(disk.guest.Do(VIRTIO_BLK_T_IN, 0, {{kData, 512, true}}) == kOk);
+    CHECK(disk.guest.Do(VIRTIO_BLK_T_FLUSH, 0, {}) == kOk);
+    CHECK(disk.guest.Do(VIRTIO_BLK_T_IN, 1 << 20, {{kData, 512, true}}) == kIoErr);
+    CHECK(ftruncate(disk.fd(), 0) == 0);
+    CHECK(disk.guest.Do(VIRTIO_BLK_T_IN, 0, {{kData, 512, true}}) == kIoErr);
+  }
+  Disk disk(io, counted);
+  CHECK(disk.guest.Do(VIRTIO_BLK_T_IN, 0, {{kData, 2048, true}}) == kOk);
+  disk.Stop();
+
+  const vmm::OpTotals reads = counters->Reads(), writes = counters->Writes();
+  CHECK(reads.ops == 2 && reads.bytes == 2560 && writes.ops == 1 && writes.bytes == 1024);
+  CHECK(0 < reads.latency_min_ns && reads.latency_max_ns < 10'000'000'000);
+  CHECK(reads.latency_sum_ns == reads.latency_min_ns + reads.latency_max_ns);
+  CHECK(writes.latency_min_ns == writes.latency_max_ns);
+}
+
 }  // namespace
 
 int main() {
@@ -250,6 +359,10 @@ int main() {
     test("many at a time each get their own bytes", [](IoKind kind) { ManyAtATime(kind, true); });
     test("so they do without event indexes", [](IoKind kind) { ManyAtATime(kind, false); });
     test("what O_DIRECT would refuse goes through a buffer", Unaligned);
+    test("limits of bytes and requests hold within 5 %", KeepsToLimits);
+    test("a flush is a request of no bytes to a limit", CountsAgainstLimits);
+    test("disks that share a limit keep to it together, and both get on", SharesLimits);
+    test("what is done with success is counted, also over two engines", Counts);
     test("pauses, resumes and a stop under load lose nothing", Storm);
   }
 }

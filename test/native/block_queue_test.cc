@@ -71,9 +71,11 @@ class HeldIo final : public vmm::FileIo {
 class HeldDisk {
  public:
   explicit HeldDisk(uint64_t size_bytes = kDiskBytes) : HeldDisk(RawDisk(-1, size_bytes)) {}
-  explicit HeldDisk(const std::shared_ptr<vmm::DiskImage>& image) {
+  explicit HeldDisk(const std::shared_ptr<vmm::DiskImage>& image,
+                    std::shared_ptr<vmm::RateLimiter> limiter = nullptr) {
     auto disk = std::make_shared<vmm::BlockDisk>();
     disk->image = image;
+    disk->limiter = std::move(limiter);
     disk->limits = {image->size_bytes(), false, true};
     auto work = std::make_unique<vmm::BlockQueue>(guest.queue(), disk, [this](uint16_t) {
       return std::make_unique<HeldIo>(shared_, guest.queue().kick);
@@ -230,6 +232,62 @@ void StopBetweenPieces() {
   Flag ended;
   disk.thread().Stop(ended.Setter());
   disk.ReleaseLast();
+  CHECK(ended.Await() && disk.guest.Await(0).empty());
+}
+
+/// One request passes at once, and the next when it is told to.
+HeldDisk Limited(uint64_t period_ms) {
+  return HeldDisk(RawDisk(-1, kDiskBytes),
+                  std::make_shared<vmm::RateLimiter>(vmm::TokenBucketOptions{},
+                                                     vmm::TokenBucketOptions{1, period_ms, 0}));
+}
+
+void WaitsForItsTurn() {
+  HeldDisk disk = Limited(600);
+  disk.Read(0);
+  disk.AwaitHeld(1);
+  disk.ReleaseLast();
+  CHECK(disk.guest.Await().size() == 1);
+
+  disk.Read(1);
+  usleep(50'000);
+  CHECK(!disk.HoldsAny());
+  disk.AwaitHeld(1);
+  disk.ReleaseLast();
+  CHECK(disk.guest.Await().size() == 1);
+}
+
+void PauseBeforeItsTurn() {
+  HeldDisk disk = Limited(600);
+  disk.Read(0);
+  disk.Read(1);
+  disk.Read(2);
+  disk.AwaitHeld(1);
+  disk.ReleaseLast();
+  CHECK(disk.guest.Await().size() == 1);
+  for (int i = 0; i < 1000; ++i) {
+    Flag paused;
+    disk.thread().Pause(paused.Setter());
+    CHECK(paused.Await());
+    CHECK(disk.guest.queue().queue->in_flight_count() == 0);
+    disk.thread().Resume();
+  }
+  for (int i = 0; i < 2; ++i) {
+    disk.AwaitHeld(1);
+    disk.ReleaseLast();
+    CHECK(disk.guest.Await().size() == 1);
+  }
+}
+
+void StopBeforeItsTurn() {
+  HeldDisk disk = Limited(uint64_t{1} << 53);
+  disk.Read(0);
+  disk.Read(1);
+  disk.AwaitHeld(1);
+  disk.ReleaseLast();
+  CHECK(disk.guest.Await().size() == 1);
+  Flag ended;
+  disk.thread().Stop(ended.Setter());
   CHECK(ended.Await() && disk.guest.Await(0).empty());
 }
 
@@ -409,6 +467,9 @@ int main() {
   Test("who waits for another write can be paused, and goes on when resumed", PauseOfWaiting);
   Test("of requests too large to wait for only one is in flight, and the rest follows",
        LargeRequests);
+  Test("what a limit holds back goes on by itself", WaitsForItsTurn);
+  Test("a pause gives back what a limit holds back, and its charge", PauseBeforeItsTurn);
+  Test("a stop does not wait for what a limit holds back", StopBeforeItsTurn);
   Test("a thousand requests take a hundred system calls and interrupts at most", FewSystemCalls);
   Test("what the host forbids gives way to the next best", NextBest);
   Test("a host without a thread left is told of, and the engine stops", NoThreadLeft);

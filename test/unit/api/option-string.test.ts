@@ -53,6 +53,17 @@ test.each([
     },
   ],
   [
+    'rate_limit_groups',
+    'id=g,bw_size=9,bw_one_time_burst=8,bw_refill_time=7,ops_size=6,ops_one_time_burst=5,ops_refill_time=4',
+    {
+      id: 'g',
+      rate_limiter_config: {
+        bandwidth: { size: 9, one_time_burst: 8, refill_time: 7 },
+        ops: { size: 6, one_time_burst: 5, refill_time: 4 },
+      },
+    },
+  ],
+  [
     'platform',
     'oem_strings=[one,"two, ""words"""],uuid=x',
     { oem_strings: ['one', 'two, "words"'], system_uuid: 'x' },

@@ -85,6 +85,15 @@ test('devices get slots from 1 in order, and BARs from the top down, disks below
   expect(slots().slice(0, 7)).toEqual([0x0d57, ...Array(5).fill(0x106a), 0xffff]);
 });
 
+test('what devices count is there by id, and those that do not count are not', async () => {
+  const counting = Object.assign(new Echo(), { counters: () => ({ read_ops: 3 }) });
+  const { attach } = machine((id) => (id === 'a' ? counting : new Echo()));
+
+  const devices = await attach({ disks: [{ id: 'a' }, { id: 'b' }] });
+
+  expect(devices.counters()).toEqual({ a: { read_ops: 3 } });
+});
+
 test('a slot that is asked for is taken first, whichever device comes first', async () => {
   const { attach } = machine();
   const devices = await attach({

@@ -314,6 +314,52 @@ test('a data plane that does not start puts the device in need of a reset', () =
   expect(needsReset.mock.calls[0]?.[0]).toContain('EAGAIN: no thread');
 });
 
+test('limits go to the data plane, and one_time_burst is 0 unless given', () => {
+  const make = vi.spyOn(native, 'RateLimiter', 'get');
+  const made = vi.fn(function limiter() {});
+  make.mockReturnValue(made as never);
+  const bandwidth = { size: 9, refill_time: 8, one_time_burst: 7 };
+
+  activate(diskOf({ rate_limiter_config: { bandwidth, ops: { size: 6, refill_time: 5 } } }));
+
+  expect(made).toHaveBeenCalledExactlyOnceWith({
+    bandwidth: { size: 9, refillTimeMs: 8, oneTimeBurst: 7 },
+    ops: { size: 6, refillTimeMs: 5, oneTimeBurst: 0 },
+  });
+  expect(engine.options?.limiter).toBe(made.mock.instances[0]);
+});
+
+test.each([
+  [undefined],
+  [{}],
+  [{ ops: { size: 0, refill_time: 9 }, bandwidth: { size: 9, refill_time: 0 } }],
+])('limits of %j are none', (rate_limiter_config) => {
+  activate(diskOf({ rate_limiter_config }));
+
+  expect(engine.options?.limiter).toBeUndefined();
+});
+
+test('disks of a group have the limiter of the group', () => {
+  const limiter = new native.RateLimiter({});
+
+  activate(diskOf({ rate_limit_group: 'g' }, 'a', new Map([['g', limiter]])));
+
+  expect(engine.options?.limiter).toBe(limiter);
+});
+
+test('a reset of the driver forgets neither counters nor what was charged', async () => {
+  const disk = diskOf({ rate_limiter_config: { ops: { size: 6, refill_time: 5 } } });
+  activate(disk);
+  const before = engine.options;
+  await disk.reset();
+
+  activate(disk);
+
+  expect(engine.options).not.toBe(before);
+  expect(engine.options?.counters).toBe(before?.counters);
+  expect(engine.options?.limiter).toBe(before?.limiter);
+});
+
 test('what the data plane has to say names the disk', () => {
   activate(diskOf({}, 'root'));
 

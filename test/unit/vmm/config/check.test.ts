@@ -41,6 +41,10 @@ const seedVsocks = (...cids: number[]) => ({
   cmdline: { args: '' },
   vsock: cids.map((cid) => ({ cid, sock: `/v${cid}` })),
 });
+const LIMITED = { ops: { size: 9, refill_time: 9 } };
+const groups = (...all: [id: string, rate_limiter_config: object][]) => ({
+  rate_limit_groups: all.map(([id, rate_limiter_config]) => ({ id, rate_limiter_config })),
+});
 const shared = { memory: { size: 256 * MIB, shared: true } };
 
 test.each<[body: object, text: string, remedy: string]>([
@@ -123,6 +127,8 @@ test.each<[body: object, text: string, remedy: string]>([
   ],
   [disk({ rate_limit_group: 'g' }), 'Invalid rate-limiter group', 'rate_limit_group is g'],
   [disk({ rate_limit_group: 'g', rate_limiter_config: {} }), 'both provided', 'disks[1] has'],
+  [groups(['g', {}]), 'Invalid rate-limiter group', 'rate_limit_groups[0] limits nothing'],
+  [groups(['', LIMITED]), 'Invalid rate-limiter group', 'rate_limit_groups[0].id is empty'],
   [{ ...shared, fs: [{ tag: 't'.repeat(37), socket: '/s' }] }, 'tag (37)', 'fs[0].tag is 37 bytes'],
   [{ pmem: [{ file: '/p', size: 4096 }] }, 'not multiple of 2MiB', 'pmem[0].size is 4096'],
 
