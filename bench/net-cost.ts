@@ -31,7 +31,7 @@ const RATE = 'microseconds a frame';
 const JS_TICKS = 'CPU ticks of the JS thread, in all';
 
 const ETHERNET_BYTES = 14;
-const WARM_UP = 5000;
+const WARM_UP = 2000;
 const STEADY_MS = 4000;
 
 const root = join(import.meta.dirname, '..');
@@ -61,13 +61,20 @@ const GOALS: Goal[] = loads.flatMap(({ name }) => [
   { measure: `${name}: ${JS_TICKS}`, limit: 0 },
 ]);
 
+/** Of the JS thread while the load is steady: its start and its end are told to it and by it. */
+async function measureIdleness(flood: Flood, name: string): Promise<void> {
+  const js = `${flood.process.pid}`;
+  await sleep(STEADY_MS / 5);
+  const ticks = flood.ticks(js);
+  await sleep((STEADY_MS * 3) / 5);
+  add(samples, `${name}: ${JS_TICKS}`, 'ours', flood.ticks(js) - ticks);
+}
+
 /** Counts while the load goes on. */
 async function measure(flood: Flood, { name, direction, bytes }: Load): Promise<void> {
   const started = performance.now();
   await flood.burst<Burst>(direction, bytes, WARM_UP);
   const frames = Math.ceil((WARM_UP * STEADY_MS) / (performance.now() - started));
-  const js = `${flood.process.pid}`;
-  const ticks = flood.ticks(js);
   let done: Burst = { frames: 1, kicks: 0, interrupts: 0 };
   let tookMs = 0;
   const events = {
@@ -76,7 +83,11 @@ async function measure(flood: Flood, { name, direction, bytes }: Load): Promise<
   };
   const [syscalls = Number.NaN, exits = Number.NaN] = await counted(events, async () => {
     const from = performance.now();
-    done = await flood.burst<Burst>(direction, bytes, frames);
+    const [said] = await Promise.all([
+      flood.burst<Burst>(direction, bytes, frames),
+      measureIdleness(flood, name),
+    ]);
+    done = said;
     tookMs = performance.now() - from;
   });
   const counts = {
@@ -89,7 +100,6 @@ async function measure(flood: Flood, { name, direction, bytes }: Load): Promise<
   for (const [measure, count] of Object.entries(counts)) record(measure, perThousand(count));
   record(TOTAL, perThousand(Object.values(counts).reduce((sum, count) => sum + count, 0)));
   record(RATE, (1000 * tookMs) / done.frames);
-  record(JS_TICKS, flood.ticks(js) - ticks);
 }
 
 async function run(program: string, sender: string, load: Load): Promise<void> {

@@ -3,7 +3,7 @@
 #include "virtio.h"
 
 enum { SEND = 2 };  // of the directions, the other one is to receive
-enum { QUEUE_SIZE = 256, HEADER_BYTES = 12, NUM_BUFFERS = 10, BUFFER_BYTES = 4096 };
+enum { ENTRIES = 256, HEADER_BYTES = 12, NUM_BUFFERS = 10, BUFFER_BYTES = 4096 };
 #define F_GUEST_CSUM (1ull << 1)
 #define F_GUEST_TSO4 (1ull << 7)
 #define F_MRG_RXBUF (1ull << 15)
@@ -27,9 +27,9 @@ static int expect_more_than(const struct queue* queue, u16 chains) {
 
 /// Keeps the queue full, and sleeps as Linux does until three quarters of it were sent.
 static void send(struct queue* queue, u32 frame_bytes, u32 frames, struct counts* counts) {
-  u8* frame = received + QUEUE_SIZE * BUFFER_BYTES;
+  u8* frame = received + ENTRIES * BUFFER_BYTES;
   u32 offered = 0, seen = interrupts();
-  for (; offered < QUEUE_SIZE && offered < frames; offered++) {
+  for (; offered < ENTRIES && offered < frames; offered++) {
     queue->table[offered] = (struct descriptor){(u64)frame, HEADER_BYTES + frame_bytes, 0, 0};
     offer(queue, (u16)offered);
   }
@@ -61,7 +61,7 @@ static void receive(struct queue* queue, u32 frames, struct counts* counts) {
 }
 
 static void lay_out(struct queue* queue) {
-  for (u32 i = 0; i < QUEUE_SIZE; i++) {
+  for (u32 i = 0; i < ENTRIES; i++) {
     const u64 buffer = (u64)(received + i * BUFFER_BYTES);
     queue->table[i] = (struct descriptor){buffer, BUFFER_BYTES, WRITE, 0};
     offer(queue, (u16)i);
@@ -75,11 +75,11 @@ void main(void) {
   if (!find_device(VIRTIO_NET, 0, &card)) return say("no card\n");
   const u64 features = F_VERSION_1 | F_EVENT_IDX | F_MRG_RXBUF | F_GUEST_CSUM | F_GUEST_TSO4;
   if (!accept_features(&card, features)) return say("features refused\n");
-  for (u16 i = 0; i < 2; i++) set_up_queue(&card, i, QUEUE_SIZE, &queues[i]);
+  for (u16 i = 0; i < 2; i++) set_up_queue(&card, i, ENTRIES, &queues[i]);
   enable_msix(&card);
   enable_interrupts();
   set_status(&card, ACKNOWLEDGE | DRIVER | FEATURES_OK | DRIVER_OK);
-  received = allocate((QUEUE_SIZE + 17) * BUFFER_BYTES);  // and a frame of up to 64 KiB to send
+  received = allocate((ENTRIES + 17) * BUFFER_BYTES);  // and a frame of up to 64 KiB to send
   lay_out(&queues[0]);
   say("ready\n");
   for (u64 direction = ask(); direction; direction = ask()) {
