@@ -30,7 +30,7 @@ test('a tap that is deleted under load is a cable pulled, and no end of the VM',
   await using network = await Network.make({}, {});
   await using guest = await Guest.boot({ cpus: 2, network, programs: IPERF });
   await serveIperf(guest);
-  const load = await network.spawn(['iperf3', '-c', '10.77.0.2', '-R', '-t', '60']);
+  const load = await network.spawn(['iperf3', '-c', '10.77.0.2', '-R', '-t', '60', '--forceflush']);
   load.stderr.resume();
   await once(load.stdout, 'data');
   await sleep(1000);
