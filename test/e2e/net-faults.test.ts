@@ -9,22 +9,21 @@ import { stream, TCP_STREAM } from './support/tcp-stream.ts';
 
 const MIB = 2 ** 20;
 
-test.each(['guest', 'host'] as const)(
-  'what the %s sends arrives although the tap went down and up',
-  async (from) => {
-    await using network = await Network.make({});
-    await using guest = await Guest.boot({ network, programs: TCP_STREAM });
+test('what either end sends arrives although the tap went down and up', async () => {
+  await using network = await Network.make({});
+  await using guest = await Guest.boot({ network, programs: TCP_STREAM });
 
-    const sent = stream(network, guest, from, 192 * MIB);
-    for (let i = 0; i < 3; i++) {
+  for (const from of ['guest', 'host'] as const) {
+    const sent = stream(network, guest, from, 128 * MIB);
+    for (let i = 0; i < 2; i++) {
       await sleep(500);
       await network.run('ip link set tap0 down && sleep 0.2 && ip link set tap0 up');
     }
-
     await sent;
-    await network.run('ping -c 3 -i 0.2 -W 5 10.77.0.2');
-  },
-);
+  }
+
+  await network.run('ping -c 3 -i 0.2 -W 5 10.77.0.2');
+});
 
 test('a tap that is deleted under load is a cable pulled, and no end of the VM', async () => {
   await using network = await Network.make({}, {});

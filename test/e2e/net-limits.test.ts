@@ -20,7 +20,7 @@ async function counters(guest: Guest): Promise<{ counts: Counters; ms: number }>
 }
 
 test('disks and cards keep to their limits within 5 % over 10 s', async () => {
-  const [bytes, requests, frameBytes] = [8 * MIB, 400, 4 * MIB];
+  const [bytes, requests, frameBytes] = [MIB, 100, MIB];
   const tenth = (perSecond: number) => `size=${Math.round(perSecond / 10)}`;
   const limit = (what: string, perSecond: number) =>
     `${what}_${tenth(perSecond)},${what}_refill_time=100`;
