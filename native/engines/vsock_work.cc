@@ -60,7 +60,12 @@ int VsockWork::Watch(int operation, int fd, uint32_t events, void* whose) const 
 
 /// Between two rounds it holds no chain, so a pause finds nothing in flight.
 void VsockWork::Serve(const std::atomic<bool>& leave) {
-  while (!leave.load()) Wait(ServeQueues() ? 0 : TimeoutMs());
+  while (!leave.load()) Round(true);
+}
+
+void VsockWork::Round(bool may_sleep) {
+  const bool more = ServeQueues();
+  Wait(more || !may_sleep ? 0 : TimeoutMs());
 }
 
 /// True if there is more to do that nobody will tell of.

@@ -35,6 +35,9 @@ class VsockWork final : public EngineWork {
   [[nodiscard]] int Open();
   void Serve(const std::atomic<bool>& leave) override;
   void Wake() override { wake_.Signal(); }
+  /// What the driver has sent, what it is to be sent, and then what has happened on the host: for
+  /// that it may sleep, until there is something to do.
+  void Round(bool may_sleep);
 
  private:
   [[nodiscard]] int Watch(int operation, int fd, uint32_t events, void* whose) const;

@@ -4,6 +4,7 @@
 #include <sys/un.h>
 
 #include <cstdlib>
+#include <cstring>
 #include <filesystem>
 #include <string>
 #include <vector>
@@ -33,6 +34,23 @@ class HostSocket {
   void Send(const std::string& bytes) const {
     CHECK(send(fd(), bytes.data(), bytes.size(), MSG_NOSIGNAL) ==
           static_cast<ssize_t>(bytes.size()));
+  }
+  /// Its own descriptor comes along.
+  void SendWithFd(std::string bytes) const {
+    alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))]{};
+    iovec piece{bytes.data(), bytes.size()};
+    msghdr message{};
+    message.msg_iov = &piece;
+    message.msg_iovlen = 1;
+    message.msg_control = control;
+    message.msg_controllen = sizeof(control);
+    cmsghdr* const part = CMSG_FIRSTHDR(&message);
+    part->cmsg_level = SOL_SOCKET;
+    part->cmsg_type = SCM_RIGHTS;
+    part->cmsg_len = CMSG_LEN(sizeof(int));
+    const int own = fd();
+    std::memcpy(CMSG_DATA(part), &own, sizeof(own));
+    CHECK(sendmsg(fd(), &message, MSG_NOSIGNAL) == static_cast<ssize_t>(bytes.size()));
   }
   bool MaySend() const { return send(fd(), "x", 1, MSG_NOSIGNAL | MSG_DONTWAIT) == 1; }
   /// As many bytes; fewer at the end of the stream.

@@ -1,0 +1,245 @@
+/// Fuzz target: packets of a vsock device. The driver sends what it likes and offers what room it
+/// likes, while clients of the host come, talk and go. Whatever they do, the device ends each
+/// round, keeps to its buffers, and what it sends is a packet of its own to this guest.
+
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include <filesystem>
+#include <string>
+
+#include "../../native/engines/vsock_work.h"
+#include "../../native/sys/unix_listener.h"
+#include "ring_input.h"
+
+namespace {
+
+constexpr uint64_t kCid = 3;
+constexpr uint16_t kSize = 8;
+constexpr uint64_t kRoomsGpa = 0x1000, kRoomBytes = 0x100, kPacketGpa = 0x2000;
+constexpr uint32_t kPayloadBytesMax = 0x1800;
+constexpr uint32_t kListenedPort = 1, kFirstClientPort = 1U << 30;
+constexpr int kStepsMax = 64;
+constexpr size_t kHostsMax = 8;
+
+/// Made once, for all inputs.
+struct Host {
+  Host() {
+    HOLDS(mkdtemp(folder) != nullptr);
+    HOLDS(vmm::ListenUnix(path(), &listener).ok());
+    HOLDS(vmm::ListenUnix(path() + "_" + std::to_string(kListenedPort), &server).ok());
+  }
+  ~Host() { std::filesystem::remove_all(folder); }
+  std::string path() const { return std::string(folder) + "/socket"; }
+
+  char folder[24] = "/tmp/vsock-fuzz-XXXXXX";
+  vmm::Fd listener, server;
+  const std::shared_ptr<vmm::EventFd> kicks[2] = {std::make_shared<vmm::EventFd>(),
+                                                  std::make_shared<vmm::EventFd>()};
+};
+
+/// The driver's side of one ring, which it may corrupt.
+class Ring {
+ public:
+  Ring(std::shared_ptr<vmm::GuestMemory> memory, uint64_t gpa)
+      : memory_(std::move(memory)), options_{kSize, gpa, gpa + 0x100, gpa + 0x180, false, false} {}
+
+  vmm::EngineQueue Device(const std::shared_ptr<vmm::EventFd>& event) const {
+    return {std::make_shared<vmm::Queue>(memory_, options_), event, event, [](const char*) {}};
+  }
+  void Describe(uint16_t index, const vmm::Descriptor& descriptor) const {
+    Write(options_.desc_gpa + uint64_t{16} * index, descriptor);
+  }
+  void Offer(uint16_t head) {
+    Write(options_.avail_gpa + 4 + uint64_t{2} * (avail_idx_++ % kSize), head);
+    Write(options_.avail_gpa + 2, avail_idx_);
+  }
+  void Corrupt(FuzzedDataProvider* input) {
+    Describe(input->ConsumeIntegralInRange<uint16_t>(0, kSize - 1),
+             DrawDescriptor(input, 0, kSize));
+    if (Rarely(input)) avail_idx_ = input->ConsumeIntegral<uint16_t>();
+  }
+  /// What came back next. False if there is nothing.
+  bool TakeUsed(uint32_t entry[2]) {
+    uint16_t idx = 0;
+    Read(options_.used_gpa + 2, &idx);
+    if (idx == used_idx_) return false;
+    const uint64_t at = options_.used_gpa + 4 + uint64_t{8} * (used_idx_++ % kSize);
+    Read(at, &entry[0]);
+    Read(at + 4, &entry[1]);
+    return true;
+  }
+
+ private:
+  template <class T>
+  void Write(uint64_t gpa, const T& value) const {
+    HOLDS(memory_->CopyIn(gpa, &value, sizeof(value)) == 0);
+  }
+  template <class T>
+  void Read(uint64_t gpa, T* value) const {
+    HOLDS(memory_->CopyOut(gpa, value, sizeof(*value)) == 0);
+  }
+
+  const std::shared_ptr<vmm::GuestMemory> memory_;
+  const vmm::QueueOptions options_;
+  uint16_t avail_idx_ = 0, used_idx_ = 0;
+};
+
+class Harness {
+ public:
+  Harness(FuzzedDataProvider* input, const Host& host)
+      : input_(*input),
+        host_(host),
+        work_(std::make_unique<vmm::VsockWork>(Options(host), rx_.Device(host.kicks[0]),
+                                               tx_.Device(host.kicks[1]))) {
+    HOLDS(work_->Open() == 0);
+  }
+
+  void Run() {
+    for (int step = 0; step < kStepsMax && input_.remaining_bytes() > 0; ++step) {
+      Step();
+      work_->Round(false);
+      CheckUsed();
+    }
+  }
+
+ private:
+  static vmm::VsockOptions Options(const Host& host) {
+    return {"_vsock0", kCid, host.listener.get(), host.path(), 60'000, [](const std::string&) {}};
+  }
+
+  void Step() {
+    switch (input_.ConsumeIntegralInRange<int>(0, 9)) {
+      case 0:
+      case 1:
+      case 2:
+      case 3:
+        return SendPacket();
+      case 4:
+      case 5:
+        return OfferRoom();
+      case 6:
+        return Dial();
+      case 7:
+        return Accept();
+      case 8:
+        return Talk();
+      default:
+        if (!Rarely(&input_)) return;
+        corrupt_ = true;
+        (input_.ConsumeBool() ? rx_ : tx_).Corrupt(&input_);
+    }
+  }
+
+  uint32_t DrawPort() {
+    const uint32_t port = input_.ConsumeIntegralInRange<uint32_t>(0, 3);
+    return input_.ConsumeBool() ? port : kFirstClientPort + port;
+  }
+  uint32_t DrawBytes(uint32_t usual) {
+    return Rarely(&input_) ? input_.ConsumeIntegral<uint32_t>() : usual;
+  }
+
+  void SendPacket() {
+    vmm::VsockHeader header{};
+    const auto bytes = input_.ConsumeIntegralInRange<uint32_t>(0, kPayloadBytesMax);
+    header.src_cid = Rarely(&input_) ? input_.ConsumeIntegral<uint64_t>() : kCid;
+    header.dst_cid = Rarely(&input_) ? input_.ConsumeIntegral<uint64_t>() : vmm::kVsockHostCid;
+    header.src_port = input_.ConsumeIntegralInRange<uint32_t>(0, 3);
+    header.dst_port = DrawPort();
+    header.len = DrawBytes(bytes);
+    header.type = Rarely(&input_) ? input_.ConsumeIntegral<uint16_t>() : 1;
+    header.op = input_.ConsumeIntegralInRange<uint16_t>(0, 8);
+    header.flags = input_.ConsumeIntegralInRange<uint32_t>(0, 3);
+    header.buf_alloc = DrawBytes(input_.ConsumeBool() ? 0x10000 : 100);
+    header.fwd_cnt = DrawBytes(0);
+    HOLDS(memory_->CopyIn(kPacketGpa, &header, sizeof(header)) == 0);
+    const auto total = static_cast<uint32_t>(sizeof(header)) + bytes;
+    const auto first = input_.ConsumeIntegralInRange<uint32_t>(0, total);
+    tx_.Describe(0, {kPacketGpa, first, vmm::kDescriptorNext, 1});
+    tx_.Describe(1, {kPacketGpa + first, total - first, 0, 0});
+    tx_.Offer(0);
+  }
+  void OfferRoom() {
+    const uint16_t head = next_room_++ % kSize;
+    const auto bytes = static_cast<uint32_t>(
+        Rarely(&input_) ? input_.ConsumeIntegralInRange<uint32_t>(0, 64) : kRoomBytes);
+    rx_.Describe(head, {kRoomsGpa + kRoomBytes * head, bytes, vmm::kDescriptorWrite, 0});
+    rx_.Offer(head);
+  }
+
+  void Keep(vmm::Fd socket) {
+    if (hosts_.size() == kHostsMax) hosts_.erase(hosts_.begin());
+    if (socket.ok()) hosts_.push_back(std::move(socket));
+  }
+  void Dial() {
+    sockaddr_un address{};
+    address.sun_family = AF_UNIX;
+    host_.path().copy(address.sun_path, sizeof(address.sun_path) - 1);
+    vmm::Fd client(socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
+    HOLDS(connect(client.get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address)) == 0);
+    const std::string line =
+        Rarely(&input_) ? input_.ConsumeRandomLengthString(64)
+                        : "CONNECT " + std::to_string(input_.ConsumeIntegralInRange(0, 3)) + "\n";
+    send(client.get(), line.data(), line.size(), MSG_NOSIGNAL | MSG_DONTWAIT);
+    Keep(std::move(client));
+  }
+  void Accept() {
+    Keep(vmm::Fd(accept4(host_.server.get(), nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC)));
+  }
+  void Talk() {
+    if (hosts_.empty()) return;
+    const size_t which = input_.ConsumeIntegralInRange<size_t>(0, hosts_.size() - 1);
+    const int fd = hosts_[which].get();
+    static char bytes[1 << 14];
+    switch (input_.ConsumeIntegralInRange<int>(0, 4)) {
+      case 0:
+        hosts_.erase(hosts_.begin() + static_cast<ptrdiff_t>(which));
+        return;
+      case 1:
+        shutdown(fd, input_.ConsumeIntegralInRange<int>(0, 2));
+        return;
+      case 2:
+        while (recv(fd, bytes, sizeof(bytes), MSG_DONTWAIT) > 0) {
+        }
+        return;
+      default:
+        send(fd, bytes, input_.ConsumeIntegralInRange<size_t>(1, sizeof(bytes)),
+             MSG_NOSIGNAL | MSG_DONTWAIT);
+    }
+  }
+
+  /// A driver that corrupts its rings may have anything written into them.
+  void CheckUsed() {
+    if (corrupt_) return;
+    for (uint32_t used[2]; rx_.TakeUsed(used);) {
+      HOLDS(used[0] < kSize);
+      if (used[1] == 0) continue;
+      HOLDS(used[1] >= sizeof(vmm::VsockHeader) && used[1] <= kRoomBytes);
+      vmm::VsockHeader header{};
+      HOLDS(memory_->CopyOut(kRoomsGpa + kRoomBytes * used[0], &header, sizeof(header)) == 0);
+      HOLDS(header.dst_cid == kCid && used[1] == sizeof(header) + header.len);
+      HOLDS(header.op >= VIRTIO_VSOCK_OP_REQUEST && header.op <= VIRTIO_VSOCK_OP_CREDIT_REQUEST);
+      HOLDS(header.len == 0 || header.op == VIRTIO_VSOCK_OP_RW);
+    }
+    for (uint32_t used[2]; tx_.TakeUsed(used);) HOLDS(used[0] < kSize && used[1] == 0);
+  }
+
+  FuzzedDataProvider& input_;
+  const Host& host_;
+  const std::shared_ptr<vmm::GuestMemory> memory_ = ZeroedRam();
+  Ring rx_{memory_, 0x100}, tx_{memory_, 0x400};
+  std::unique_ptr<vmm::VsockWork> work_;
+  std::vector<vmm::Fd> hosts_;
+  uint16_t next_room_ = 0;
+  bool corrupt_ = false;
+};
+
+}  // namespace
+
+extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
+  static const Host host;
+  FuzzedDataProvider input(data, size);
+  Harness(&input, host).Run();
+  return 0;
+}
