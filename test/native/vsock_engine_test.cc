@@ -178,6 +178,26 @@ void KeepsWhatTheHostIsSlowToTake() {
   CHECK(at_host == sent);
 }
 
+/// A packet may be taken before the engine hears that the socket has room again.
+void OvertakesNothing() {
+  VsockBench bench;
+  const vmm::Fd listener = bench.ListenAt(1);
+  HostSocket server = bench.ConnectOut(listener, 7, 1);
+  const std::string sent = Stream(256 << 10);  // more than a socket takes
+  for (size_t at = 0; at < sent.size(); at += 32 << 10)
+    bench.guest.Send(kPayload, 7, 1, sent.substr(at, 32 << 10));
+  bench.Pause();
+  std::string at_host = server.ReadSome();
+  CHECK(!at_host.empty() && at_host.size() < sent.size());
+
+  bench.guest.Post(kPayload, 7, 1, "the last");
+  bench.engine().Resume();
+  bench.guest.AwaitTaken();
+
+  at_host += server.Read(sent.size() + 8 - at_host.size());
+  CHECK(at_host == sent + "the last");
+}
+
 void HalfClosesByHost() {
   VsockBench bench;
   uint32_t port = 0;
@@ -224,6 +244,19 @@ void GuestStopsReceiving() {
   CHECK(server.Read(5) == "still");
   server.Close();
   CHECK(bench.guest.Expect(kShutdown, 7, 1).header.flags == kBothWays);
+}
+
+void HostStopsReceiving() {
+  VsockBench bench;
+  uint32_t port = 0;
+  HostSocket client = bench.ConnectIn(52, &port);
+  CHECK(shutdown(client.fd(), SHUT_RD) == 0);
+
+  bench.guest.Send(kPayload, 52, port, "in vain");
+  CHECK(bench.guest.Expect(kShutdown, 52, port).header.flags == VIRTIO_VSOCK_SHUTDOWN_RCV);
+  bench.guest.Send(kPayload, 52, port, "again");  // it is told once
+  client.Send("still");
+  CHECK(bench.guest.Expect(kPayload, 52, port).payload == "still");
 }
 
 void HostGoesAway() {
@@ -390,9 +423,11 @@ int main() {
   Test("so it does without event indexes", [] { CarriesEveryByteInOrder(false); });
   Test("the guest is sent what it has credit for", SendsNoMoreThanThereIsCreditFor);
   Test("a slow host holds up its own connection only", KeepsWhatTheHostIsSlowToTake);
+  Test("no packet overtakes what is kept of others", OvertakesNothing);
   Test("the host may end its half", HalfClosesByHost);
   Test("the guest may end its half", HalfClosesByGuest);
   Test("the guest may stop receiving", GuestStopsReceiving);
+  Test("the host may stop receiving", HostStopsReceiving);
   Test("the guest hears of a host that is gone, after its last bytes", HostGoesAway);
   Test("what the guest sent before it closed arrives",
        [] { DrainsAfterTheGuestIsGone(kShutdown); });

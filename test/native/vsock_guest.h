@@ -48,8 +48,14 @@ class VsockGuest {
     KickRx();
   }
 
-  /// A packet that a driver would send, but for what `change` does to it.
+  /// A packet that a driver would send, but for what `change` does to it. Taken when it returns.
   void Send(uint16_t op, uint32_t guest_port, uint32_t host_port, const std::string& payload = "",
+            const std::function<void(vmm::VsockHeader*)>& change = {}) {
+    Post(op, guest_port, host_port, payload, change);
+    AwaitTaken();
+  }
+  /// The same without waiting for that; one at a time.
+  void Post(uint16_t op, uint32_t guest_port, uint32_t host_port, const std::string& payload = "",
             const std::function<void(vmm::VsockHeader*)>& change = {}) {
     vmm::VsockHeader header{};
     header.src_cid = kCid;
@@ -69,14 +75,20 @@ class VsockGuest {
       tx_.DescribeChain(0, {{kTxGpa, sizeof(header)}, {kTxGpa + sizeof(header), length}});
     else
       tx_.DescribeChain(0, {{kTxGpa, sizeof(header)}});
-    SendChain();
+    PostChain();
   }
   /// The chain at head 0 of the tx queue, from beginning to end.
   void SendChain() {
-    tx_.Offer(0);
-    KickTx();
+    PostChain();
+    AwaitTaken();
+  }
+  void AwaitTaken() {
     Used used{};
     CHECK(Await(&tx_, *tx_irq_, &used, kTimeoutMs) && used.head == 0 && used.written == 0);
+  }
+  void PostChain() {
+    tx_.Offer(0);
+    KickTx();
   }
   void KickTx() {
     if (tx_.WantsKick()) tx_kick_->Signal();
