@@ -89,7 +89,7 @@ export class FakeNetEngine {
   pause = vi.fn(async () => {});
   resume = vi.fn();
   stop = vi.fn(async () => {});
-  counters = vi.fn();
+  counters = () => ({ rx_bytes: 1000, tx_bytes: 200, rx_frames: 30, tx_frames: 4 });
 
   constructor(options: NetEngineOptions) {
     this.options = options;

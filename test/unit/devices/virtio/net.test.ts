@@ -293,3 +293,17 @@ test('its files are open from the beginning to the end, and closed once', async 
 test('the MAC address of the tap is told', () => {
   expect(cardOf().hostMac).toBe(taps.mac);
 });
+
+test('what was counted stays when the next driver begins', async () => {
+  const card = cardOf();
+  const driver = new Driver(card);
+  const before = card.counters();
+  driver.start();
+  await driver.reset();
+  driver.start();
+
+  expect(before).toEqual({ rx_bytes: 0, tx_bytes: 0, rx_frames: 0, tx_frames: 0 });
+  expect(card.counters()).toEqual({
+    ...{ rx_bytes: 2000, tx_bytes: 400, rx_frames: 60, tx_frames: 8 },
+  });
+});
