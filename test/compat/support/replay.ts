@@ -74,7 +74,7 @@ const UNSERVED_REASON = 'asks for an endpoint that is not served yet';
 
 /** What a config may name that is not built; such a VM is created, and not booted. */
 const UNBUILT = [
-  ...['net', 'balloon', 'fs', 'pmem', 'devices', 'user_devices', 'vdpa'],
+  ...['balloon', 'fs', 'pmem', 'devices', 'user_devices', 'vdpa'],
   ...['tpm', 'platform', 'numa', 'landlock_enable', 'watchdog', 'pvpanic', 'iommu', 'firmware'],
   ...['kvm_hyperv', 'amx', 'zones', 'debug_console'],
 ];
@@ -241,7 +241,7 @@ class Replayer {
 
   async #process(): Promise<VmmProcess> {
     if (this.#vmm) return this.#vmm;
-    this.#vmm = await VmmProcess.start();
+    this.#vmm = await VmmProcess.start({ through: ['/usr/bin/unshare', '-n'] });
     furnish(this.#vmm.folder);
     return this.#vmm;
   }
