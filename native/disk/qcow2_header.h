@@ -27,7 +27,7 @@ struct Qcow2Header {
 };
 
 /// What of the file ParseQcow2Header wants, if it is that long.
-constexpr size_t kQcow2HeaderBytes = 64 * 1024;
+constexpr size_t kQcow2HeaderBytes = 65536;
 
 /// Whether a file that begins so is meant to be qcow2.
 bool IsQcow2(std::span<const std::byte> first_bytes);

@@ -31,9 +31,13 @@ int Mapping::Open(bool readonly) {
   for (size_t i = 0; i < l1_.size(); ++i) l1_[i] = LoadBe64(&bytes[i * kEntryBytes]);
   if (readonly || l1_.empty()) return 0;
   std::vector<uint64_t> tables;
-  for (const uint64_t entry : l1_)
-    if (store_.IsTable(entry & kOffsetMask))
-      tables.push_back(store_.ClusterOf(entry & kOffsetMask));
+  for (uint64_t& entry : l1_) {
+    const uint64_t offset = entry & kOffsetMask;
+    if (store_.IsTable(offset))
+      tables.push_back(store_.ClusterOf(offset));
+    else if (offset != 0)
+      entry = kNoTable;
+  }
   const uint64_t first = store_.ClusterOf(store_.header.l1_offset);
   const Run place{first, store_.ClusterOf(store_.header.l1_offset + bytes.size() - 1) + 1 - first};
   return store_.metadata.Add(place) && store_.metadata.AddAll(tables) ? 0 : -EINVAL;

@@ -30,7 +30,10 @@ int Refcounts::Open() {
   std::vector<uint64_t> blocks;
   for (size_t i = 0; i < table_.size(); ++i) {
     table_[i] = LoadBe64(&bytes[i * kEntryBytes]);
-    if (store_.IsTable(table_[i])) blocks.push_back(store_.ClusterOf(table_[i]));
+    if (store_.IsTable(table_[i]))
+      blocks.push_back(store_.ClusterOf(table_[i]));
+    else if (table_[i] != 0)
+      table_[i] = kNoTable;
   }
   const Run place{store_.ClusterOf(header.refcount_table_offset), header.refcount_table_clusters};
   return store_.metadata.Add(place) && store_.metadata.AddAll(blocks) ? 0 : -EINVAL;

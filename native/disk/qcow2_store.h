@@ -10,6 +10,10 @@
 
 namespace vmm::qcow2 {
 
+/// Takes the place of what an image names as a table outside its file: it stays outside, however
+/// the file grows.
+constexpr uint64_t kNoTable = kOffsetMask;
+
 /// The file of an open image, and what all that change it must agree on.
 struct Store {
   std::unique_ptr<ImageFile> file;

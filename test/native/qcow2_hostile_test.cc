@@ -184,15 +184,34 @@ void BadEntries() {
   check(kL2 * kCluster, kCompressed | 100 * kCluster, kCluster);
 }
 
+/// The file grows over what they name: they name no table even then.
+void OutsideForGood() {
+  for (const uint64_t table : {kL1, kTable}) {
+    std::unique_ptr<Image> image;
+    Forged forged;
+    CHECK(forged.Put64(table * kCluster + 8, (kClusters + 4) * kCluster).Open(false, &image) == 0);
+    vmm::WritePlan plan;
+    CHECK(image->BeginWrite({kCluster, 64 * kCluster}, &plan) == 0);
+    CHECK(image->EndWrite(plan.ticket, true) == 0);
+    Extent extent;
+    CHECK(image->Read({2 << 20, 512}, &extent) == (table == kL1 ? -EIO : 0));
+    CHECK(WriteAt(image.get(), 2 << 20, &plan) == (table == kL1 ? -EIO : 0));
+  }
+}
+
+/// Data, and a stream that ends after one byte.
 void BadCompressed() {
-  std::unique_ptr<Image> image;
-  Forged forged;
-  CHECK(forged.Put64(kL2 * kCluster, kCompressed | 3ULL << 58 | kData * kCluster)
-            .Open(false, &image) == 0);
-  Extent extent;
-  vmm::WritePlan plan;
-  CHECK(image->Read({0, 512}, &extent) == -EIO && WriteAt(image.get(), 0, &plan) == -EIO);
-  CHECK(image->BeginWrite({0, kCluster}, &plan) == 0);
+  for (const std::string& data : {std::string("\7\7\7"), std::string("\1\1\0\xfe\xff\7", 6)}) {
+    std::unique_ptr<Image> image;
+    Forged forged;
+    forged.PutText(kData * kCluster, data);
+    forged.Put64(kL2 * kCluster, kCompressed | uint64_t{3} << 58 | kData * kCluster);
+    CHECK(forged.Open(false, &image) == 0);
+    Extent extent;
+    vmm::WritePlan plan;
+    CHECK(image->Read({0, 512}, &extent) == -EIO && WriteAt(image.get(), 0, &plan) == -EIO);
+    CHECK(image->BeginWrite({0, kCluster}, &plan) == 0);
+  }
 }
 
 /// Entries that name tables of the image, with every flag that would allow it.
@@ -237,7 +256,7 @@ void Bounded() {
   forged.Put64(24, uint64_t{2} << 40).Put32(36, 1 << 20).Put64(40, uint64_t{1} << 39);
   forged.Put64(48, uint64_t{1} << 38).Put32(56, 1024).Sparse(uint64_t{1} << 40);
   CHECK(forged.Open(false, &image) == 0);
-  for (uint64_t offset = 0; offset < uint64_t{2} << 40; offset += uint64_t{1} << 28) {
+  for (uint64_t offset = 0; offset < uint64_t{2} << 40; offset += uint64_t{1} << 27) {
     vmm::WritePlan plan;
     CHECK(image->BeginWrite({offset, 512}, &plan) == 0 && image->EndWrite(plan.ticket, true) == 0);
   }
@@ -259,6 +278,7 @@ int main() {
   Test("the backing file is told, if its name is within the header", Names);
   Test("an image with two tables in one place is not written", Overlapping);
   Test("a bad entry fails its request and no other", BadEntries);
+  Test("a table outside the file stays there, however the file grows", OutsideForGood);
   Test("what is no compressed cluster fails, and can be overwritten", BadCompressed);
   Test("entries that name tables do not have them overwritten or freed", TablesAreSafe);
   Test("wrong refcounts give no table away", WrongRefcounts);

@@ -95,6 +95,7 @@ class RawDisk : public vmm::Image {
   RawDisk(const vmm::File& file, uint64_t size_bytes) : file_(file), size_(size_bytes) {}
   uint64_t size_bytes() const override { return size_; }
   int Read(vmm::DiskRange range, vmm::Extent* out) override {
+    CHECK(range.length > 0 && range.offset + range.length <= size_);
     *out = {vmm::Extent::Kind::kFile, 0, range.offset, range.length, nullptr};
     return 0;
   }
