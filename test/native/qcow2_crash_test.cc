@@ -74,7 +74,7 @@ class Medium {
 
 struct Load {
   const char* options;
-  const char* prepare;  // commands of qemu-img and qemu-io; the image stands behind
+  const char* between;  // sessions; the image stands behind it
   uint64_t size_bytes;
   uint64_t sectors_max;  // of a request
 };
@@ -88,36 +88,46 @@ constexpr Load kLoads[] = {
 };
 constexpr int kSessions = 3;
 constexpr int kRequests = 60;
-constexpr int kCrashes = 10;  // a session, about
+constexpr uint64_t kChangesBetween = 36;  // and crashes, at most
+/// Where the header names the refcount table: when that is written, crashes come one after another.
+constexpr uint64_t kTableNameAt = 48;
+constexpr uint64_t kInARow = 16;
 
-/// In each session crashes are tried out while it goes on.
+/// An image is opened, written to and closed, and crashes are tried out while it goes on.
+void Session(const std::string& path, const std::string& crashed, uint64_t sectors_max,
+             Model* model, std::mt19937_64* random) {
+  Medium medium(path);
+  uint64_t left = 1;
+  uint64_t in_a_row = 0;
+  const Disk disk(
+      path, false,
+      [&](SeenFile::Change change, uint64_t offset, uint64_t length, const std::byte* bytes) {
+        if (change == SeenFile::Change::kWrite && offset == kTableNameAt) in_a_row = kInARow;
+        if (in_a_row > 0 || left-- == 0) {
+          if (in_a_row > 0)
+            --in_a_row;
+          else
+            left = Draw(random, kChangesBetween);
+          medium.WriteCrashed(crashed, random);
+          CHECK(IsSound(crashed));
+          CHECK(model->IsAfterCrash(Disk(crashed, true).ReadAll()));
+        }
+        medium.See(change, offset, length, bytes);
+        return 0;
+      });
+  for (int i = 0; i < kRequests; ++i) CHECK(DoSomething(disk, model, random, sectors_max) == 0);
+  CHECK(model->IsNow(disk.ReadAll()) && disk.Flush() == 0);
+  model->Flushed();
+}
+
 void Crash(const Folder& folder, const Load& load) {
-  const std::string path =
-      MadeImage(folder, "image", load.options, std::to_string(load.size_bytes));
-  Shell(std::string(load.prepare) + " " + path);
-  const std::string crashed = folder / "crashed";
+  const std::string size = std::to_string(load.size_bytes);
+  const std::string path = MadeImage(folder, "image", load.options, size);
   std::mt19937_64 random(load.size_bytes + load.sectors_max);
   Model model(load.size_bytes);
   for (int session = 0; session < kSessions; ++session) {
-    Medium medium(path);
-    int left = 1;
-    const Disk disk(
-        path, false,
-        [&](SeenFile::Change change, uint64_t offset, uint64_t length, const std::byte* bytes) {
-          const bool sync = change == SeenFile::Change::kSync;
-          if (left-- == 0) {
-            left = static_cast<int>(Draw(&random, 2 * kRequests * 3 / kCrashes));
-            medium.WriteCrashed(crashed, &random);
-            CHECK(IsSound(crashed));
-            CHECK(model.IsAfterCrash(Disk(crashed, true).ReadAll()));
-          }
-          medium.See(change, offset, length, bytes);
-          (void)sync;
-          return 0;
-        });
-    for (int i = 0; i < kRequests; ++i)
-      CHECK(DoSomething(disk, &model, &random, load.sectors_max) == 0);
-    CHECK(model.IsNow(disk.ReadAll()));
+    Session(path, folder / "crashed", load.sectors_max, &model, &random);
+    Shell(std::string(load.between) + " " + path);
   }
   CHECK(IsClean(path));
 }
@@ -139,7 +149,7 @@ void HostDiesOverBacking() {
     fclose(file);
     model.Flushed();
   }
-  const std::string path = MadeImage(folder, "image", "-F raw -b " + raw, "1M");
+  const std::string path = MadeImage(folder, "image", "-o cluster_size=4k -F raw -b " + raw, "1M");
   const std::string crashed = folder / "crashed";
   Medium medium(path);
   std::mt19937_64 random(11);
@@ -147,12 +157,12 @@ void HostDiesOverBacking() {
       path, raw,
       [&](SeenFile::Change change, uint64_t offset, uint64_t length, const std::byte* bytes) {
         medium.See(change, offset, length, bytes);
-        if (Draw(&random, 4) > 0) return 0;
+        if (Draw(&random, 6) > 0) return 0;
         medium.WriteCrashed(crashed, &random);
         CHECK(IsSound(crashed) && model.IsAfterCrash(Disk::Over(crashed, raw).ReadAll()));
         return 0;
       });
-  for (int i = 0; i < 60; ++i) CHECK(DoSomething(disk, &model, &random, 16) == 0);
+  for (int i = 0; i < 150; ++i) CHECK(DoSomething(disk, &model, &random, 16) == 0);
 }
 
 constexpr int kKills = 200;
