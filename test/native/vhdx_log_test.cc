@@ -129,12 +129,13 @@ void NewestSequence() {
   CHECK(ByteAt(path, kData + 16384) == std::byte{7});
 }
 
-/// What the last entry calls the tail is where it begins, whatever else is before.
+/// What the last entry calls the tail is where it begins, whatever else is before or is older.
 void FromTheTail() {
   const Directory directory;
   const std::string path = MakeLogged(directory);
-  const uint64_t tail = Put(path, 0, {1, 0, {{kData, std::byte{1}}}});
-  Put(path, tail, {2, tail, {{kData + 4096, std::byte{2}}}});
+  const uint64_t tail = Put(path, 0, {11, 0, {{kData, std::byte{1}}}});
+  Put(path, tail, {12, tail, {{kData + 4096, std::byte{2}}}});
+  Put(path, 512 << 10, {10, 512 << 10, {{kData, std::byte{3}}}});
 
   CHECK(Disk(kDynamicVhdx, path).Flush() == 0);
 
