@@ -234,6 +234,23 @@ void FooterIsPutBack() {
   CHECK(std::filesystem::file_size(path) == without.size() + kSectorBytes);
 }
 
+/// A page of the guest's is one of the file, and the old footer stands until there is a new one.
+void NewBlocks() {
+  const Directory directory;
+  const std::string path = directory / "image";
+  MakeImage(kDynamicVhd, path, kSizeBytes);
+  const Data before = Contents(path);
+  Disk disk(kDynamicVhd, path);
+  for (const uint64_t offset : {kBlockBytes, uint64_t{0}}) {
+    vmm::WritePlan plan;
+    CHECK(disk.image().BeginWrite({offset, kSectorBytes}, &plan) == 0);
+    CHECK(plan.offset % 4096 == 0);
+    CHECK(disk.image().EndWrite(plan.ticket, true) == 0);
+    CHECK(LastSector(path) == FirstSector(path));
+  }
+  CHECK(Contents(path, 0, before.size()) == before);
+}
+
 void ReadOnly() {
   for (const Format& format : {kFixedVhd, kDynamicVhd}) {
     const Directory directory;
@@ -273,6 +290,7 @@ int main() {
   Test("a block that cannot be where the table says is an error of its requests", BadBlocks);
   Test("sectors that a block does not have are zeroes, also after a write", BitmapIsHonoured);
   Test("a footer that a crash has cost is put back, unless read-only", FooterIsPutBack);
+  Test("new blocks begin at a page, behind all that was there", NewBlocks);
   Test("nothing changes a read-only image", ReadOnly);
   Test("a dynamic image is not written past pages that it shares", DirectIo);
 }
