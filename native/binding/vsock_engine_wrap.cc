@@ -3,8 +3,8 @@
 #include <utility>
 
 #include "args.h"
-#include "js_queue.h"
 #include "engine_calls.h"
+#include "js_queue.h"
 #include "sys_error.h"
 #include "virtqueue_wrap.h"
 

@@ -33,9 +33,7 @@ class SmallFileSystem {
     rmdir(path_.c_str());
   }
   std::string At(const std::string& name) const { return path_ + "/" + name; }
-  static void Run(const std::string& command) {
-    CHECK(system(command.c_str()) == 0);
-  }
+  static void Run(const std::string& command) { CHECK(system(command.c_str()) == 0); }
 
  private:
   std::string path_ = "/tmp/vmm-small.XXXXXX";

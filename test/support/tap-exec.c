@@ -1,5 +1,6 @@
 /// `tap-exec COUNT COMMAND...` becomes the command, in a network namespace of its own and with the
-/// files of a tap, `lan0`, from 3 on; `tap-exec COUNT --send SOCKET` gives them to who listens there.
+/// files of a tap, `lan0`, from 3 on; `tap-exec COUNT --send SOCKET` gives them to who listens
+/// there.
 #define _GNU_SOURCE
 #include <fcntl.h>
 #include <linux/if.h>
