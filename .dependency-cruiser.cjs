@@ -7,8 +7,8 @@
 const VMM_CONTRACT = '^src/vmm/(vmm|config|schema-tables|host)[.]ts$|^src/vmm/config/[^/]+[.]ts$';
 
 /**
- * What devices share: of virtio, files with a dash in their names. Everything else under src/devices is
- * a device, and no device knows another.
+ * What devices share: of virtio, files with a dash in their names. Everything else under
+ * src/devices is a device, and no device knows another.
  */
 const DEVICE_PARTS =
   '^src/devices/(device|registers|acpi/aml|[^/]+/device|pci/(config-space|msix)|virtio/(?!transport)[a-z]+-[a-z-]+|vhost-user/(protocol|frontend))[.]ts$';

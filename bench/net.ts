@@ -1,6 +1,6 @@
 /**
- * Networks: what TCP carries and how long an answer takes, between a Linux guest and its host over a
- * tap, beside QEMU without vhost.
+ * Networks: what TCP carries and how long an answer takes, between a Linux guest and its host over
+ * a tap, beside QEMU without vhost.
  *
  *     npx tsx bench/net.ts [--peer NAME=PATH]... [--rounds N] [--json FILE]
  *

@@ -49,10 +49,11 @@ const tsFunctionLength: Rule = (text, path) => {
   return visit(file);
 };
 
-/** In formatted code a body ends at the brace under the first line of its function. */
+/** In formatted code a body ends at the brace under the first line of its function; of constructors
+ * whose initialisers have lines of their own, nothing is said. */
 const cppFunctionLength: Rule = (text, path) => {
   if (!isCpp(path)) return [];
-  const functions = text.matchAll(/^( *)(?!namespace|\/\/| )[^\n]*\)[\w ]*\{\n(?:.*\n)*?\1\}/gm);
+  const functions = text.matchAll(/^( *)(?!namespace|\/\/| |:)[^\n]*\)[\w ]*\{\n(?:.*\n)*?\1\}/gm);
   return [...functions].flatMap((match) => {
     const start = text.slice(0, match.index).split('\n').length;
     return tooLong(start, match[0].split('\n').length);

@@ -1,6 +1,6 @@
 /**
- * What clients get wrong about vsock, and what a killed VMM leaves: each mistake has its status and a
- * text that names field and value, and afterwards a good VM boots and its socket is there.
+ * What clients get wrong about vsock, and what a killed VMM leaves: each mistake has its status and
+ * a text that names field and value, and afterwards a good VM boots and its socket is there.
  */
 import { once } from 'node:events';
 import { existsSync, mkdirSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';

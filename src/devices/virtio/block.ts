@@ -118,7 +118,8 @@ export class Block implements VirtioDevice {
    * @throws VmmError 'invalid-config'.
    */
   static check(config: DiskConfig, at: string): void {
-    if (!config.vhost_user) void new DiskImage(config, at).close(); // at once: it was only looked at
+    // It was only looked at, and is closed at once.
+    if (!config.vhost_user) void new DiskImage(config, at).close();
   }
 
   /** What of the config is not served yet, each as ` vhost_user`. */

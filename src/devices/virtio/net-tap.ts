@@ -86,7 +86,7 @@ export class NetTap {
     }
   }
 
-  /** What the kernel may leave to the guest: TUN_F_… bits. @throws SystemError if the tap is gone. */
+  /** What the kernel may leave to the guest: TUN_F_… bits. @throws SystemError if it is gone. */
   setOffloads(offloads: number): void {
     native.taps.setOffloads(this.fds[0] ?? -1, offloads);
   }

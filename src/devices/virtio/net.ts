@@ -156,7 +156,7 @@ export class Net implements VirtioDevice {
     await this.#engine?.pause();
   }
 
-  /** Switches may have forgotten or moved the guest meanwhile, so it says where it is. §5.1.6.5.4. */
+  /** Switches may have forgotten the guest meanwhile, so it says where it is. §5.1.6.5.4. */
   resume(): void {
     this.#engine?.resume();
     const { features = 0n } = this.#active ?? {};

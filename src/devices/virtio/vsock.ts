@@ -53,7 +53,7 @@ export class Vsock implements VirtioDevice {
   #isClosed = false;
 
   /**
-   * What would keep the socket from being made; that somebody listens there may change until a boot.
+   * What would keep the socket from being made; who listens there may change until a boot.
    * @throws VmmError 'invalid-config' or 'conflict'.
    */
   static check({ socket }: Pick<VsockConfig, 'socket'>): void {

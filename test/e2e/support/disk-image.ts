@@ -1,4 +1,4 @@
-/** Disk images in the formats that qemu-img writes and reads, on the host where their guest runs. */
+/** Disk images in the formats that qemu-img writes and reads, where their guest runs. */
 import { randomBytes } from 'node:crypto';
 import { mustExec } from '../../host/exec.ts';
 import type { KvmHost } from '../../host/host.ts';

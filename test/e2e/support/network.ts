@@ -1,4 +1,4 @@
-/** A network for one test, in a namespace on the host where its guest runs: taps, and who is there. */
+/** A network for one test, in a namespace of the host: taps, and who is there. */
 import { randomBytes } from 'node:crypto';
 import { mustExec, shellQuote } from '../../host/exec.ts';
 import type { ExecOptions, HostProcess, KvmHost } from '../../host/host.ts';
