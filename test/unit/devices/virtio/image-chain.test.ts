@@ -174,6 +174,11 @@ function fifo(): void {
 
 /** A chain of so many. */
 function files(count: number): void {
-  qcow2('top', '1', 'qcow2');
-  for (let i = 1; i < count; i++) qcow2(`${i}`, ...(i + 1 < count ? [`${i + 1}`, 'qcow2'] : []));
+  qcow2('top', 'file-1000', 'qcow2');
+  const bytes = readFileSync(at('top'));
+  for (let i = 1; i + 1 < count; i++) {
+    bytes.write(`file-${1000 + i}`, bytes.indexOf('file-'), 'latin1');
+    writeFileSync(at(`file-${999 + i}`), bytes);
+  }
+  qcow2(`file-${998 + count}`);
 }
