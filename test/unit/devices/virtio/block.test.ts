@@ -1,3 +1,4 @@
+import { execFileSync } from 'node:child_process';
 import { mkdtempSync, rmSync, statSync, truncateSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, test, vi } from 'vitest';
@@ -239,13 +240,30 @@ test('the data plane is told what the config says', () => {
   });
 });
 
-test('an image is kept raw if only its contents say that it is', () => {
-  activate(diskOf());
-  const found = engine.options;
-  activate(diskOf({ image_type: 'Raw', path: otherImage() }));
+test.each([
+  ['raw', 'Unknown', true],
+  ['raw', 'Raw', false],
+  ['vpc', 'Unknown', true],
+  ['vpc', 'FixedVhd', false],
+  ['qcow2', 'Unknown', false],
+])('the first sector of a %s image of type %s is guarded: %s', (format, image_type, guarded) => {
+  activate(diskOf({ image_type, path: imageOf(format) }));
 
-  expect(found?.keepRaw).toBe(true);
-  expect(engine.options?.keepRaw).toBe(false);
+  expect(engine.options?.keepRaw).toBe(guarded);
+});
+
+test('the blocks are those of the format, on a host of smaller or larger ones', () => {
+  const handle = { sizeBytes: 8 * MIB, sectorBytes: 4096, close: async () => {} };
+  vi.spyOn(native, 'DiskImage', 'get').mockReturnValue(function open() {
+    return handle;
+  } as never);
+
+  const { config } = diskOf({ image_type: 'Vhdx', path: imageOf('vhdx') });
+
+  const view = new DataView(config.buffer);
+  expect(view.getBigUint64(0, true)).toBe(16_384n); // capacity in sectors of 512
+  expect(view.getUint32(20, true)).toBe(4096); // blk_size
+  expect([...config.subarray(24, 28)]).toEqual([0, 0, 1, 0]); // one block is physical, and the least
 });
 
 test('without a serial, one follows from the file, and fits', () => {
@@ -380,8 +398,9 @@ test('the image is locked from the beginning to the end, and closed once', async
   expect(() => diskOf()).not.toThrow();
 });
 
-function otherImage(): string {
-  const path = join(folder, 'other.img');
-  writeFileSync(path, Buffer.alloc(MIB));
+/** A new one of 8 MiB. */
+function imageOf(format: string): string {
+  const path = join(folder, `disk.${format}`);
+  execFileSync('qemu-img', ['create', '-q', '-f', format, path, '8M']);
   return path;
 }
