@@ -54,6 +54,25 @@ test('what a driver writes is in the image, and what is in the image it reads', 
   expect([...readFileSync(image)].filter((_, i) => i % SECTOR_BYTES === 0)).toEqual([1, 2, 9, 4]);
 });
 
+test('what is read and written with success is counted, also over a reset', async () => {
+  plug({});
+  await ask(OUT, 0, new Uint8Array(2 * SECTOR_BYTES));
+  await ask(IN, 1_000_000);
+  await guest.reset();
+  guest.activate();
+  await ask(IN, 1);
+
+  const counted = guest.disk.counters();
+
+  expect(counted).toMatchObject({
+    ...{ read_ops: 1, read_bytes: SECTOR_BYTES, write_ops: 1, write_bytes: 2 * SECTOR_BYTES },
+    write_latency_avg: counted.write_latency_min,
+    write_latency_max: counted.write_latency_min,
+  });
+  expect(counted.read_latency_avg).toBeGreaterThan(0);
+  expect(counted.read_latency_avg).toBeLessThan(10_000_000);
+});
+
 test.each([
   ['a driver that took RO', FLUSH | RO],
   ['one that ignores it', FLUSH],
