@@ -74,7 +74,7 @@ Run Load(const Format& format, const std::string& path, uint32_t seed) {
   std::minstd_rand random(seed);
   {
     Disk disk(format, path);
-    for (int stamp = 1; stamp <= 24; ++stamp) {
+    for (int stamp = 1; stamp <= 16; ++stamp) {
       const uint64_t unit = random() % kUnits;
       CHECK(disk.Write(unit * kUnitBytes, Data(kUnitBytes, static_cast<std::byte>(stamp))) == 0);
       run.steps.push_back({run.operations.size(), unit, static_cast<Stamp>(stamp)});
