@@ -17,7 +17,7 @@ struct NetRxOptions {
   bool merge = false;
   /// The most that the tap may hand over as one frame, with the header.
   uint32_t frame_bytes_max = 0;
-  std::shared_ptr<RateLimiter> limiter;  // null without limits
+  std::shared_ptr<RateLimiter> limiter = nullptr;  // null without limits
 };
 
 /// Frames from the tap to the guest. VIRTIO 1.2 §5.1.6.4. One thread's; holds no chain between two
