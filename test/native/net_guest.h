@@ -29,9 +29,9 @@ inline Bytes Frame(size_t bytes, uint8_t seed = 1) {
 /// The guest's side of one queue, on the test's thread.
 class NetRing {
  public:
-  /// The rings lie at `gpa`, the third part of 32 KiB each.
+  /// The three parts lie from `gpa` on, in 32 KiB that hold them for any `size` up to 1024.
   NetRing(std::shared_ptr<vmm::GuestMemory> memory, uint64_t gpa, uint16_t size, bool event_idx)
-      : driver_(memory, {size, gpa, gpa + 0x2000, gpa + 0x4000, false, event_idx}),
+      : driver_(memory, {size, gpa, gpa + 0x4000, gpa + 0x5000, false, event_idx}),
         queue_(std::make_shared<vmm::Queue>(memory, driver_.options())) {}
 
   vmm::EngineQueue queue() {

@@ -118,9 +118,10 @@ void GoesDownAndUp() {
 /// Offers what Load is to use, once.
 void Offer(NetGuest* guest) {
   const Bytes frame = GuestFrame(HostFrame(200));
+  guest->Write(NetGuest::kTx, frame);
   for (uint16_t head = 0; head < 64; ++head) {
-    guest->OfferRoom(head, kRx, 2048);
-    guest->Send(head, frame);
+    guest->rx.Offer(head, {{kRx, 2048, true}});
+    guest->tx.Offer(head, {{NetGuest::kTx, static_cast<uint32_t>(frame.size())}});
   }
 }
 
@@ -146,6 +147,7 @@ void DeletedUnderLoad() {
     usleep(100'000);
     Run("ip link del vmtap0");
   });
+  Offer(&card.guest());
   Load(&card.guest(), host,
        [&] { return card.errors.load() > 0 || std::chrono::steady_clock::now() > end; });
   deleter.join();
