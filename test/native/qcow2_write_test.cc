@@ -136,16 +136,17 @@ uint64_t FileBytes(const std::string& path) {
 void Reuse() {
   const Folder folder;
   const std::string path = MadeImage(folder, "image", "", "64M");
-  for (int session = 0; session < 3; ++session) {
+  for (int session = 0; session < 2; ++session) {
     const Disk disk(path);
     for (int i = 0; i < 10; ++i) {
       CHECK(disk.Fill(0, 8 * kMiB, 1) == 0);
       CHECK(disk.image().Discard({0, 8 * kMiB}) == 0 && disk.Flush() == 0);
     }
+    struct stat stat {};
+    CHECK(::stat(path.c_str(), &stat) == 0);
+    CHECK(stat.st_size < 40 << 20 && stat.st_blocks * 512 < 1 << 20);
   }
-  CHECK(FileBytes(path) < 40 * kMiB && IsClean(path));
-  struct stat stat {};
-  CHECK(::stat(path.c_str(), &stat) == 0 && stat.st_blocks * 512 < 1 << 20);
+  CHECK(IsClean(path));
 }
 
 void Tight() {
@@ -176,10 +177,11 @@ void Busy() {
   CHECK(image.EndWrite(first.ticket, true) == 0 && image.Discard({0, 131072}) == 0);
 }
 
-/// The first cluster is written by a request that fails, and its contents are those of the next.
+/// What a failed write left in its clusters is not found in those of later ones, of which so many
+/// follow that they are used again.
 void FailedWrite() {
   const Folder folder;
-  const std::string path = MadeImage(folder, "image", "", "2M");
+  const std::string path = MadeImage(folder, "image", "", "20M");
   {
     const Disk disk(path);
     vmm::WritePlan plan;
@@ -187,13 +189,13 @@ void FailedWrite() {
     const std::vector<std::byte> junk(32768, std::byte{9});
     CHECK(disk.file().Write(plan.offset, junk) == 0);
     CHECK(disk.image().EndWrite(plan.ticket, false) == 0);
-    CHECK(disk.ReadAll() == std::vector<std::byte>(2 * kMiB));
-    for (uint64_t offset = 0; offset < 2 * kMiB; offset += 65536)
+    CHECK(disk.ReadAll() == std::vector<std::byte>(20 * kMiB));
+    for (uint64_t offset = 0; offset < 20 * kMiB; offset += 65536)
       CHECK(disk.Fill(offset, 512, 1) == 0);
   }
-  CHECK(IsClean(path));
+  CHECK(IsClean(path) && FileBytes(path) < 21 * kMiB);
   const std::vector<std::byte> bytes = Disk(path, true).ReadAll();
-  CHECK(std::count(bytes.begin(), bytes.end(), std::byte{1}) == 32 * 512);
+  CHECK(std::count(bytes.begin(), bytes.end(), std::byte{1}) == 320 * 512);
   CHECK(std::count(bytes.begin(), bytes.end(), std::byte{9}) == 0);
 }
 
