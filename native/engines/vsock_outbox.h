@@ -7,6 +7,8 @@
 #include <cstring>
 #include <memory>
 
+#include "../base/assert.h"
+
 namespace vmm {
 
 /// Bytes that a slow reader has not taken yet, in order. It has memory only while there are some.
@@ -18,6 +20,7 @@ class VsockOutbox {
 
   /// The caller has seen to it that there is room.
   void Put(const void* from, uint32_t bytes) {
+    VMM_ASSERT(bytes <= capacity_ - count_);
     if (bytes_ == nullptr) bytes_ = std::make_unique_for_overwrite<std::byte[]>(capacity_);
     const uint32_t end = (start_ + count_) % capacity_;
     const uint32_t first = std::min(bytes, capacity_ - end);

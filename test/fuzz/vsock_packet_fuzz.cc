@@ -18,9 +18,10 @@ namespace {
 constexpr uint64_t kCid = 3;
 constexpr uint16_t kSize = 8;
 constexpr uint64_t kRoomsGpa = 0x1000, kRoomBytes = 0x100, kPacketGpa = 0x2000;
-constexpr uint32_t kPayloadBytesMax = 0x1800;
+constexpr uint32_t kPieceBytesMax = 0x1f00;
+constexpr uint16_t kPiecesMax = kSize - 2;
 constexpr uint32_t kListenedPort = 1, kFirstClientPort = 1U << 30;
-constexpr int kStepsMax = 64;
+constexpr int kStepsMax = 64, kRepeatsMax = 16;
 constexpr size_t kHostsMax = 8;
 
 /// Made once, for all inputs.
@@ -32,6 +33,15 @@ struct Host {
   }
   ~Host() { std::filesystem::remove_all(folder); }
   std::string path() const { return std::string(folder) + "/socket"; }
+  vmm::Fd Accept(const vmm::Fd& from) const {
+    return vmm::Fd(accept4(from.get(), nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC));
+  }
+  /// Whoever still waits is of an input that has ended.
+  void TurnAway() const {
+    for (const vmm::Fd* from : {&listener, &server})
+      while (Accept(*from).ok()) {
+      }
+  }
 
   char folder[24] = "/tmp/vsock-fuzz-XXXXXX";
   vmm::Fd listener, server;
@@ -114,8 +124,9 @@ class Harness {
       case 0:
       case 1:
       case 2:
-      case 3:
         return SendPacket();
+      case 3:
+        return SendAgain();
       case 4:
       case 5:
         return OfferRoom();
@@ -134,7 +145,7 @@ class Harness {
 
   uint32_t DrawPort() {
     const uint32_t port = input_.ConsumeIntegralInRange<uint32_t>(0, 3);
-    return input_.ConsumeBool() ? port : kFirstClientPort + port;
+    return port <= kListenedPort ? port : kFirstClientPort + port - 2;
   }
   uint32_t DrawBytes(uint32_t usual) {
     return Rarely(&input_) ? input_.ConsumeIntegral<uint32_t>() : usual;
@@ -142,23 +153,40 @@ class Harness {
 
   void SendPacket() {
     vmm::VsockHeader header{};
-    const auto bytes = input_.ConsumeIntegralInRange<uint32_t>(0, kPayloadBytesMax);
+    const auto pieces = input_.ConsumeIntegralInRange<uint16_t>(1, kPiecesMax);
+    const auto piece_bytes = input_.ConsumeIntegralInRange<uint32_t>(0, kPieceBytesMax);
     header.src_cid = Rarely(&input_) ? input_.ConsumeIntegral<uint64_t>() : kCid;
     header.dst_cid = Rarely(&input_) ? input_.ConsumeIntegral<uint64_t>() : vmm::kVsockHostCid;
-    header.src_port = input_.ConsumeIntegralInRange<uint32_t>(0, 3);
+    header.src_port = input_.ConsumeIntegralInRange<uint32_t>(0, 1);
     header.dst_port = DrawPort();
-    header.len = DrawBytes(bytes);
+    header.len = DrawBytes(pieces * piece_bytes);
     header.type = Rarely(&input_) ? input_.ConsumeIntegral<uint16_t>() : 1;
-    header.op = input_.ConsumeIntegralInRange<uint16_t>(0, 8);
+    header.op = input_.ConsumeBool() ? uint16_t{VIRTIO_VSOCK_OP_RW}
+                                     : input_.ConsumeIntegralInRange<uint16_t>(0, 8);
     header.flags = input_.ConsumeIntegralInRange<uint32_t>(0, 3);
     header.buf_alloc = DrawBytes(input_.ConsumeBool() ? 0x10000 : 100);
     header.fwd_cnt = DrawBytes(0);
     HOLDS(memory_->CopyIn(kPacketGpa, &header, sizeof(header)) == 0);
-    const auto total = static_cast<uint32_t>(sizeof(header)) + bytes;
-    const auto first = input_.ConsumeIntegralInRange<uint32_t>(0, total);
-    tx_.Describe(0, {kPacketGpa, first, vmm::kDescriptorNext, 1});
-    tx_.Describe(1, {kPacketGpa + first, total - first, 0, 0});
+    // The payload is a piece of RAM several times, for a packet may be larger than our RAM.
+    const auto cut = input_.ConsumeIntegralInRange<uint32_t>(0, sizeof(header));
+    tx_.Describe(0, {kPacketGpa, cut, vmm::kDescriptorNext, 1});
+    tx_.Describe(1, {kPacketGpa + cut, static_cast<uint32_t>(sizeof(header)) - cut,
+                     vmm::kDescriptorNext, 2});
+    for (uint16_t i = 0; i < pieces; ++i) {
+      const bool last = i + 1 == pieces;
+      tx_.Describe(static_cast<uint16_t>(2 + i),
+                   {kPacketGpa + sizeof(header), piece_bytes,
+                    last ? uint16_t{0} : vmm::kDescriptorNext, static_cast<uint16_t>(3 + i)});
+    }
     tx_.Offer(0);
+  }
+  /// As often as it takes to send more than there is credit for.
+  void SendAgain() {
+    for (int i = input_.ConsumeIntegralInRange<int>(1, kRepeatsMax); i > 0; --i) {
+      tx_.Offer(0);
+      work_->Round(false);
+      CheckUsed();
+    }
   }
   void OfferRoom() {
     const uint16_t head = next_room_++ % kSize;
@@ -180,13 +208,11 @@ class Harness {
     HOLDS(connect(client.get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address)) == 0);
     const std::string line =
         Rarely(&input_) ? input_.ConsumeRandomLengthString(64)
-                        : "CONNECT " + std::to_string(input_.ConsumeIntegralInRange(0, 3)) + "\n";
+                        : "CONNECT " + std::to_string(input_.ConsumeIntegralInRange(0, 1)) + "\n";
     send(client.get(), line.data(), line.size(), MSG_NOSIGNAL | MSG_DONTWAIT);
     Keep(std::move(client));
   }
-  void Accept() {
-    Keep(vmm::Fd(accept4(host_.server.get(), nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC)));
-  }
+  void Accept() { Keep(host_.Accept(host_.server)); }
   void Talk() {
     if (hosts_.empty()) return;
     const size_t which = input_.ConsumeIntegralInRange<size_t>(0, hosts_.size() - 1);
@@ -241,5 +267,6 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   static const Host host;
   FuzzedDataProvider input(data, size);
   Harness(&input, host).Run();
+  host.TurnAway();
   return 0;
 }
