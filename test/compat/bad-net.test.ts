@@ -128,11 +128,6 @@ describe('a value', () => {
   });
 
   test.each<[string, object, string]>([
-    [
-      'limits',
-      { rate_limiter_config: { ops: { size: 9, refill_time: 9 } } },
-      'rate_limiter_config',
-    ],
     ['a backend', { vhost_user: true, vhost_socket: '/tmp/s' }, 'vhost_user'],
   ])('of %s, which is not built: 400 at vm.boot, by name', async (_name, card, text) => {
     const memory = { size: 64 << 20, shared: true };
@@ -148,6 +143,7 @@ describe('a value', () => {
   test.each<[string, object]>([
     ['2 pairs', { num_queues: 4 }],
     ['queues of 32768', { queue_size: 32_768 }],
+    ['a limit', { rate_limiter_config: { ops: { size: 9, refill_time: 9 } } }],
     ['an empty tap', { tap: '' }],
     ['limits of nothing', { rate_limiter_config: { ops: { size: 0, refill_time: 0 } } }],
     ['no offloads', { offload_csum: false, offload_tso: false, offload_ufo: false }],
