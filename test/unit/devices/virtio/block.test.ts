@@ -263,7 +263,8 @@ test('the blocks are those of the format, on a host of smaller or larger ones', 
   const view = new DataView(config.buffer);
   expect(view.getBigUint64(0, true)).toBe(16_384n); // capacity in sectors of 512
   expect(view.getUint32(20, true)).toBe(4096); // blk_size
-  expect([...config.subarray(24, 28)]).toEqual([0, 0, 1, 0]); // one block is physical, and the least
+  // One block is what is physical, and the least.
+  expect([...config.subarray(24, 28)]).toEqual([0, 0, 1, 0]);
 });
 
 test('without a serial, one follows from the file, and fits', () => {
