@@ -9,6 +9,9 @@ namespace vmm::qcow2 {
 namespace {
 
 constexpr uint64_t kReserveBytes = 16 << 20;
+/// How much behind the end of the file refcounts may say that it is in use, as after a crash of
+/// another writer, before we take it that they are wrong: they must not blow the file up.
+constexpr uint64_t kStrayBytesMax = 64 << 20;
 constexpr size_t kRunsAtOnce = 64;
 /// A search for holes must not hold a write up for long; the next goes on where it ends.
 constexpr uint32_t kBlocksAtOnce = 4;
@@ -69,10 +72,10 @@ int Allocator::Grow(uint64_t want) {
   // A block or the refcount table may take what was found: then there is more behind it.
   for (int tries = 0; tries < 4; ++tries) {
     const uint64_t end = store_.end_cluster();
-    const uint64_t last = kOffsetMask >> store_.header.cluster_bits;
     Run run;
-    refcounts_.FindFree({end, last - std::min(last, end)}, want, kBlocksAtOnce, &run);
-    if (run.count == 0) return -ENOSPC;
+    refcounts_.FindFree({end, kStrayBytesMax >> store_.header.cluster_bits}, want, kBlocksAtOnce,
+                        &run);
+    if (run.count == 0) return -EIO;
     int rc = store_.GrowTo(run.end());
     if (rc == 0) rc = refcounts_.Raise(&run);
     if (rc < 0) return rc;

@@ -24,7 +24,7 @@ using vmm::Image;
 using vmm::qcow2::StoreBe32;
 using vmm::qcow2::StoreBe64;
 
-constexpr uint64_t kFileBytesMax = 64 << 20;  // no run of so few requests comes near
+constexpr uint64_t kFileBytesMax = 256 << 20;  // no run of so few requests comes near
 constexpr uint64_t kCopied = uint64_t{1} << 63;
 constexpr uint64_t kClusters = 12;
 // Where it has what, in clusters.

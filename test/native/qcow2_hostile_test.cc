@@ -184,18 +184,28 @@ void BadEntries() {
   check(kL2 * kCluster, kCompressed | 100 * kCluster, kCluster);
 }
 
-/// The file grows over what they name: they name no table even then.
+/// The file grows over what an entry names: it names no table even then.
 void OutsideForGood() {
-  for (const uint64_t table : {kL1, kTable}) {
-    std::unique_ptr<Image> image;
-    Forged forged;
-    CHECK(forged.Put64(table * kCluster + 8, (kClusters + 4) * kCluster).Open(false, &image) == 0);
-    vmm::WritePlan plan;
-    CHECK(image->BeginWrite({kCluster, 64 * kCluster}, &plan) == 0);
+  std::unique_ptr<Image> image;
+  vmm::WritePlan plan;
+  Forged l1;
+  CHECK(l1.Put64(kL1 * kCluster + 8, (kClusters + 4) * kCluster).Open(false, &image) == 0);
+  CHECK(image->BeginWrite({kCluster, 64 * kCluster}, &plan) == 0);
+  CHECK(image->EndWrite(plan.ticket, true) == 0);
+  Extent extent;
+  CHECK(image->Read({2 << 20, 512}, &extent) == -EIO);
+  CHECK(WriteAt(image.get(), 2 << 20, &plan) == -EIO);
+
+  // Refcounts of 64 bits: what the second block would count is never known to be free.
+  constexpr uint64_t kCounted = kCluster / 8;
+  Forged table;
+  table.Put32(96, 6).Put64(kTable * kCluster + 8, (kClusters + 4) * kCluster);
+  for (uint64_t i = 0; i < kClusters; ++i) table.Put64(kBlock * kCluster + 8 * i, 1);
+  CHECK(table.Open(false, &image) == 0);
+  for (uint64_t offset = kCluster; offset < kDiskBytes; offset += kCluster) {
+    CHECK(WriteAt(image.get(), offset, &plan) == 0);
+    CHECK(plan.offset / kCluster / kCounted != 1);
     CHECK(image->EndWrite(plan.ticket, true) == 0);
-    Extent extent;
-    CHECK(image->Read({2 << 20, 512}, &extent) == (table == kL1 ? -EIO : 0));
-    CHECK(WriteAt(image.get(), 2 << 20, &plan) == (table == kL1 ? -EIO : 0));
   }
 }
 
@@ -241,11 +251,13 @@ void WrongRefcounts() {
     CHECK(plan.offset / kCluster >= kData);
     CHECK(image->EndWrite(plan.ticket, true) == 0);
   }
-  // A block that is not in the file: nothing that it would count is known to be free.
+  // A block that is not in the file, and would count 128 MiB: none of them is known to be free, and
+  // the file does not grow beyond.
   Forged other;
-  CHECK(other.Put64(kTable * kCluster, 100 * kCluster).Open(false, &image) == 0);
+  other.Put32(96, 0).Put64(kTable * kCluster, 100 * kCluster);
+  CHECK(other.Open(false, &image) == 0);
   vmm::WritePlan plan;
-  CHECK(WriteAt(image.get(), kCluster, &plan) == 0 && plan.offset > kCluster * kCluster / 2);
+  CHECK(WriteAt(image.get(), kCluster, &plan) == -EIO);
 }
 
 void Bounded() {
