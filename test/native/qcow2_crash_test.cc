@@ -1,5 +1,5 @@
-/// Whatever of an image has reached the disk when the host dies, QEMU finds nothing
-/// worse in it than clusters that nobody uses, and all that was flushed is there.
+/// Whatever of an image has reached the disk when the host dies, QEMU finds nothing worse in it
+/// than clusters that nobody uses, and all that was flushed is there.
 
 #include "qcow2_model.h"
 
@@ -95,7 +95,7 @@ class Crashes {
 
   int Before(SeenFile::Change change, uint64_t offset) {
     if (change == SeenFile::Change::kWrite && offset == kTableNameAt) after_name_ = kAfterName;
-    if (after_name_ > 0) return --after_name_, 4;
+    if (after_name_ > 0) return --after_name_, kTries;
     return (each_sync_ && change == SeenFile::Change::kSync) || Draw(&random_, 18) == 0 ? 1 : 0;
   }
 
@@ -103,6 +103,7 @@ class Crashes {
   /// Where the header names the refcount table. Little goes on around that, and it is worth a look.
   static constexpr uint64_t kTableNameAt = 48;
   static constexpr int kAfterName = 8;
+  static constexpr int kTries = 12;
 
   const bool each_sync_;
   std::mt19937_64& random_;

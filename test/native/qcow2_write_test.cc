@@ -1,5 +1,8 @@
 /// What we write, QEMU finds in order, and reads as we meant it.
 
+#include <thread>
+
+#include "../../native/disk/qcow2_table_cache.h"
 #include "qcow2_model.h"
 
 namespace {
@@ -199,6 +202,48 @@ void FailedWrite() {
   CHECK(std::count(bytes.begin(), bytes.end(), std::byte{9}) == 0);
 }
 
+/// Four queues, whose parts of the disk share clusters at their ends.
+void Threads() {
+  const Folder folder;
+  const std::string path = MadeImage(folder, "image", "", "2M");
+  constexpr uint64_t kPart = 300 << 10;
+  {
+    const Disk disk(path);
+    const auto work = [&disk](uint64_t part) {
+      std::mt19937_64 random(part);
+      for (int i = 0; i < 200; ++i) {
+        const uint64_t at = part * kPart + Draw(&random, kPart / 512) * 512;
+        int rc = -EBUSY;
+        while (rc == -EBUSY) rc = disk.Fill(at, 512, static_cast<uint8_t>(part + 1));
+        CHECK(rc == 0 && (i % 16 > 0 || disk.Flush() == 0));
+        std::vector<std::byte> bytes(512);
+        CHECK(disk.Read(at, bytes) == 0 && bytes[0] == static_cast<std::byte>(part + 1));
+      }
+    };
+    std::vector<std::thread> queues;
+    for (uint64_t part = 0; part < 4; ++part) queues.emplace_back(work, part);
+    for (std::thread& queue : queues) queue.join();
+    const std::vector<std::byte> bytes = disk.ReadAll();
+    for (uint64_t at = 0; at < bytes.size(); ++at)
+      CHECK(bytes[at] == std::byte{0} || bytes[at] == static_cast<std::byte>(at / kPart + 1));
+  }
+  CHECK(IsClean(path));
+}
+
+/// What cannot be written stays in memory, and other tables come and go beside it.
+void ReadsWhenFull() {
+  const Folder folder;
+  const std::string path = MadeImage(folder, "image", "", "2M");
+  const SeenFile file(path, true);
+  vmm::qcow2::TableCache cache(file, 512, 2, [] { return -ENOSPC; });
+  std::byte* table = nullptr;
+  CHECK(cache.Load(0, &table) == 0 && table[0] == std::byte{'Q'});
+  table[0] = std::byte{'q'};
+  cache.Touch(0, 0);
+  for (uint64_t offset = 512; offset < 4096; offset += 512) CHECK(cache.Load(offset, &table) == 0);
+  CHECK(cache.Load(0, &table) == 0 && table[0] == std::byte{'q'});
+}
+
 /// Every change fails once, as when the file system is full for a while: the request fails, what
 /// was written before stays, and afterwards all goes on.
 void Full() {
@@ -245,5 +290,7 @@ int main() {
   Test("a closed image is no larger than what it holds", Tight);
   Test("writes that make the same cluster, and discards under writes, are busy", Busy);
   Test("the clusters of a failed write are given back", FailedWrite);
+  Test("the queues of a disk share an image", Threads);
+  Test("tables are read while none can be written", ReadsWhenFull);
   Test("a full file system fails requests and nothing else", Full);
 }
