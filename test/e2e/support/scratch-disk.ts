@@ -26,7 +26,7 @@ export class ScratchDisk implements AsyncDisposable {
       {
         zeros: `truncate -s ${sizeMib}M ${path}`,
         random: `head -c ${sizeMib}M /dev/urandom >${path}`,
-        ext4: `mke2fs -q -t ext4 ${path} ${sizeMib}M`,
+        ext4: `mke2fs -q -t ext4 -b 4096 ${path} ${sizeMib}M`,
       }[contents],
     );
     return new ScratchDisk(host, path);
