@@ -71,7 +71,6 @@ void NetPair::ServeRound() {
     tx_wait_ = tx_->Round(HasTap());
     frames_ += tx_->frames();
   }
-  if (rx_wait_ == NetWait::kNoTap || tx_wait_ == NetWait::kNoTap) CheckTap();
 }
 
 /// The next frame may come soon, if the last came a few at a time. True if it has, or it is time to
@@ -122,6 +121,7 @@ short NetPair::LookAtTap() const {
 
 /// Has each direction go on whose wait is over.
 void NetPair::Advance(short tap_events) {
+  if ((tap_events & kTapErrors) != 0) LoseTap();
   if ((rx_wait_ == NetWait::kTurn && rx_->turn().has_come()) ||
       (rx_wait_ == NetWait::kTap && (tap_events & POLLIN) != 0) ||
       (rx_wait_ == NetWait::kDriver && rx_->HasChains()))
@@ -130,15 +130,10 @@ void NetPair::Advance(short tap_events) {
       (tx_wait_ == NetWait::kTap && ((tap_events & POLLOUT) != 0 || !HasTap())) ||
       (tx_wait_ == NetWait::kDriver && tx_->HasChains()))
     tx_wait_ = NetWait::kNothing;
-  if ((tap_events & kTapErrors) != 0) CheckTap();
 }
 
-/// The tap did not answer. Without it, frames of the guest are dropped. That of a pair which is off
-/// does not answer either, but no one asks it.
-void NetPair::CheckTap() {
-  for (NetWait* wait : {&rx_wait_, &tx_wait_})
-    if (*wait == NetWait::kNoTap || *wait == NetWait::kTap) *wait = NetWait::kNothing;
-  if (!HasTap() || (Poll(port_->tap, 0) & kTapErrors) == 0) return;
+/// Nothing comes any more, and what the guest sends is dropped.
+void NetPair::LoseTap() {
   gone_ = true;
   if (port_->on_tap_gone) port_->on_tap_gone();
 }

@@ -36,7 +36,7 @@ class NetPair final : public EngineWork {
   short TapEvents() const;
   short LookAtTap() const;
   void Advance(short tap_events);
-  void CheckTap();
+  void LoseTap();
 
   const std::shared_ptr<NetPort> port_;
   std::optional<NetRx> rx_;

@@ -1,6 +1,5 @@
 #pragma once
 #include <atomic>
-#include <cerrno>
 #include <cstdint>
 #include <functional>
 
@@ -23,7 +22,6 @@ enum class NetWait {
   kDriver,  // chains
   kTap,     // a frame, or room for one
   kTurn,    // its limit
-  kNoTap,   // the file is of no interface: it is gone, or this pair is about to be turned off
   kBroken,  // nothing any more: the driver broke a rule
 };
 
@@ -31,8 +29,5 @@ enum class NetWait {
 /// smaller, and interrupts and looks at the tap cost more than a twentieth of a system call a
 /// frame.
 constexpr int kRoundFrames = 32;
-
-/// Whether the file is of no interface, by what a system call says of it.
-inline bool IsNoTap(int error) { return error == EBADFD || error == EBADF; }
 
 }  // namespace vmm

@@ -104,8 +104,7 @@ NetWait NetRx::Read() {
   pieces_.push_back({aside_.get() + fits, options_.frame_bytes_max + 1 - fits});
   const ssize_t got = readv(port_->tap, pieces_.data(), static_cast<int>(pieces_.size()));
   pieces_.pop_back();
-  if (got < 0 && IsNoTap(errno)) return NetWait::kNoTap;
-  // If it was not that there is none, the frame is lost, and poll(2) tells what is wrong.
+  // If it is not that there is none, the frame is lost, and poll(2) tells what is wrong.
   if (got < ssize_t{kFrameHeaderBytes}) return NetWait::kTap;
   const auto bytes = static_cast<size_t>(got);
   if (bytes > room_bytes_) return SetAside(bytes);

@@ -2,6 +2,7 @@
 
 #include <sys/uio.h>
 
+#include <cerrno>
 #include <utility>
 
 #include "../sys/tap.h"
@@ -44,15 +45,13 @@ NetWait NetTx::SendNext(bool has_tap) {
 }
 
 /// A frame that cannot be one is dropped, and so is one that the tap refuses: what is in the header
-/// is the driver's word, and the interface may be down.
+/// is the driver's word, and the interface may be down, or gone.
 NetWait NetTx::Send(const Segments& frame) {
   uint64_t bytes = 0;
   for (const iovec& piece : frame) bytes += piece.iov_len;
   if (bytes < kFrameHeaderBytes || bytes > kFrameBytesMax) return NetWait::kNothing;
-  if (writev(port_->tap, frame.begin(), static_cast<int>(frame.count)) < 0) {
-    if (errno == EAGAIN) return NetWait::kTap;
-    return IsNoTap(errno) ? NetWait::kNoTap : NetWait::kNothing;
-  }
+  if (writev(port_->tap, frame.begin(), static_cast<int>(frame.count)) < 0)
+    return errno == EAGAIN ? NetWait::kTap : NetWait::kNothing;
   port_->tx_frames.fetch_add(1, std::memory_order_relaxed);
   port_->tx_bytes.fetch_add(bytes - kFrameHeaderBytes, std::memory_order_relaxed);
   turn_.Pay(bytes - kFrameHeaderBytes);

@@ -51,8 +51,7 @@ struct TapFacts {
 
 /// TUN_F_… of linux/if_tun.h.
 [[nodiscard]] Status SetTapOffloads(int fd, uint32_t offloads);
-/// Has the kernel put frames into the file, or not; only of a tap with several. While it does not,
-/// the file is as that of a tap which is gone.
+/// Has the kernel put frames into the file, or not; only of a tap with several.
 [[nodiscard]] Status SetTapQueue(int fd, bool on);
 
 }  // namespace vmm
