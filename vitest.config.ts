@@ -22,7 +22,7 @@ export default defineConfig({
         testTimeout: 120_000,
         hookTimeout: 300_000,
         // Nothing else is ever tried again: see test/host/README.md.
-        retry: { count: 2, condition: /The emulated host is lost/ },
+        retry: { count: 2, condition: /The emulated host is (lost|at fault)/ },
         globalSetup: ['test/host/global-setup.ts'],
       }),
     ],

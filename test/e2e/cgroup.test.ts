@@ -2,7 +2,7 @@
 import { expect, test } from 'vitest';
 import { mustExec } from '../host/exec.ts';
 import type { KvmHost } from '../host/host.ts';
-import { currentHost } from './support/current-host.ts';
+import { cleanUp, currentHost } from './support/current-host.ts';
 import { Guest } from './support/guest.ts';
 import { product, type Vmm } from './support/vmm.ts';
 
@@ -15,7 +15,7 @@ async function oneCpuGroup(host: KvmHost) {
     `echo +cpu >${root}/cgroup.subtree_control
      mkdir -p ${path} && echo '100000 100000' >${path}/cpu.max`,
   );
-  return { path, [Symbol.asyncDispose]: async () => void (await host.exec(`rmdir ${path}`)) };
+  return { path, [Symbol.asyncDispose]: () => cleanUp(host, `rmdir ${path}`) };
 }
 
 const productIn = (group: string): Vmm => ({

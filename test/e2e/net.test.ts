@@ -4,7 +4,7 @@ import { Guest } from './support/guest.ts';
 import { IPERF, iperf, serveIperf } from './support/iperf.ts';
 import { Network } from './support/network.ts';
 import { ScratchDisk } from './support/scratch-disk.ts';
-import { stream, TCP_STREAM } from './support/tcp-stream.ts';
+import { stream, streamBothWays, TCP_STREAM } from './support/tcp-stream.ts';
 
 const GIB = 2 ** 30;
 const MIB = 2 ** 20;
@@ -22,13 +22,16 @@ test('guest and host reach each other, and TCP runs both ways', async () => {
   expect(await iperf(network, { from: 'guest', seconds: 2 })).toBeGreaterThan(1e6);
 });
 
-test('a gibibyte arrives byte for byte, one way and the other', async () => {
-  await using network = await Network.make({});
-  await using guest = await Guest.boot({ cpus: 2, network, programs: TCP_STREAM });
+test.for(['guest', 'host'] as const)(
+  'a gibibyte arrives byte for byte from the %s',
+  { timeout: 240_000 },
+  async (from) => {
+    await using network = await Network.make({});
+    await using guest = await Guest.boot({ cpus: 2, network, programs: TCP_STREAM });
 
-  await stream(network, guest, 'guest', GIB);
-  await stream(network, guest, 'host', GIB);
-});
+    await stream(network, guest, from, GIB);
+  },
+);
 
 test('jumbo frames pass whole in both directions', async () => {
   await using network = await Network.make({ mtu: 9000 });
@@ -46,27 +49,17 @@ test('jumbo frames pass whole in both directions', async () => {
 
 test('two cards and two disks work at the same time', async () => {
   await using network = await Network.make({}, {});
-  await using source = await ScratchDisk.make(16, 'random');
-  await using target = await ScratchDisk.make(16);
-  await using disk = await ScratchDisk.make(16, 'random');
-  await using copy = await ScratchDisk.make(16);
+  await using source = await ScratchDisk.make(64, 'random');
+  await using target = await ScratchDisk.make(64);
   await using guest = await Guest.boot({
     cpus: 2,
     network,
-    disks: [target, disk].map(({ path }) => ({ path, format: 'raw' })),
+    programs: TCP_STREAM,
+    disks: [source, target].map(({ path }) => ({ path, format: 'raw' })),
   });
 
-  const [from, to] = ['retry=100,interval=0.1', 'reuseaddr'];
-  await Promise.all([
-    network.run(`socat -u OPEN:${source.path} TCP:10.77.0.2:9000,${from}`),
-    network.run(`socat -u TCP-LISTEN:9001,${to} OPEN:${copy.path}`),
-    guest.run(
-      '(nc -l -p 9000 | dd of=/dev/vda bs=64k iflag=fullblock conv=fsync) & ' +
-        'dd if=/dev/vdb bs=64k | nc 10.77.1.1 9001; wait',
-      60_000,
-    ),
-  ]);
+  const copying = 'dd if=/dev/vda of=/dev/vdb bs=1M conv=fsync 2>/dev/null';
+  await streamBothWays(network, guest, 128 * MIB, copying);
 
   expect(await target.imageSha256()).toBe(await source.imageSha256());
-  expect(await copy.imageSha256()).toBe(await disk.imageSha256());
 });

@@ -75,14 +75,14 @@ void CheckRequest(const vmm::BlockRequest& request, const vmm::BlockLimits& limi
   HOLDS(request.length_bytes <= limits.size_bytes - request.offset_bytes);
 }
 
-void CarryOut(FuzzedDataProvider* input, vmm::BlockRequest request) {
+void CarryOut(FuzzedDataProvider* input, uint64_t size_bytes, vmm::BlockRequest request) {
   const uint64_t begin = request.offset_bytes;
   const uint64_t end = begin + request.length_bytes;
   if (request.length_bytes == 0) return;
+  vmm::DiskImage disk({vmm::File()}, size_bytes);
   vmm::Transfer transfer;
-  transfer.Begin(&request, input->ConsumeBool());
-  vmm::Transfer::Step step = vmm::Transfer::Step::kNext;
-  while (step == vmm::Transfer::Step::kNext) {
+  vmm::Transfer::Step step = transfer.Begin(&request, &disk, input->ConsumeBool());
+  while (step == vmm::Transfer::Step::kOp) {
     const vmm::FileOp& op = transfer.op();
     HOLDS(op.kind == vmm::FileOp::Kind::kSync || (op.offset >= begin && op.offset < end));
     HOLDS(op.kind == vmm::FileOp::Kind::kSync || op.length <= end - op.offset);
@@ -94,6 +94,7 @@ void CarryOut(FuzzedDataProvider* input, vmm::BlockRequest request) {
         moves ? input->ConsumeIntegralInRange<uint64_t>(0, std::min(op.length, kPlenty)) : 0;
     step = transfer.Advance(fails ? -failed : static_cast<int64_t>(moved));
   }
+  HOLDS(step == vmm::Transfer::Step::kDone || step == vmm::Transfer::Step::kFailed);
 }
 
 }  // namespace
@@ -123,6 +124,6 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   vmm::ParseBlockRequest(chain, limits, &request);
   if (request.status_at == nullptr) return 0;
   CheckRequest(request, limits, room);
-  if (request.status == VIRTIO_BLK_S_OK) CarryOut(&input, request);
+  if (request.status == VIRTIO_BLK_S_OK) CarryOut(&input, limits.size_bytes, request);
   return 0;
 }

@@ -29,6 +29,9 @@ export interface MachineEnd {
 /** What the host's kernel prints when it dies, as it does now and then under a nested guest. */
 const DEATHS = ['stack guard page was hit', 'Kernel panic'];
 
+/** For the kernel to tell where it died; then it resets its CPU, which ends QEMU. */
+const LAST_WORDS_MS = 2000;
+
 /** In the machine; any number that no test listens on. */
 const AGENT_PORT = 7770;
 
@@ -51,6 +54,7 @@ export class EmulatedMachine {
   readonly port: number;
   readonly #qemu: ChildProcess;
   readonly #end = withResolvers<MachineEnd>();
+  #death: string | undefined;
 
   static async start(options: MachineOptions): Promise<EmulatedMachine> {
     const port = await freePort();
@@ -70,7 +74,7 @@ export class EmulatedMachine {
     argv.push(...network(port));
     this.#qemu = spawn('setpriv', argv, { stdio: ['ignore', 'pipe', 'pipe'] });
     this.#qemu.on('error', (error) => this.#endWith('exit', error.message));
-    this.#qemu.on('exit', (code, signal) => this.#endWith('exit', `QEMU ended: ${signal ?? code}`));
+    this.#qemu.on('exit', (code, signal) => this.#exited(code, signal));
     this.#logConsole(options.consolePath);
   }
 
@@ -92,10 +96,22 @@ export class EmulatedMachine {
         file.write(chunk);
         line += chunk.toString('latin1');
         const death = DEATHS.find((text) => line.includes(text));
-        if (death) this.#endWith('kernel-death', `its console says: ${death}`);
+        if (death) this.#die(`its console says: ${death}`);
         line = line.slice(line.lastIndexOf('\n') + 1);
       });
     this.#qemu.on('close', () => file.end());
+  }
+
+  #die(reason: string): void {
+    this.#death ??= reason;
+    setTimeout(() => this.#endWith('kernel-death', reason), LAST_WORDS_MS);
+  }
+
+  /** Nobody has the machine power off or reboot, so if QEMU ends as it should, its kernel died. */
+  #exited(code: number | null, signal: string | null): void {
+    if (this.#death === undefined && code !== 0)
+      this.#endWith('exit', `QEMU ended: ${signal ?? code}`);
+    else this.#endWith('kernel-death', this.#death ?? 'its CPU was reset');
   }
 
   #endWith(kind: MachineEnd['kind'], reason: string): void {

@@ -103,6 +103,14 @@ export class HostLostError extends Error {
   }
 }
 
+/** The host's CPUs did what none do, and broke a guest. The test may be run again. */
+export class HostFaultError extends Error {
+  override readonly name = 'HostFaultError';
+  constructor(what: string) {
+    super(`The emulated host is at fault: ${what}`); // test runners know it by these words
+  }
+}
+
 export class HostTimeoutError extends Error {
   override readonly name = 'HostTimeoutError';
 }

@@ -30,3 +30,12 @@ export async function blame(host: KvmHost, error: unknown): Promise<unknown> {
     (cause: unknown) => new HostLostError(`no answer, after: ${error}`, { cause }),
   );
 }
+
+/** Removes what a test made on its host. One that is lost took it along. */
+export async function cleanUp(host: KvmHost, command: string): Promise<void> {
+  try {
+    await host.exec(command);
+  } catch (error) {
+    if (!(error instanceof HostLostError)) throw error;
+  }
+}

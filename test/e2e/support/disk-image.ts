@@ -2,7 +2,7 @@
 import { randomBytes } from 'node:crypto';
 import { mustExec } from '../../host/exec.ts';
 import type { KvmHost } from '../../host/host.ts';
-import { currentHost } from './current-host.ts';
+import { cleanUp, currentHost } from './current-host.ts';
 import type { Disk } from './vmm.ts';
 
 /** qemu-img's name of a format and its options, and how the product is told. */
@@ -109,6 +109,6 @@ export class DiskImage implements AsyncDisposable {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
-    await this.host.exec(`rm -rf ${this.#directory}`);
+    await cleanUp(this.host, `rm -rf ${this.#directory}`);
   }
 }

@@ -5,9 +5,9 @@ import { setTimeout as sleep, setImmediate as tick } from 'node:timers/promises'
 import { guestImages } from '../../../guest-images/images.ts';
 import { withPrograms } from '../../../guest-images/programs.ts';
 import { mustExec } from '../../host/exec.ts';
-import type { HostProcess, KvmHost } from '../../host/host.ts';
+import { HostFaultError, type HostProcess, type KvmHost } from '../../host/host.ts';
 import { ApiClient } from './api-client.ts';
-import { blame, currentHost } from './current-host.ts';
+import { blame, cleanUp, currentHost } from './current-host.ts';
 import { keepLogOfFailedTest, writeLog } from './guest-log.ts';
 import type { Network } from './network.ts';
 import { SerialConsole } from './serial-console.ts';
@@ -133,9 +133,12 @@ export class Guest implements AsyncDisposable {
   /** @returns what a command in the guest prints, and its exit code. */
   async answer(command: string, timeoutMs = COMMAND_TIMEOUT_MS): Promise<Answer> {
     const mark = `m${randomBytes(4).toString('hex')}`;
-    const answered = this.waitFor(answerPattern(mark), timeoutMs);
+    const whole = answerPattern(mark);
+    const said = this.waitFor(new RegExp(`${whole.source}|${INIT.source}`), timeoutMs);
     this.console.type(typedCommand(command, mark));
-    return parseAnswer(await answered, mark);
+    const text = await said;
+    if (!whole.test(text)) throw restartError(this.host, command, text);
+    return parseAnswer(text, mark);
   }
 
   /** Repeats a command in the guest until it ends with 0. */
@@ -175,19 +178,24 @@ export class Guest implements AsyncDisposable {
   async [Symbol.asyncDispose](): Promise<void> {
     this.vmm.kill('SIGTERM');
     const timer = setTimeout(() => this.vmm.kill('SIGKILL'), TERMINATE_TIMEOUT_MS);
-    const alive = await this.exited.then(
-      () => true,
-      () => false, // the host is lost, and all with it
-    );
+    await this.exited.catch(() => {});
     clearTimeout(timer);
     this.#terminal.close();
-    if (alive) await this.host.exec(`rm -rf ${this.directory}`);
+    await cleanUp(this.host, `rm -rf ${this.directory}`);
   }
 
   #keepLog(): void {
     const log = `${this.console.text}\n--- stderr of the VMM ---\n${this.#vmmLog}`;
     this.#logPath = writeLog(log, this.#logPath);
   }
+}
+
+/** What it means that init starts in the middle of a command. A kernel that panics says so. */
+function restartError(host: KvmHost, command: string, text: string): Error {
+  const what = `the guest started anew in the middle of: ${command}`;
+  return host.isEmulated && !text.includes('Kernel panic')
+    ? new HostFaultError(what)
+    : new Error(`${what}\n${text}`);
 }
 
 /** The machine that `options` ask for, with its images on the host. */

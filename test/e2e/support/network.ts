@@ -2,7 +2,7 @@
 import { randomBytes } from 'node:crypto';
 import { mustExec, shellQuote } from '../../host/exec.ts';
 import type { ExecOptions, HostProcess, KvmHost } from '../../host/host.ts';
-import { currentHost } from './current-host.ts';
+import { cleanUp, currentHost } from './current-host.ts';
 import type { Guest } from './guest.ts';
 
 export interface TapOptions {
@@ -86,6 +86,6 @@ export class Network implements AsyncDisposable {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
-    await this.host.exec(`ip netns del ${this.#namespace}`);
+    await cleanUp(this.host, `ip netns del ${this.#namespace}`);
   }
 }

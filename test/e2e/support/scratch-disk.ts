@@ -2,7 +2,7 @@
 import { randomBytes } from 'node:crypto';
 import { mustExec } from '../../host/exec.ts';
 import type { KvmHost } from '../../host/host.ts';
-import { currentHost } from './current-host.ts';
+import { cleanUp, currentHost } from './current-host.ts';
 
 export class ScratchDisk implements AsyncDisposable {
   readonly host: KvmHost;
@@ -62,7 +62,7 @@ export class ScratchDisk implements AsyncDisposable {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
-    await this.host.exec(`rm -f ${this.path}`);
+    await cleanUp(this.host, `rm -f ${this.path}`);
   }
 }
 
