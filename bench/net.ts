@@ -16,6 +16,7 @@ import { ScratchDisk } from '../test/e2e/support/scratch-disk.ts';
 import { product, type Vmm } from '../test/e2e/support/vmm.ts';
 import { openHost } from '../test/host/open-host.ts';
 import { linuxProgram } from '../test/support/linux-program.ts';
+import { again } from './support/again.ts';
 import { jsThread } from './support/js-thread.ts';
 import { placeOf } from './support/place.ts';
 import { add, type Goal, median, report, type Samples } from './support/record.ts';
@@ -90,5 +91,5 @@ await passOnGuestImages();
 await using host = await openHost();
 await using disk = await ScratchDisk.make(64, 'random');
 for (let round = 0; round < rounds; round++)
-  for (const vmm of vmms(peers)) await measure(vmm, disk);
+  for (const vmm of vmms(peers)) await again(() => measure(vmm, disk));
 report('net', samples, GOALS, json, await placeOf(host));

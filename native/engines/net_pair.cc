@@ -50,6 +50,7 @@ void NetPair::Serve(const std::atomic<bool>& leave) {
     else if (!LookAWhile(leave))
       Sleep();
   }
+  if (rx_.has_value()) rx_->Leave();
 }
 
 bool NetPair::IsOver() const {

@@ -51,11 +51,14 @@ NetRx::NetRx(EngineQueue queue, std::shared_ptr<NetPort> port, const NetRxOption
 NetWait NetRx::Round() {
   frames_ = 0;
   if (fault_ != nullptr || !queue_.queue->Begin()) return Break(queue_.queue->fault());
+  if (queue_.queue->regions() != regions_) {
+    Leave();
+    regions_ = queue_.queue->regions();
+  }
   queue_.queue->DisableKicks();
   NetWait wait = NetWait::kNothing;
   for (int tries = 0; wait == NetWait::kNothing && tries < kRoundFrames; ++tries)
     wait = turn_.has_come() ? ReceiveNext() : NetWait::kTurn;
-  GiveBack();
   if (queue_.queue->Publish()) queue_.irq->Signal();
   return wait;
 }
@@ -155,11 +158,10 @@ void NetRx::Deliver(size_t bytes) {
   turn_.Pay(bytes - kFrameHeaderBytes);
 }
 
-void NetRx::GiveBack() {
-  unused_.clear();
-  for (const Room& room : rooms_) unused_.push_back(room.head);
-  queue_.queue->GiveBack(unused_);
-  known_ = static_cast<uint16_t>(unused_.size());
+void NetRx::Leave() {
+  std::vector<uint16_t> heads;
+  for (const Room& room : rooms_) heads.push_back(room.head);
+  queue_.queue->GiveBack(heads);
   rooms_.clear();
   pieces_.clear();
   room_bytes_ = 0;

@@ -20,20 +20,22 @@ struct NetRxOptions {
   std::shared_ptr<RateLimiter> limiter = nullptr;  // null without limits
 };
 
-/// Frames from the tap to the guest. VIRTIO 1.2 §5.1.6.4. One thread's; holds no chain between two
-/// rounds.
+/// Frames from the tap to the guest. VIRTIO 1.2 §5.1.6.4. One thread's. The chains that a frame may
+/// need are many, and most frames need one: they are taken ahead, and stay out until Leave.
 class NetRx {
  public:
   NetRx(EngineQueue queue, std::shared_ptr<NetPort> port, const NetRxOptions& options);
 
   /// Moves some frames.
   [[nodiscard]] NetWait Round();
+  /// Gives back what is out.
+  void Leave();
   int frames() const { return frames_; }  // of the last round
   const NetTurn& turn() const { return turn_; }
 
   EngineQueue& queue() { return queue_; }
-  [[nodiscard]] bool EnableKicks() { return queue_.queue->EnableKicks(known_); }
-  bool HasChains() const { return queue_.queue->HasChains(known_); }
+  [[nodiscard]] bool EnableKicks() { return queue_.queue->EnableKicks(); }
+  bool HasChains() const { return queue_.queue->HasChains(); }
 
  private:
   /// A chain that is out, in the order of its taking.
@@ -50,7 +52,6 @@ class NetRx {
   NetWait SetAside(size_t bytes);
   NetWait DeliverAside();
   void Deliver(size_t bytes);
-  void GiveBack();
   NetWait Break(const char* fault);
 
   EngineQueue queue_;
@@ -59,15 +60,13 @@ class NetRx {
   const size_t rooms_max_;
   NetTurn turn_;
 
-  // Of the round.
   std::vector<Room> rooms_;
-  std::vector<iovec> pieces_;  // of all rooms
-  std::vector<uint16_t> unused_;
+  std::vector<iovec> pieces_;               // of all rooms
+  std::shared_ptr<const Regions> regions_;  // where these lie
   uint64_t room_bytes_ = 0;
   bool no_more_ = false;  // a frame can have no more than these, whatever the driver adds
-  int frames_ = 0;
+  int frames_ = 0;        // of the round
 
-  uint16_t known_ = 0;  // so many chains are available, and are not enough
   /// A frame that did not fit, as far as it did not, and then all of it.
   const std::unique_ptr<std::byte[]> aside_;
   size_t aside_bytes_ = 0;

@@ -134,19 +134,17 @@ void Queue::DisableKicks() {
   if (fault_ == nullptr && !options_.event_idx) Store<uint16_t>(used_ + kFlags, kNoNotify);
 }
 
-bool Queue::EnableKicks(uint16_t known) {
+bool Queue::EnableKicks() {
   if (fault_ != nullptr) return false;
   if (options_.event_idx)
-    Store<uint16_t>(used_ + kRing + kUsedEntryBytes * options_.size,
-                    static_cast<uint16_t>(next_avail_ + known), std::memory_order_seq_cst);
+    Store<uint16_t>(used_ + kRing + kUsedEntryBytes * options_.size, next_avail_,
+                    std::memory_order_seq_cst);
   else
     Store<uint16_t>(used_ + kFlags, 0, std::memory_order_seq_cst);
-  return HasChains(known);
+  return HasChains();
 }
 
-bool Queue::HasChains(uint16_t known) const {
-  return fault_ == nullptr && AvailIdx() != static_cast<uint16_t>(next_avail_ + known);
-}
+bool Queue::HasChains() const { return fault_ == nullptr && AvailIdx() != next_avail_; }
 
 Queue::Taken Queue::Break(const char* fault) {
   fault_ = fault;

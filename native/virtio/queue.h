@@ -54,10 +54,9 @@ class Queue {
   /// first: an event index that lags behind asks for none.
   void DisableKicks();
   /// True if chains came in before the driver could know: they will not be kicked for. §2.7.10.
-  /// It kicks for more than the `known` chains that are available, and are not enough.
-  [[nodiscard]] bool EnableKicks(uint16_t known = 0);
-  /// Whether more than `known` chains are available.
-  bool HasChains(uint16_t known = 0) const;
+  [[nodiscard]] bool EnableKicks();
+  /// Whether Take would find any.
+  bool HasChains() const;
 
   uint16_t in_flight_count() const { return in_flight_count_; }
   /// The rule that was broken, null if none.

@@ -81,7 +81,7 @@ function matchEnd(text: string, pattern: string | RegExp): number | undefined {
 /** How much of the console an error shows. */
 const LINES_SHOWN = 20;
 
-class ConsoleTimeoutError extends Error {
+export class ConsoleTimeoutError extends Error {
   override readonly name = 'ConsoleTimeoutError';
   constructor(pattern: string | RegExp, timeoutMs: number, text: string) {
     const tail = text.trimEnd().split('\n').slice(-LINES_SHOWN).join('\n  ');
