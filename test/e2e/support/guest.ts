@@ -93,17 +93,23 @@ export class Guest implements AsyncDisposable {
   static async boot(options: GuestOptions = {}): Promise<Guest> {
     const guest = await Guest.start(options);
     try {
-      await guest.waitFor(INIT, BOOT_TIMEOUT_MS);
-      await guest.waitFor(READY, BOOT_TIMEOUT_MS);
-      if (options.terminal === 'serial-file') return guest;
-      guest.console.type(`${QUIET}\n`);
-      await guest.run('true');
-      await options.network?.configure(guest);
+      const takesCommands = options.terminal !== 'serial-file';
+      await guest.ready(takesCommands);
+      if (takesCommands) await options.network?.configure(guest);
       return guest;
     } catch (error) {
       await guest[Symbol.asyncDispose]();
       throw error;
     }
+  }
+
+  /** Waits until it has booted, after a start or a reboot, and takes commands if it can. */
+  async ready(takesCommands = true): Promise<void> {
+    await this.waitFor(INIT, BOOT_TIMEOUT_MS);
+    await this.waitFor(READY, BOOT_TIMEOUT_MS);
+    if (!takesCommands) return;
+    this.console.type(`${QUIET}\n`);
+    await this.run('true');
   }
 
   /** Starts a guest and does not wait for anything. */
