@@ -90,6 +90,12 @@ VsockConnection::Verdict VsockConnection::OnShutdown(uint32_t flags) {
   return Verdict::kStays;
 }
 
+uint32_t VsockConnection::awaited_events() const {
+  if (!socket_.ok()) return 0;
+  const bool knows_of_input = readable_ && phase_ != Phase::kGreeting;
+  return (knows_of_input ? 0U : EPOLLIN) | (outbox_.empty() ? 0U : EPOLLOUT);
+}
+
 void VsockConnection::OnSocket(uint32_t events) {
   if ((events & (EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR)) != 0) readable_ = true;
   if ((events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR)) != 0) hung_up_ = true;

@@ -50,6 +50,8 @@ class VsockConnection {
   void Accept(const VsockHeader& request);
 
   [[nodiscard]] Verdict OnPacket(const VsockPacket& packet);
+  /// Events of epoll(7) that it waits for now, of EPOLLIN and EPOLLOUT. It hears of others in vain.
+  uint32_t awaited_events() const;
   /// `events` of epoll(7), edge-triggered.
   void OnSocket(uint32_t events);
   void Close() { socket_ = Fd(); }
@@ -74,7 +76,8 @@ class VsockConnection {
   /// Where its owner has it.
   List* in = nullptr;
   List::iterator self;
-  int64_t deadline_ms = 0;  // of the greeting
+  int64_t deadline_ms = 0;      // of the greeting
+  uint32_t watched_events = 0;  // of EPOLLIN and EPOLLOUT
 
  private:
   bool may_read() const;

@@ -74,16 +74,23 @@ bool VsockRx::SendPayload(VsockConnection* connection) {
     for (size_t i = 0; i < count_; ++i) Fill(i, connection->Header(VIRTIO_VSOCK_OP_CREDIT_UPDATE));
     return true;
   }
-  uint32_t left = connection->Read(payload_.data(), payload_.size());
+  const uint32_t bytes = connection->Read(payload_.data(), payload_.size());
   size_t filled = 0;
-  for (; left > 0; ++filled) {
+  for (uint32_t left = bytes; left > 0; ++filled) {
     VsockHeader header = connection->Header(VIRTIO_VSOCK_OP_RW);
     header.len = std::min(left, rooms_[filled].payload_bytes);
     left -= header.len;
     Fill(filled, header);
   }
   queue_.queue->GiveBack(std::span(heads_).subspan(filled, count_ - filled));
+  unseen_bytes_ += bytes;
+  if (unseen_bytes_ >= kVsockPayloadBytesMax) Show();  // it reads these while we fetch the next
   return true;
+}
+
+void VsockRx::Show() {
+  unseen_bytes_ = 0;
+  if (queue_.queue->Publish()) queue_.irq->Signal();
 }
 
 void VsockRx::Clear() {

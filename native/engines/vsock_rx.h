@@ -24,6 +24,8 @@ class VsockRx {
   [[nodiscard]] bool Send(const VsockHeader& header);
   /// What the host has for the guest, if anything, in one packet or several. False likewise.
   [[nodiscard]] bool SendPayload(VsockConnection* connection);
+  /// Has the driver see all that was sent.
+  void Show();
 
  private:
   /// So many buffers are filled by one read. Linux has them of 4 KiB.
@@ -46,6 +48,7 @@ class VsockRx {
   size_t count_ = 0;
   std::vector<iovec> payload_;
   uint32_t payload_bytes_ = 0;
+  uint32_t unseen_bytes_ = 0;  // that the driver has not been shown yet
 };
 
 }  // namespace vmm

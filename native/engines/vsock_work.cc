@@ -27,7 +27,7 @@ constexpr int kRetryMs = 100;
 /// Warnings within this time of the one that was given are of the same burst.
 constexpr int64_t kBurstMs = 10'000;
 
-constexpr uint32_t kSocketEvents = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET;
+constexpr uint32_t kSocketEvents = EPOLLIN | EPOLLOUT;
 
 int64_t NowMs() {
   const auto now = std::chrono::steady_clock::now().time_since_epoch();
@@ -58,6 +58,12 @@ int VsockWork::Watch(int operation, int fd, uint32_t events, void* whose) const 
   return epoll_ctl(epoll_.get(), operation, fd, &event) < 0 ? -errno : 0;
 }
 
+/// `events` of kSocketEvents, and the end of it.
+int VsockWork::WatchSocket(int operation, VsockConnection* connection, uint32_t events) const {
+  connection->watched_events = events;
+  return Watch(operation, connection->fd(), events | EPOLLRDHUP | EPOLLET, connection);
+}
+
 /// Between two rounds it holds no chain, so a pause finds nothing in flight.
 void VsockWork::Serve(const std::atomic<bool>& leave) {
   while (!leave.load()) Round(true);
@@ -79,7 +85,7 @@ bool VsockWork::ServeQueues() {
   TakePackets();
   SendPackets();
   if (tx.Publish()) tx_.irq->Signal();
-  if (rx.Publish()) rx_.queue().irq->Signal();
+  rx_.Show();
   if (rx.fault() != nullptr || tx.fault() != nullptr) return Break(), false;
   const bool starved = !resets_.empty() || !table_.ready().empty();
   const bool more_room = starved && rx.EnableKicks();
@@ -124,7 +130,7 @@ void VsockWork::OnRequest(const VsockHeader& header) {
   if (rc == 0) {
     VsockConnection* const connection =
         table_.Add(std::move(socket), VsockConnection::Phase::kOpen);
-    rc = Watch(EPOLL_CTL_ADD, connection->fd(), kSocketEvents, connection);
+    rc = WatchSocket(EPOLL_CTL_ADD, connection, EPOLLIN);
     if (rc == 0) {
       connection->Accept(header);
       table_.Link(connection);
@@ -184,6 +190,9 @@ bool VsockWork::SendNews(VsockConnection* connection) {
 void VsockWork::Settle(VsockConnection* connection) {
   if (connection->over()) return table_.Remove(connection);
   table_.Queue(connection, connection->has_news());
+  const uint32_t watched = connection->watched_events;
+  const uint32_t events = watched | connection->awaited_events();
+  if (events != watched) static_cast<void>(WatchSocket(EPOLL_CTL_MOD, connection, events));
 }
 
 int VsockWork::TimeoutMs() const {
@@ -233,12 +242,17 @@ void VsockWork::Greet(Fd client) {
       table_.Add(std::move(client), VsockConnection::Phase::kGreeting);
   if (connection == nullptr) return;
   connection->deadline_ms = NowMs() + options_.greeting_timeout_ms;
-  if (Watch(EPOLL_CTL_ADD, connection->fd(), kSocketEvents, connection) < 0)
-    table_.Remove(connection);
+  if (WatchSocket(EPOLL_CTL_ADD, connection, EPOLLIN) < 0) table_.Remove(connection);
 }
 
 void VsockWork::OnSocket(VsockConnection* connection, uint32_t events) {
   if (connection->fd() < 0) return;  // by another event of this round
+  // What came in vain would come again: a client that writes faster than the guest reads, or reads
+  // what we write.
+  const uint32_t useless = events & kSocketEvents & ~connection->awaited_events();
+  if (useless != 0)
+    static_cast<void>(
+        WatchSocket(EPOLL_CTL_MOD, connection, connection->watched_events & ~useless));
   connection->OnSocket(events);
   if (connection->phase() == VsockConnection::Phase::kGreeting) return OnGreeting(connection);
   Settle(connection);

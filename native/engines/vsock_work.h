@@ -41,6 +41,7 @@ class VsockWork final : public EngineWork {
 
  private:
   [[nodiscard]] int Watch(int operation, int fd, uint32_t events, void* whose) const;
+  [[nodiscard]] int WatchSocket(int operation, VsockConnection* connection, uint32_t events) const;
   [[nodiscard]] bool ServeQueues();
   void Break();
   void TakePackets();

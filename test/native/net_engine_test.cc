@@ -1,14 +1,13 @@
-#include <dirent.h>
 #include <sched.h>
 #include <unistd.h>
 
-#include <fstream>
 #include <functional>
 #include <optional>
 
 #include "../../native/engines/net.h"
 #include "flag.h"
 #include "net_guest.h"
+#include "threads.h"
 
 namespace {
 
@@ -72,36 +71,6 @@ class Card {
  private:
   std::string message_;
 };
-
-/// A number of /proc/self/task/TID/status of our thread of that name.
-uint64_t OfThread(const std::string& name, const std::string& field) {
-  DIR* tasks = opendir("/proc/self/task");
-  CHECK(tasks != nullptr);
-  std::optional<uint64_t> value;
-  while (const dirent* task = readdir(tasks)) {
-    std::ifstream status(std::string("/proc/self/task/") + task->d_name + "/status");
-    std::string line;
-    bool is_it = false;
-    while (std::getline(status, line)) {
-      if (line == "Name:\t" + name) is_it = true;
-      if (is_it && line.rfind(field + ":", 0) == 0)
-        value = std::stoull(line.substr(field.size() + 1));
-    }
-  }
-  closedir(tasks);
-  CHECK(value.has_value());
-  return *value;
-}
-
-/// Whether a thread sleeps all through a fifth of a second, once it does at all.
-bool Sleeps(const std::string& name) {
-  usleep(50'000);
-  const uint64_t before = OfThread(name, "voluntary_ctxt_switches");
-  const uint64_t forced = OfThread(name, "nonvoluntary_ctxt_switches");
-  usleep(200'000);
-  return OfThread(name, "voluntary_ctxt_switches") == before &&
-         OfThread(name, "nonvoluntary_ctxt_switches") == forced;
-}
 
 /// A frame that the guest received in one buffer at `gpa`, with the number of buffers set right.
 bool Holds(const NetGuest& guest, uint64_t gpa, Bytes frame, uint8_t num_buffers = 1) {

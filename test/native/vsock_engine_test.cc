@@ -1,5 +1,6 @@
 #include <algorithm>
 
+#include "threads.h"
 #include "vsock_host.h"
 
 namespace {
@@ -142,6 +143,57 @@ void SendsNoMoreThanThereIsCreditFor() {
   bench.guest.Send(kUpdate, 52, port);
   while (const std::optional<Packet> packet = bench.guest.Receive(50))
     CHECK(packet->header.op == kAsk);
+}
+
+void SleepsWhileThereIsNoCredit() {
+  VsockBench bench;
+  bench.guest.window_bytes = 100;
+  uint32_t port = 0;
+  HostSocket client = bench.ConnectIn(52, &port);
+  client.Send(std::string(100, 'a'));
+  bench.guest.Expect(kPayload, 52, port);
+  client.Send("b");
+  bench.guest.Expect(kAsk, 52, port);
+  client.Send("c");  // told in vain, once
+
+  CHECK(Sleeps("_vsock0", [&] {
+    for (int i = 0; i < 10; ++i, usleep(1'000)) client.Send("d");
+  }));
+
+  bench.guest.forwarded = 100;
+  bench.guest.Send(kUpdate, 52, port);
+  CHECK(bench.guest.Expect(kPayload, 52, port).payload == "bcdddddddddd");
+  client.Send("e");
+  CHECK(bench.guest.Expect(kPayload, 52, port).payload == "e");
+}
+
+void SleepsWhileTheHostReads() {
+  VsockBench bench;
+  const vmm::Fd listener = bench.ListenAt(1);
+  HostSocket server = bench.ConnectOut(listener, 7, 1);
+  for (int i = 0; i < 10; ++i) bench.guest.Send(kPayload, 7, 1, "a");
+
+  CHECK(Sleeps("_vsock0", [&] {
+    for (int i = 0; i < 10; ++i, usleep(1'000)) server.Read(1);
+  }));
+}
+
+void ShowsWhatItHasBeforeItReadsOn() {
+  VsockBench bench(VsockGuest::kSize, false);
+  bench.guest.window_bytes = 128 << 10;
+  uint32_t port = 0;
+  HostSocket client = bench.ConnectIn(52, &port);
+  const std::shared_ptr<vmm::EventFd> irq = bench.guest.rx().irq;
+  bench.Pause();
+  client.Send(std::string(128 << 10, 'a'));
+  irq->Take();
+
+  bench.engine().Resume();
+  CHECK(Sleeps("_vsock0"));
+
+  uint64_t interrupts = 0;
+  CHECK(read(irq->get(), &interrupts, sizeof(interrupts)) == sizeof(interrupts));
+  CHECK(interrupts == 2);
 }
 
 void KeepsWhatTheHostIsSlowToTake() {
@@ -422,6 +474,9 @@ int main() {
   Test("every byte arrives in order", [] { CarriesEveryByteInOrder(true); });
   Test("so it does without event indexes", [] { CarriesEveryByteInOrder(false); });
   Test("the guest is sent what it has credit for", SendsNoMoreThanThereIsCreditFor);
+  Test("a client that writes without credit wakes nobody", SleepsWhileThereIsNoCredit);
+  Test("a server that reads wakes nobody", SleepsWhileTheHostReads);
+  Test("the guest begins with a part of much", ShowsWhatItHasBeforeItReadsOn);
   Test("a slow host holds up its own connection only", KeepsWhatTheHostIsSlowToTake);
   Test("no packet overtakes what is kept of others", OvertakesNothing);
   Test("the host may end its half", HalfClosesByHost);
