@@ -24,6 +24,11 @@ export interface FdSocket {
    * `onDrain` follows.
    */
   write(bytes: Uint8Array | string): boolean;
+  /**
+   * Sends bytes with descriptors, which stay ours. Nothing of it is kept: false, and nothing was
+   * sent, if the kernel does not take it now.
+   */
+  sendFds(bytes: Uint8Array, fds: readonly number[]): boolean;
   /** Nothing more is written. */
   end(): void;
   /** Stops and starts reading. */

@@ -17,6 +17,7 @@ import type {
 import type { RateLimiter, RateLimiterOptions } from './native-limits.ts';
 import type { NativeTaps, NetCounters, NetEngineOptions } from './native-net.ts';
 import type { FdListener, FdListenerOptions, FdSocket, FdSocketOptions } from './native-sockets.ts';
+import type { NativeUnixStreams, SharedQueue, SharedRegion } from './native-vhost.ts';
 import type { VsockEngineOptions } from './native-vsock.ts';
 
 /** One range of guest RAM. Ranges do not overlap; `gpa` and `sizeBytes` are multiples of 4 KiB. */
@@ -56,6 +57,8 @@ export interface GuestMemory {
   load(gpa: number, fd: number, offset: number, length: number): Promise<void>;
   /** Touches every page on a worker thread, so that no access faults later. */
   prefault(): Promise<void>;
+  /** What another process can map. */
+  regions(): SharedRegion[];
   /** Idempotent. Call it when no Vm uses the RAM: what is mapped is unmapped, on a worker. */
   close(): Promise<void>;
 }
@@ -136,6 +139,8 @@ export interface Virtqueue {
   /** Resolves when no chain is out. No more are handed out until `resume`. */
   pause(): Promise<void>;
   resume(): void;
+  /** Gives it away to another process. Instead of `onKick`. @throws Error if it is broken. */
+  share(): SharedQueue;
   /** At a reset: chains still out do nothing from now on. Idempotent. */
   close(): void;
 }
@@ -401,19 +406,16 @@ export interface Native {
   ) => FdSocket;
   disks: NativeDisks;
   taps: NativeTaps;
+  unixStreams: NativeUnixStreams;
   VsockEngine: new (options: VsockEngineOptions) => VsockEngine;
   NetEngine: new (options: NetEngineOptions) => NetEngine;
   /** Gives back heap that is free and pages of files that can be read again, on a worker. */
   trimMemory: () => Promise<void>;
-  /**
-   * Ends the process at once, unlike process.exit, which waits until each thread of ours is out of
-   * its system call.
-   */
+  /** Ends the process at once; process.exit waits until our threads are out of their system calls. */
   exitNow: (code: number) => never;
   /** What KVM can show a guest of this host's CPUID. */
   supportedCpuid: () => CpuidEntry[];
 }
-
 /** The loader's, in the product. */
 declare const __addon: (() => Native) | undefined;
 
@@ -459,6 +461,9 @@ export const native: Native = {
   },
   get taps() {
     return addon().taps;
+  },
+  get unixStreams() {
+    return addon().unixStreams;
   },
   get VsockEngine() {
     return addon().VsockEngine;

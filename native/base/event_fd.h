@@ -1,6 +1,7 @@
 #pragma once
 #include <poll.h>
 #include <sys/eventfd.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -38,6 +39,17 @@ class EventFd {
   void WaitUntil(int64_t end_ns) const {
     const timespec left = ToTimespec(std::max<int64_t>(end_ns - SteadyNowNs(), 0));
     Wait(&left);
+  }
+  /// The same two where a hostile process has the descriptor: what it has done to the flags of the
+  /// file or to the count cannot make us wait.
+  void SignalUntrusted() const {
+    pollfd poll_fd{fd_.get(), POLLOUT, 0};
+    if (poll(&poll_fd, 1, 0) == 1) Signal();
+  }
+  bool TakeUntrusted() const {
+    uint64_t count = 0;
+    const iovec into{&count, sizeof(count)};
+    return preadv2(fd_.get(), &into, 1, -1, RWF_NOWAIT) == sizeof(count);
   }
   /// What Take would say, and it stays signalled.
   bool Pending() const {

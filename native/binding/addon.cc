@@ -17,6 +17,7 @@
 #include "net_engine_wrap.h"
 #include "rate_limiter_wrap.h"
 #include "serial_line_wrap.h"
+#include "shared_queue_wrap.h"
 #include "tap_wrap.h"
 #include "virtqueue_wrap.h"
 #include "vm_wrap.h"
@@ -43,6 +44,7 @@ static Napi::Object Init(Napi::Env env, Napi::Object exports) {
   data->irq = Napi::Persistent(vmm::IrqWrap::Define(env));
   data->uart = Napi::Persistent(vmm::UartWrap::Define(env));
   data->msi = Napi::Persistent(vmm::MsiWrap::Define(env));
+  data->shared_queue = Napi::Persistent(vmm::SharedQueueWrap::Define(env));
   data->chain = Napi::Persistent(vmm::ChainWrap::Define(env));
   data->set_immediate = Napi::Persistent(env.Global().Get("setImmediate").As<Napi::Function>());
   exports.Set("BlockCounters", vmm::BlockCountersWrap::Define(env));
@@ -64,6 +66,7 @@ static Napi::Object Init(Napi::Env env, Napi::Object exports) {
   exports.Set("prepareVm", Napi::Function::New<PrepareVm>(env));
   exports.Set("disks", vmm::DefineDisks(env));
   exports.Set("taps", vmm::DefineTaps(env));
+  exports.Set("unixStreams", vmm::DefineUnixStreams(env));
   exports.Set("exitNow", Napi::Function::New<ExitNow>(env));
   return exports;
 }

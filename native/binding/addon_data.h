@@ -11,7 +11,7 @@ namespace vmm {
 struct AddonData : JsQueue {
   explicit AddonData(Napi::Env env) : JsQueue(env), polls(env) {}
   static AddonData& Of(Napi::Env env) { return *env.GetInstanceData<AddonData>(); }
-  Napi::FunctionReference irq, uart, msi, chain;  // constructors of what only native code makes
+  Napi::FunctionReference irq, uart, msi, chain, shared_queue;  // made by native code only
   Napi::FunctionReference set_immediate;
   SpareVm spare_vm;
   LoopPolls polls;

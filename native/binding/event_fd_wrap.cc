@@ -29,12 +29,12 @@ std::shared_ptr<EventFd> EventFdWrap::ToEvent(Napi::Value value, const char* nam
 }
 
 Napi::Value EventFdWrap::Signal(const Napi::CallbackInfo& info) {
-  if (event_ != nullptr) event_->Signal();
+  if (event_ != nullptr) event_->SignalUntrusted();
   return info.Env().Undefined();
 }
 
 Napi::Value EventFdWrap::Take(const Napi::CallbackInfo& info) {
-  return Napi::Boolean::New(info.Env(), event_ != nullptr && event_->Take());
+  return Napi::Boolean::New(info.Env(), event_ != nullptr && event_->TakeUntrusted());
 }
 
 Napi::Value EventFdWrap::Pending(const Napi::CallbackInfo& info) {

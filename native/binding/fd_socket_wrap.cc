@@ -5,8 +5,10 @@
 #include <initializer_list>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "../sys/unix_listener.h"
+#include "../sys/unix_stream.h"
 #include "args.h"
 #include "sys_error.h"
 
@@ -95,7 +97,8 @@ void FdListenerWrap::OnClosed(Napi::Env, bool) {
 Napi::Function FdSocketWrap::Define(Napi::Env env) {
   return DefineClass(
       env, "FdSocket",
-      {InstanceMethod<&FdSocketWrap::Write>("write"), InstanceMethod<&FdSocketWrap::End>("end"),
+      {InstanceMethod<&FdSocketWrap::Write>("write"),
+       InstanceMethod<&FdSocketWrap::SendFds>("sendFds"), InstanceMethod<&FdSocketWrap::End>("end"),
        InstanceMethod<&FdSocketWrap::Pause>("pause"),
        InstanceMethod<&FdSocketWrap::Resume>("resume"),
        InstanceMethod<&FdSocketWrap::Destroy>("destroy")});
@@ -132,6 +135,16 @@ Napi::Value FdSocketWrap::Write(const Napi::CallbackInfo& info) {
     Update(socket_->Send(bytes.Data(), bytes.ByteLength()));
   }
   return Napi::Boolean::New(env, !socket_ || socket_->flushed());
+}
+
+Napi::Value FdSocketWrap::SendFds(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  const Napi::Uint8Array bytes = ToBytes(info[0], "bytes");
+  const Napi::Array from = ToArray(info[1], "fds");
+  std::vector<int> fds;
+  for (uint32_t i = 0; i < from.Length(); ++i) fds.push_back(ToFd(from.Get(i), "fds"));
+  if (!socket_) return Napi::Boolean::New(env, false);
+  return Napi::Boolean::New(env, socket_->SendWithFds(bytes.Data(), bytes.ByteLength(), fds) == 0);
 }
 
 Napi::Value FdSocketWrap::End(const Napi::CallbackInfo& info) {
@@ -203,6 +216,26 @@ void FdSocketWrap::OnClosed(Napi::Env env, bool environment_ends) {
   socket_ = nullptr;
   if (!environment_ends) Call(env, on_close_, {});
   Unref();
+}
+
+Napi::Object DefineUnixStreams(Napi::Env env) {
+  Napi::Object streams = Napi::Object::New(env);
+  const auto connect = [](const Napi::CallbackInfo& info) -> Napi::Value {
+    Fd stream;
+    ThrowIfFailed(info.Env(), ConnectUnix(info[0].ToString().Utf8Value(), &stream));
+    return Napi::Number::New(info.Env(), stream.Release());
+  };
+  const auto pair = [](const Napi::CallbackInfo& info) -> Napi::Value {
+    Fd ours, theirs;
+    ThrowIfFailed(info.Env(), PairUnix(&ours, &theirs));
+    const Napi::Array both = Napi::Array::New(info.Env());
+    both.Set(0u, ours.Release());
+    both.Set(1u, theirs.Release());
+    return both;
+  };
+  streams.Set("connect", Napi::Function::New(env, connect));
+  streams.Set("pair", Napi::Function::New(env, pair));
+  return streams;
 }
 
 }  // namespace vmm

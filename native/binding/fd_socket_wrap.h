@@ -35,6 +35,7 @@ class FdSocketWrap : public Napi::ObjectWrap<FdSocketWrap>, LoopPoll::Watcher {
 
  private:
   Napi::Value Write(const Napi::CallbackInfo& info);
+  Napi::Value SendFds(const Napi::CallbackInfo& info);
   Napi::Value End(const Napi::CallbackInfo& info);
   Napi::Value Pause(const Napi::CallbackInfo& info);
   Napi::Value Resume(const Napi::CallbackInfo& info);
@@ -54,5 +55,8 @@ class FdSocketWrap : public Napi::ObjectWrap<FdSocketWrap>, LoopPoll::Watcher {
   Napi::Reference<Napi::Uint8Array> into_;
   Napi::FunctionReference on_data_, on_end_, on_drain_, on_close_;
 };
+
+/// `Native.unixStreams` of src/native.ts.
+Napi::Object DefineUnixStreams(Napi::Env env);
 
 }  // namespace vmm

@@ -13,6 +13,7 @@ Napi::Function GuestMemoryWrap::Define(Napi::Env env) {
                       InstanceMethod<&GuestMemoryWrap::Write>("write"),
                       InstanceMethod<&GuestMemoryWrap::Load>("load"),
                       InstanceMethod<&GuestMemoryWrap::Prefault>("prefault"),
+                      InstanceMethod<&GuestMemoryWrap::Regions>("regions"),
                       InstanceMethod<&GuestMemoryWrap::Close>("close")});
 }
 
@@ -64,6 +65,20 @@ Napi::Value GuestMemoryWrap::Prefault(const Napi::CallbackInfo& info) {
   return JsQueue::Of(info.Env()).RunOnWorker(info.Env(), [memory = core_] {
     return Status{-memory->Prefault(), "madvise(MADV_POPULATE_WRITE)"};
   });
+}
+
+Napi::Value GuestMemoryWrap::Regions(const Napi::CallbackInfo& info) {
+  const Napi::Array regions = Napi::Array::New(info.Env());
+  for (const Region& region : core_->Snapshot()->all()) {
+    if (region.file == nullptr) continue;
+    Napi::Object shared = Napi::Object::New(info.Env());
+    shared.Set("gpa", static_cast<double>(region.gpa));
+    shared.Set("sizeBytes", static_cast<double>(region.size_bytes));
+    shared.Set("fd", region.file->get());
+    shared.Set("fileOffset", static_cast<double>(region.file_offset));
+    regions.Set(regions.Length(), shared);
+  }
+  return regions;
 }
 
 Napi::Value GuestMemoryWrap::Close(const Napi::CallbackInfo& info) {

@@ -9,6 +9,7 @@
 #include "chain_wrap.h"
 #include "event_fd_wrap.h"
 #include "guest_memory_wrap.h"
+#include "shared_queue_wrap.h"
 #include "sys_error.h"
 
 namespace vmm {
@@ -33,6 +34,7 @@ Napi::Function VirtqueueWrap::Define(Napi::Env env) {
       {InstanceMethod<&VirtqueueWrap::OnKick>("onKick"),
        InstanceMethod<&VirtqueueWrap::Take>("take"), InstanceMethod<&VirtqueueWrap::Pause>("pause"),
        InstanceMethod<&VirtqueueWrap::Resume>("resume"),
+       InstanceMethod<&VirtqueueWrap::Share>("share"),
        InstanceMethod<&VirtqueueWrap::JsClose>("close")});
 }
 
@@ -61,6 +63,16 @@ EngineQueue VirtqueueWrap::TakeQueue(Napi::Env env) {
   engine_ = true;
   return {std::exchange(queue_, nullptr), std::exchange(kick_, nullptr),
           std::exchange(irq_, nullptr), std::move(post_broken_)};
+}
+
+Napi::Value VirtqueueWrap::Share(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  if (queue_ != nullptr && !queue_->Begin()) throw Napi::Error::New(env, queue_->fault());
+  EngineQueue taken = TakeQueue(env);
+  SharedQueueWrap::Taken shared{taken.queue->options(), std::move(taken.kick),
+                                std::move(taken.irq)};
+  return AddonData::Of(env).shared_queue.New(
+      {Napi::External<SharedQueueWrap::Taken>::New(env, &shared)});
 }
 
 void VirtqueueWrap::CheckServedHere(Napi::Env env) const {

@@ -37,6 +37,7 @@ class VirtqueueWrap : public Napi::ObjectWrap<VirtqueueWrap> {
   Napi::Value Take(const Napi::CallbackInfo& info);
   Napi::Value Pause(const Napi::CallbackInfo& info);
   Napi::Value Resume(const Napi::CallbackInfo& info);
+  Napi::Value Share(const Napi::CallbackInfo& info);
   Napi::Value JsClose(const Napi::CallbackInfo& info);
 
   void CheckServedHere(Napi::Env env) const;

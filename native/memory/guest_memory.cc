@@ -1,15 +1,16 @@
 #include "guest_memory.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <linux/memfd.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <bit>
+#include <utility>
 
 #include "../base/bounded_list.h"
-#include "../base/fd.h"
 #include "lost_pages.h"
 
 namespace vmm {
@@ -32,9 +33,12 @@ int CreateMemfd(const RegionOptions& options) {
           : static_cast<int>(
                 MFD_HUGETLB |
                 static_cast<unsigned>(std::countr_zero(options.huge_page_bytes) << MFD_HUGE_SHIFT));
-  Fd memfd(memfd_create("guest-ram", MFD_CLOEXEC | static_cast<unsigned>(huge)));
+  constexpr unsigned kFlags = MFD_CLOEXEC | MFD_ALLOW_SEALING;
+  Fd memfd(memfd_create("guest-ram", kFlags | static_cast<unsigned>(huge)));
   if (!memfd.ok() || ftruncate(memfd.get(), static_cast<off_t>(options.size_bytes)) < 0)
     return -errno;
+  // Whom it is handed to could cut it short, and the next access of ours would end the process.
+  if (fcntl(memfd.get(), F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) < 0) return -errno;
   return memfd.Release();
 }
 
@@ -57,16 +61,17 @@ void Advise(void* host, const RegionOptions& options) {
   if (options.mergeable) madvise(host, options.size_bytes, MADV_MERGEABLE);
 }
 
-/// The mapping of one region; null with errno set.
-std::byte* MapHost(const RegionOptions& options) {
-  Fd memfd;
-  if (options.fd < 0 && options.shared) {
-    const int created = CreateMemfd(options);
-    if (created < 0) return errno = -created, nullptr;
-    memfd = Fd(created);
-  }
-  const int fd = options.fd >= 0 ? options.fd : memfd.get();
+/// What of the file system the region is a mapping of; none if it is anonymous. 0 or -errno.
+int OpenFile(const RegionOptions& options, Fd* file) {
+  if (options.fd < 0 && !options.shared) return 0;
+  const int fd = options.fd < 0 ? CreateMemfd(options) : fcntl(options.fd, F_DUPFD_CLOEXEC, 0);
+  if (fd < 0) return options.fd < 0 ? fd : -errno;
+  *file = Fd(fd);
+  return 0;
+}
 
+/// The mapping of one region, of a file or of -1; null with errno set.
+std::byte* MapHost(const RegionOptions& options, int fd) {
   // Room for the region and to align it in; what is left over goes back.
   const uint64_t align = std::max(kAlignBytes, options.huge_page_bytes);
   const uint64_t room_bytes = options.size_bytes + align;
@@ -112,7 +117,9 @@ int GuestMemory::Add(const RegionOptions& options) {
   if (regions_.size() == kPiecesMax) return -ENOSPC;
   for (const Region& other : regions_)
     if (gpa < other.gpa + other.size_bytes && other.gpa < gpa + size_bytes) return -EEXIST;
-  std::byte* host = MapHost(options);
+  Fd file;
+  if (const int rc = OpenFile(options, &file); rc < 0) return rc;
+  std::byte* host = MapHost(options, file.get());
   if (host == nullptr) return -errno;
   const bool may_shrink = options.fd >= 0;
   if (may_shrink) LostPages::Guard(host, size_bytes);
@@ -120,7 +127,12 @@ int GuestMemory::Add(const RegionOptions& options) {
     if (may_shrink) LostPages::Release(p);
     munmap(p, size_bytes);
   };
-  regions_.push_back({gpa, size_bytes, std::shared_ptr<std::byte>(host, unmap), options.readonly});
+  Region region{gpa, size_bytes, std::shared_ptr<std::byte>(host, unmap), options.readonly, {}};
+  if (file.ok() && !options.private_copy && !options.readonly) {
+    region.file = std::make_shared<const Fd>(std::move(file));
+    region.file_offset = options.file_offset;
+  }
+  regions_.push_back(std::move(region));
   Publish();
   return 0;
 }

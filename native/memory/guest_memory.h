@@ -10,6 +10,8 @@
 #include <utility>
 #include <vector>
 
+#include "../base/fd.h"
+
 namespace vmm {
 
 struct Region {
@@ -17,6 +19,9 @@ struct Region {
   uint64_t size_bytes;
   std::shared_ptr<std::byte> host;  // its deleter unmaps
   bool readonly = false;            // mapped so: a write of ours would end the process
+  /// What another process maps to have the same bytes, from `file_offset` on; null if none can.
+  std::shared_ptr<const Fd> file;
+  uint64_t file_offset = 0;
 };
 
 /// What guest RAM is at one moment; never changed once published. Every access is checked.
@@ -78,7 +83,7 @@ class Regions {
 struct RegionOptions {
   uint64_t gpa;
   uint64_t size_bytes;
-  bool shared = false;     // a memfd, so that another process can map it too
+  bool shared = false;     // a memfd, which another process can map too
   bool thp = false;        // may be backed by transparent huge pages
   bool mergeable = false;  // may be merged with equal pages of other VMs
   bool reserve = false;    // swap is set aside for all of it now

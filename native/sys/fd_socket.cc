@@ -57,6 +57,27 @@ int FdSocket::Send(const void* bytes, size_t size_bytes) {
   return first ? Flush() : 0;
 }
 
+int FdSocket::SendWithFds(const void* bytes, size_t size_bytes, std::span<const int> fds) {
+  alignas(cmsghdr) char control[CMSG_SPACE(kMessageFdsMax * sizeof(int))] = {};
+  if (!flushed()) return -EAGAIN;
+  if (fds.size() > kMessageFdsMax) return -EINVAL;
+  iovec piece{const_cast<void*>(bytes), size_bytes};
+  msghdr message{};
+  message.msg_iov = &piece;
+  message.msg_iovlen = 1;
+  message.msg_control = control;
+  message.msg_controllen = CMSG_SPACE(fds.size_bytes());
+  cmsghdr* part = CMSG_FIRSTHDR(&message);
+  part->cmsg_level = SOL_SOCKET;
+  part->cmsg_type = SCM_RIGHTS;
+  part->cmsg_len = CMSG_LEN(fds.size_bytes());
+  std::memcpy(CMSG_DATA(part), fds.data(), fds.size_bytes());
+  const ssize_t sent = sendmsg(fd_.get(), &message, MSG_NOSIGNAL | MSG_DONTWAIT);
+  if (sent < 0) return IsTransient(errno) ? -EAGAIN : -errno;
+  // A short message is one buffer of the kernel's, taken as a whole or not at all.
+  return static_cast<size_t>(sent) == size_bytes ? 0 : -EMSGSIZE;
+}
+
 int FdSocket::Flush() {
   size_t sent = 0;
   int rc = 0;

@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <span>
 #include <string>
 #include <utility>
 #include <vector>
@@ -34,6 +35,9 @@ class FdSocket {
   /// before that is gone. Returns 0 or -errno, after which the socket is of no use.
   [[nodiscard]] int Send(const void* bytes, size_t size_bytes);
   [[nodiscard]] int Flush();
+  /// Sends bytes with descriptors, which stay the caller's. Nothing of it is kept: -EAGAIN, with
+  /// nothing sent, if the kernel does not take it now.
+  [[nodiscard]] int SendWithFds(const void* bytes, size_t size_bytes, std::span<const int> fds);
   bool flushed() const { return unsent_.empty(); }
 
   /// Nothing more is sent: after what was kept, the peer reads the end of the stream.

@@ -4,24 +4,15 @@
 #include <fcntl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
-#include <sys/un.h>
 #include <unistd.h>
 
-#include <cstring>
 #include <utility>
+
+#include "unix_address.h"
 
 namespace vmm {
 
 namespace {
-
-Status MakeAddress(const std::string& path, sockaddr_un* address) {
-  address->sun_family = AF_UNIX;
-  // An empty one would be a name that Linux makes up, and one with a zero byte another path.
-  if (path.empty() || path.find('\0') != std::string::npos) return {EINVAL, "bind"};
-  if (path.size() >= sizeof address->sun_path) return {ENAMETOOLONG, "bind"};
-  std::memcpy(address->sun_path, path.data(), path.size());
-  return {};
-}
 
 bool IsSocket(const std::string& path) {
   struct stat status {};
@@ -41,7 +32,7 @@ bool IsStale(const sockaddr_un& address) {
 Status ListenUnixAnew(const std::string& path, Fd* listener) {
   const Status status = ListenUnix(path, listener);
   sockaddr_un address{};
-  if (status.error != EADDRINUSE || !MakeAddress(path, &address).ok() || !IsSocket(path) ||
+  if (status.error != EADDRINUSE || MakeUnixAddress(path, &address) != 0 || !IsSocket(path) ||
       !IsStale(address))
     return status;
   if (unlink(path.c_str()) < 0) return {errno, "unlink"};
@@ -50,7 +41,7 @@ Status ListenUnixAnew(const std::string& path, Fd* listener) {
 
 Status ListenUnix(const std::string& path, Fd* listener) {
   sockaddr_un address{};
-  if (const Status status = MakeAddress(path, &address); !status.ok()) return status;
+  if (const int error = MakeUnixAddress(path, &address); error != 0) return {error, "bind"};
 
   Fd fd(socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
   if (!fd.ok()) return {errno, "socket"};

@@ -62,6 +62,7 @@ class Queue {
   /// The rule that was broken, null if none.
   const char* fault() const { return fault_; }
   uint16_t size() const { return options_.size; }
+  const QueueOptions& options() const { return options_; }
 
  private:
   Taken Break(const char* fault);

@@ -182,6 +182,11 @@ export class FakeVirtqueue implements Virtqueue {
     queueMicrotask(() => this.#run());
   }
 
+  /** Only a real one lies in RAM that another process could map. */
+  share(): never {
+    throw new Error('A fake queue cannot be shared');
+  }
+
   close(): void {
     this.isClosed = true;
     this.#waiting = [];
@@ -223,6 +228,7 @@ export const NO_MEMORY: GuestMemory = {
   write: () => {},
   load: async () => {},
   prefault: async () => {},
+  regions: () => [],
   close: async () => {},
 };
 
