@@ -85,8 +85,8 @@ export interface Schema {
 /** Absent and null mean the same, and nothing stands in for them. */
 export const option = <T extends TSchema>(schema: T) => Type.Optional(schema);
 
-export const bool = (fallback: boolean, notes: Notes = {}) =>
-  Type.Boolean({ default: fallback, ...notes });
+export const bool = (fallback?: boolean, notes: Notes = {}) =>
+  Type.Boolean({ ...(fallback !== undefined && { default: fallback }), ...notes });
 
 /** Beyond 2^53 a JSON number isn't exact, so no field holds more. */
 export const uint = (bits: 8 | 16 | 32 | 53, notes: Notes = {}) =>

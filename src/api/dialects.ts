@@ -9,6 +9,7 @@ import { VmmError } from '../errors.ts';
 import type { Schema } from '../schema.ts';
 import { isObject, refusal } from '../schema-check.ts';
 import type { RestoreConfig } from '../vmm/config/restore.ts';
+import { withSharedRam } from '../vmm/config/shared-ram.ts';
 import type { VmConfig } from '../vmm/config.ts';
 import { SCHEMAS } from '../vmm/schema-tables.ts';
 
@@ -52,14 +53,14 @@ function complete(body: unknown, source: Source): VmConfig {
   const refused = refusal(SCHEMAS.vmCreate, filled, '');
   if (refused !== undefined)
     throw new VmmError('invalid-config', 'Failed to deserialize JSON', new Error(refused));
-  if (source !== 'seed') return filled as VmConfig;
+  if (source !== 'seed') return withSharedRam(filled as VmConfig);
   const { kernel, cmdline, initramfs, ...config } = filled as VmConfig & SeedPayload;
   const payload = {
     ...(kernel && { kernel: kernel.path }),
     cmdline: cmdline.args,
     ...(initramfs && { initramfs: initramfs.path }),
   };
-  return { ...config, payload };
+  return withSharedRam({ ...config, payload });
 }
 
 /** The value with the schema's fields alone, in its order, and defaults where they are absent. */

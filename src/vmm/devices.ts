@@ -10,8 +10,13 @@ import { PvpanicConfig } from '../devices/pvpanic.ts';
 import { TpmConfig } from '../devices/tpm.ts';
 import { VdpaConfig } from '../devices/vdpa.ts';
 import { UserDeviceConfig, VfioConfig } from '../devices/vfio.ts';
-import { FsConfig } from '../devices/vhost-user/fs.ts';
-import { GenericVhostUserConfig } from '../devices/vhost-user/generic.ts';
+import { checkVhostUserBlock, openVhostUserBlock } from '../devices/vhost-user/block.ts';
+import { checkFs, FsConfig, openFs } from '../devices/vhost-user/fs.ts';
+import {
+  checkGeneric,
+  GenericVhostUserConfig,
+  openGeneric,
+} from '../devices/vhost-user/generic.ts';
 import { BalloonConfig } from '../devices/virtio/balloon.ts';
 import { Block, DiskConfig } from '../devices/virtio/block.ts';
 import { Console, ConsoleConfig } from '../devices/virtio/console.ts';
@@ -39,8 +44,11 @@ interface Kind<S extends TSchema, D extends VirtioDevice> {
    * config calls it, such as `disks[0]`. @throws VmmError
    */
   check?(config: Static<S>, at: string): void;
-  /** @throws VmmError, and then nothing of it is left. Absent: nothing serves it yet. */
-  create?(config: Static<S>, context: DeviceContext): D;
+  /**
+   * Takes some seconds at most. @throws VmmError, or rejects with it, and then nothing of it is
+   * left. Absent: nothing serves it yet.
+   */
+  create?(config: Static<S>, context: DeviceContext): D | Promise<D>;
   /** What it found out of what its config leaves open: fields to be written there. */
   found?(device: D): object;
   /** What of a config cannot be served yet, such as ` image_type Qcow2`; '' is all of it. */
@@ -69,10 +77,11 @@ export const DEVICES = {
     schema: DiskConfig,
     idPrefix: '_disk',
     barWidth: 32,
-    check: (config, at) => Block.check(config, at),
-    create: (config, context) => new Block(config, context),
-    found: ({ imageType }) => ({ image_type: imageType }),
-    unserved: (config) => Block.unserved(config),
+    check: (config, at) =>
+      config.vhost_user ? checkVhostUserBlock(config, at) : Block.check(config, at),
+    create: (config, context): Promise<VirtioDevice> | VirtioDevice =>
+      config.vhost_user ? openVhostUserBlock(config, context) : new Block(config, context),
+    found: (disk) => (disk instanceof Block ? { image_type: disk.imageType } : {}),
   }),
   net: kind({
     schema: NetConfig,
@@ -88,8 +97,13 @@ export const DEVICES = {
     check: (config) => Rng.check(config),
     create: (config, context) => new Rng(config, context),
   }),
-  generic_vhost_user: kind({ schema: GenericVhostUserConfig, idPrefix: '_generic_vhost_user' }),
-  fs: kind({ schema: FsConfig, idPrefix: '_fs' }),
+  generic_vhost_user: kind({
+    schema: GenericVhostUserConfig,
+    idPrefix: '_generic_vhost_user',
+    check: checkGeneric,
+    create: openGeneric,
+  }),
+  fs: kind({ schema: FsConfig, idPrefix: '_fs', check: checkFs, create: openFs }),
   pmem: kind({
     schema: PmemConfig,
     idPrefix: '_pmem',

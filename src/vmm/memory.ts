@@ -14,7 +14,7 @@ const HUGE_PAGE_BYTES = 2 * MIB;
  * @throws VmmError 'host' if the host has not got it.
  */
 export async function addRam(memory: GuestMemory, config: MemoryConfig): Promise<void> {
-  const { shared, thp, mergeable, reserve, hugepages } = config;
+  const { shared = false, thp, mergeable, reserve, hugepages } = config;
   const hugePageBytes = hugepages ? (config.hugepage_size ?? HUGE_PAGE_BYTES) : 0;
   const fd = config.file === undefined ? -1 : openBacking(config.file, ramBytes(config));
   let fileOffset = 0;

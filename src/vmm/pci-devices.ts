@@ -110,7 +110,7 @@ export class PciDevices {
     const id = deviceId(wanted);
     const bar = this.#place(wanted, id);
     const windows: GpaRange[] = [];
-    const device = kind.create?.(config, {
+    const device = await kind.create?.(config, {
       ...{ id, memory, rateLimitGroups, onWarning, console },
       mapFile: (mapping) => {
         const gpa = this.#mapFile(id, mapping);

@@ -224,19 +224,6 @@ describe('a value', () => {
     expect(await vmm.put('vm.boot')).toMatchObject({ status: 204 });
   });
 
-  test('of a backend, which is not built: 400 at vm.boot, by name', async () => {
-    const disk = { vhost_user: true, vhost_socket: '/tmp/s' };
-    const memory = { size: 64 * MIB, shared: true };
-    expect(await vmm.put('vm.create', { ...withDisks(disk), memory })).toMatchObject({
-      status: 204,
-    });
-
-    const answer = await vmm.put('vm.boot');
-
-    expect(answer.status).toBe(400);
-    expect(texts(answer)[2]).toBe('Not supported yet: disks[0] vhost_user');
-  });
-
   test('an id that two disks have: 409', async () => {
     copyFileSync(image(), at('other.img'));
     const both = [image(), at('other.img')].map((path) => ({ path, id: 'a' }));

@@ -118,13 +118,7 @@ export class Block implements VirtioDevice {
    * @throws VmmError 'invalid-config'.
    */
   static check(config: DiskConfig, at: string): void {
-    // It was only looked at, and is closed at once.
-    if (!config.vhost_user) void new DiskImage(config, at).close();
-  }
-
-  /** What of the config is not served yet, each as ` vhost_user`. */
-  static unserved({ vhost_user }: DiskConfig): string[] {
-    return vhost_user ? [' vhost_user'] : [];
+    void new DiskImage(config, at).close(); // it was only looked at
   }
 
   /** @throws VmmError 'invalid-config' or 'conflict' if the image cannot be used. */

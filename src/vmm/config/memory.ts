@@ -29,7 +29,8 @@ export const MemoryConfig = object(
     hotplug_method: choice(['Acpi', 'VirtioMem'], { default: 'Acpi' }),
     hotplug_size: option(size()),
     hotplugged_size: option(size()),
-    shared: bool(false),
+    /** As its devices need it, where it isn't given: see shared-ram.ts. */
+    shared: option(bool()),
     hugepages: bool(false),
     hugepage_size: option(size()),
     prefault: bool(false),

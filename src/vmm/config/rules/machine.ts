@@ -2,6 +2,7 @@
 import type { VmConfig } from '../../config.ts';
 import { deviceIds } from '../../devices.ts';
 import { ramBytes } from '../memory.ts';
+import { ramSharers } from '../shared-ram.ts';
 import { each, type Fault, type Rule } from './rule.ts';
 
 const firmwareAlone: Rule = ({ payload: { firmware, kernel } = {} }) =>
@@ -95,21 +96,12 @@ const sharedRam: Rule = (config) => {
   const { memory } = config;
   const parts = memory.zones?.length ? memory.zones : [memory];
   if (parts.every(({ shared, hugepages }) => shared || hugepages)) return undefined;
-  const disk = (config.disks ?? []).findIndex(({ vhost_user }) => vhost_user);
-  const net = (config.net ?? []).findIndex(({ vhost_user }) => vhost_user);
-  const users = [
-    disk === -1 ? [] : `disks[${disk}]`,
-    net === -1 ? [] : `net[${net}]`,
-    config.fs?.length ? 'fs[0]' : [],
-    config.generic_vhost_user?.length ? 'generic_vhost_user[0]' : [],
-    config.user_devices?.length ? 'user_devices[0]' : [],
-  ].flat();
-  const [user] = users;
+  const [user] = ramSharers(config);
   if (user === undefined) return undefined;
   const kind = user.startsWith('user_devices') ? 'user devices' : 'vhost-user';
   return {
     text: `Using ${kind} requires using shared memory or huge pages`,
-    remedy: `${user} is given and memory.shared is false: set it to true`,
+    remedy: `${user} is given and memory.shared is false: set it to true, or drop it`,
   };
 };
 

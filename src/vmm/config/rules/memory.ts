@@ -12,8 +12,8 @@ const RAM_BYTES_MIN = 2 * MIB;
 /** What RAM as a whole and a zone of it have in common; `at` names it. */
 type Part = Pick<
   MemoryZoneConfig,
-  'size' | 'shared' | 'mergeable' | 'hugepages' | 'hotplug_size' | 'hotplugged_size'
-> & { hugepage_size?: number };
+  'size' | 'mergeable' | 'hugepages' | 'hotplug_size' | 'hotplugged_size'
+> & { shared?: boolean; hugepage_size?: number };
 type PartRule = (part: Part, at: string, memory: MemoryConfig) => Fault | undefined;
 
 /** RAM as a whole, then every zone. */

@@ -160,8 +160,16 @@ test.each<[body: object, text: string, remedy: string]>([
   ],
   [{ vsock: { cid: 3, socket: '' } }, 'path (0)', 'name a path of at most 107'],
 
-  [{ fs: [{ tag: 't', socket: '/s' }] }, 'Using vhost-user requires', 'fs[0] is given'],
-  [{ user_devices: [{ socket: '/s' }] }, 'Using user devices requires', 'user_devices[0]'],
+  [
+    { ...memory(GIB, { shared: false }), fs: [{ tag: 't', socket: '/s' }] },
+    'Using vhost-user requires',
+    'fs[0] is given and memory.shared is false',
+  ],
+  [
+    { ...memory(GIB, { shared: false }), user_devices: [{ socket: '/s' }] },
+    'Using user devices requires',
+    'user_devices[0]',
+  ],
   [{ platform: { num_pci_segments: 97 } }, 'PCI segments (97)', 'num_pci_segments is 97'],
   [disk({ pci_segment: 1 }), 'Invalid PCI segment id: 1', 'disks[1].pci_segment is 1'],
   [disk({ pci_device_id: 0 }), 'device ID (0) is reserved', 'disks[1].pci_device_id is 0'],
@@ -284,15 +292,15 @@ test('a boot names everything that is not supported yet, and nothing that has no
     ...memory(0, { zones: [{ id: 'z', size: GIB }] }),
     disks: [
       { path: '/e', image_type: 'Vhdx', rate_limiter_config: { ops: { size: 9, refill_time: 9 } } },
-      { vhost_user: true, vhost_socket: '/s' },
     ],
+    net: [{ vhost_user: true, vhost_socket: '/s' }],
     watchdog: true,
     platform: { oem_strings: ['x'] },
   });
 
   expect(() => checkBootable(fine)).not.toThrow();
   expect(refusalOf(() => checkBootable(asking)).message).toBe(
-    'Not supported yet: memory.zones, platform strings, disks[1] vhost_user, watchdog',
+    'Not supported yet: memory.zones, platform strings, net[0] vhost_user, watchdog',
   );
 });
 
