@@ -93,15 +93,17 @@ void NetPair::Sleep() {
   pollfd fds[] = {{HasTap() ? port_->tap : -1, TapEvents(), 0},
                   {rx_ ? rx_->queue().kick->get() : -1, POLLIN, 0},
                   {tx_ ? tx_->queue().kick->get() : -1, POLLIN, 0}};
-  if (PollUntil(fds, NextTurnNs()) < 0) return;
+  if (PollUntil(fds, NextTimeNs()) < 0) return;
   if (fds[1].revents != 0) rx_->queue().kick->Take();
   if (fds[2].revents != 0) tx_->queue().kick->Take();
   Advance(fds[0].revents);
 }
 
-/// When the first of the directions that wait for their turns has it.
-std::optional<int64_t> NetPair::NextTurnNs() const {
+/// When the first of the directions that wait for their turns has it, or has waited for its driver
+/// long enough.
+std::optional<int64_t> NetPair::NextTimeNs() const {
   std::optional<int64_t> next;
+  if (rx_wait_ == NetWait::kDriver) next = rx_->aside_until_ns();
   if (rx_wait_ == NetWait::kTurn) next = rx_->turn().at_ns();
   if (tx_wait_ == NetWait::kTurn)
     next = std::min(next.value_or(tx_->turn().at_ns()), tx_->turn().at_ns());
@@ -125,7 +127,7 @@ void NetPair::Advance(short tap_events) {
   if ((tap_events & kTapErrors) != 0) LoseTap();
   if ((rx_wait_ == NetWait::kTurn && rx_->turn().has_come()) ||
       (rx_wait_ == NetWait::kTap && (tap_events & POLLIN) != 0) ||
-      (rx_wait_ == NetWait::kDriver && rx_->HasChains()))
+      (rx_wait_ == NetWait::kDriver && (rx_->HasChains() || rx_->HasWaited())))
     rx_wait_ = NetWait::kNothing;
   if ((tx_wait_ == NetWait::kTurn && tx_->turn().has_come()) ||
       (tx_wait_ == NetWait::kTap && ((tap_events & POLLOUT) != 0 || !HasTap())) ||

@@ -32,7 +32,7 @@ class NetPair final : public EngineWork {
   void ServeRound();
   bool LookAWhile(const std::atomic<bool>& leave);
   void Sleep();
-  std::optional<int64_t> NextTurnNs() const;
+  std::optional<int64_t> NextTimeNs() const;
   short TapEvents() const;
   short LookAtTap() const;
   void Advance(short tap_events);

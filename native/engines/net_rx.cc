@@ -66,8 +66,8 @@ NetWait NetRx::Round() {
 NetWait NetRx::ReceiveNext() {
   const NetWait wait = Gather();
   if (wait != NetWait::kNothing) return wait;
-  if (rooms_.empty()) return NetWait::kDriver;
-  return aside_bytes_ > 0 ? DeliverAside() : Read();
+  if (aside_bytes_ > 0) return DeliverAside();
+  return rooms_.empty() ? NetWait::kDriver : Read();
 }
 
 /// Takes chains until they have room for any frame, or there are no more.
@@ -116,7 +116,7 @@ NetWait NetRx::Read() {
 }
 
 /// A frame that will fit when the driver has added room is kept, not lost: a large one may come
-/// when the ring is nearly empty, and under load it often is.
+/// when the ring is nearly empty, and under load it often is. But not for ever.
 NetWait NetRx::SetAside(size_t bytes) {
   if (no_more_ || bytes > options_.frame_bytes_max) return NetWait::kNothing;
   std::byte* to = aside_.get();
@@ -125,11 +125,12 @@ NetWait NetRx::SetAside(size_t bytes) {
     to += part;
   });
   aside_bytes_ = bytes;
+  aside_until_ns_ = SteadyNowNs() + options_.patience_ns;
   return NetWait::kNothing;
 }
 
 NetWait NetRx::DeliverAside() {
-  if (aside_bytes_ > room_bytes_ && !no_more_) return NetWait::kDriver;
+  if (aside_bytes_ > room_bytes_ && !no_more_ && !HasWaited()) return NetWait::kDriver;
   const size_t bytes = std::exchange(aside_bytes_, 0);
   if (bytes > room_bytes_) return NetWait::kNothing;
   CopyIn(pieces_, 0, aside_.get(), bytes);

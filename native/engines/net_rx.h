@@ -4,8 +4,10 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <vector>
 
+#include "../base/clock.h"
 #include "../virtio/engine_queue.h"
 #include "net_port.h"
 #include "net_turn.h"
@@ -17,6 +19,9 @@ struct NetRxOptions {
   bool merge = false;
   /// The most that the tap may hand over as one frame, with the header.
   uint32_t frame_bytes_max = 0;
+  /// How long a frame waits that needs more chains than the driver has made available, and all
+  /// others behind it. A driver of a small ring may see no reason to add any.
+  int64_t patience_ns = 100'000'000;
   std::shared_ptr<RateLimiter> limiter = nullptr;  // null without limits
 };
 
@@ -32,6 +37,11 @@ class NetRx {
   void Leave();
   int frames() const { return frames_; }  // of the last round
   const NetTurn& turn() const { return turn_; }
+  /// When the frame that waits for the driver does so no longer, on the steady clock.
+  std::optional<int64_t> aside_until_ns() const {
+    return aside_bytes_ > 0 ? std::optional(aside_until_ns_) : std::nullopt;
+  }
+  bool HasWaited() const { return aside_bytes_ > 0 && aside_until_ns_ <= SteadyNowNs(); }
 
   EngineQueue& queue() { return queue_; }
   [[nodiscard]] bool EnableKicks() { return queue_.queue->EnableKicks(); }
@@ -70,6 +80,7 @@ class NetRx {
   /// A frame that did not fit, as far as it did not, and then all of it.
   const std::unique_ptr<std::byte[]> aside_;
   size_t aside_bytes_ = 0;
+  int64_t aside_until_ns_ = 0;
   const char* fault_ = nullptr;
   Chain chain_;
 };

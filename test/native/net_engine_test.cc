@@ -13,6 +13,7 @@ namespace {
 
 constexpr uint64_t kRx = NetGuest::kRx, kTx = NetGuest::kTx;
 constexpr uint32_t kFrameMax = 65'562;
+constexpr int64_t kPatienceNs = 60'000'000'000;
 
 /// Of each direction; null for none.
 struct Limits {
@@ -38,7 +39,7 @@ class Card {
     vmm::NetOptions options;
     options.id = "_net1";
     options.taps = {tap.fd()};
-    options.rx = {merge, frame_max, limits.rx};
+    options.rx = {merge, frame_max, kPatienceNs, limits.rx};
     options.tx_limiter = limits.tx;
     options.on_tap_error = [this](const std::string& message) {
       message_ = message;
