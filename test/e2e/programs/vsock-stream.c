@@ -17,6 +17,7 @@
 #include <errno.h>
 #include <linux/vm_sockets.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -99,8 +100,8 @@ static int accept_from(int listener) {
 static int greet(int fd, const char* port) {
   char byte = 0;
   int said = 0;
-  if (dprintf(fd, "CONNECT %s\n", port) < 0) return -1;
-  while (byte != '\n' && read(fd, &byte, 1) == 1) said++;
+  if (dprintf(fd, "CONNECT %s\n", port) > 0)
+    while (byte != '\n' && read(fd, &byte, 1) == 1) said++;
   if (byte == '\n' && said > 4) return 0;
   errno = ECONNRESET;
   return -1;
@@ -129,7 +130,7 @@ static int connect_to(const struct address* address, int tries) {
 
 static void write_all(int fd, const void* bytes, size_t count) {
   for (size_t sent = 0; sent < count;) {
-    const ssize_t taken = send(fd, (const char*)bytes + sent, count - sent, MSG_NOSIGNAL);
+    const ssize_t taken = send(fd, (const char*)bytes + sent, count - sent, 0);
     if (taken < 0) fail("send");
     sent += (size_t)taken;
   }
@@ -266,6 +267,7 @@ static void ask(const struct address* address, double seconds) {
 
 int main(int argc, char** argv) {
   if (argc < 3) return 2;
+  signal(SIGPIPE, SIG_IGN);  // whose peer is gone says so
   const struct address address = parse(argv[2]);
   const char* const verb = argv[1];
   dials = strcmp(verb, "dial") == 0;
