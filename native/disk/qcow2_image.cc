@@ -212,7 +212,7 @@ int Qcow2Image::Surround(DiskRange range, const Write& write, WritePlan* out) {
   if (const int rc = ReadBytes(end, out->after); rc < 0) return rc;
   const auto zero = [](std::byte byte) { return byte == std::byte{0}; };
   for (std::vector<std::byte>* part : {&out->before, &out->after})
-    if (fresh && std::all_of(part->begin(), part->end(), zero)) part->clear();
+    if (fresh && std::all_of(part->begin(), part->end(), zero)) *part = {};
   out->offset -= out->before.size();
   return 0;
 }

@@ -17,7 +17,8 @@ constexpr int64_t kBurstMs = 10'000;
 /// A request of more pieces than this is rare, and gives back the room that they took.
 constexpr size_t kPiecesKept = 256;
 
-/// A pause, a reset and a shutdown wait for what is under way, and so for little more than this.
+/// A pause, a reset and a shutdown wait for what is under way, and so for little more than this. An
+/// image may have whole clusters written for requests of 512 bytes: they count, and lie in memory.
 constexpr uint64_t kMovingBytesMax = 64 << 20;
 
 /// With more than so many at a time, batches are what makes it fast.
@@ -199,9 +200,15 @@ void BlockQueue::Begin(uint32_t index) {
   const BlockRequest& request = slot.request;
   ++started_;
   slot.begun_ns = NowNs();
-  slot.moving_bytes = Transfer::StepBytes(request);
-  moving_bytes_ += slot.moving_bytes;
+  Charge(&slot, Transfer::StepBytes(request));
   GoOn(index, slot.transfer.Begin(&slot.request, disk_->image.get(), !disk_->writeback.load()));
+}
+
+/// The most that was under way for it counts until it is done.
+void BlockQueue::Charge(Slot* slot, uint64_t moving_bytes) {
+  const uint64_t more = moving_bytes - std::min(moving_bytes, slot->moving_bytes);
+  slot->moving_bytes += more;
+  moving_bytes_ += more;
 }
 
 bool BlockQueue::MayWrite(Slot* slot) const {
@@ -218,6 +225,7 @@ void BlockQueue::GoOn(uint32_t index, Transfer::Step step) {
   while (step == Transfer::Step::kYield && !leave_->load()) step = slot.transfer.Continue();
   switch (step) {
     case Transfer::Step::kOp:
+      Charge(&slot, Transfer::StepBytes(slot.request) + slot.transfer.surround_bytes());
       if (!leave_->load()) return io_->Submit(slot.transfer.op(), index);
       [[fallthrough]];
     case Transfer::Step::kYield:

@@ -79,6 +79,7 @@ class BlockQueue final : public EngineWork {
   void BeginHeld();
   void GiveBackHeld();
   void Begin(uint32_t slot);
+  void Charge(Slot* slot, uint64_t moving_bytes);
   bool MayWrite(Slot* slot) const;
   void GoOn(uint32_t slot, Transfer::Step step);
   void TryWaiting();

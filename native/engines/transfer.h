@@ -38,6 +38,8 @@ class Transfer {
         request.kind == BlockRequest::Kind::kRead || request.kind == BlockRequest::Kind::kWrite;
     return std::min(request.length_bytes, moves ? kTransferBytesMax : kRangeBytesMax);
   }
+  /// In memory, besides the request's data, as long as the operation is under way.
+  uint64_t surround_bytes() const { return plan_.before.size() + plan_.after.size(); }
   /// The operation to be done now. It stays as it is until Advance or Continue. If the transfer
   /// failed, what failed; its offset is one of the disk if no operation did.
   const FileOp& op() const { return op_; }

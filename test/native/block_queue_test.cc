@@ -292,7 +292,7 @@ void StopBeforeItsTurn() {
 }
 
 /// Has room for one write at a time, and says so.
-class OneWriteImage final : public vmm::Image {
+class OneWriteImage : public vmm::Image {
  public:
   uint64_t size_bytes() const override { return kDiskBytes; }
   int Read(vmm::DiskRange, vmm::Extent*) override { return -EIO; }
@@ -317,6 +317,21 @@ uint16_t Write(HeldDisk* disk, uint64_t place) {
       disk->guest.Request(VIRTIO_BLK_T_OUT, 0, {{kData, 512}}, BlockGuest::kHeaderGpa + place * 32);
   disk->guest.Kick();
   return head;
+}
+
+/// Each write takes much more with it.
+class WideImage final : public OneWriteImage {
+  int BeginWrite(vmm::DiskRange range, vmm::WritePlan* out) override {
+    *out = {range.offset, range.length, std::vector<std::byte>(40 << 20), {}, 0};
+    return 0;
+  }
+};
+
+void WideWrites() {
+  HeldDisk disk(std::make_shared<vmm::DiskImage>(std::vector<vmm::File>{{-1}}, kDiskBytes,
+                                                 std::make_unique<WideImage>()));
+  for (uint64_t place = 0; place < 3; ++place) Write(&disk, place);
+  disk.AwaitHeld(2);
 }
 
 /// Of two writes by one queue and one by another.
@@ -467,6 +482,7 @@ int main() {
   Test("who waits for another write can be paused, and goes on when resumed", PauseOfWaiting);
   Test("of requests too large to wait for only one is in flight, and the rest follows",
        LargeRequests);
+  Test("small writes that an image makes large are limited by what it makes of them", WideWrites);
   Test("what a limit holds back goes on by itself", WaitsForItsTurn);
   Test("a pause gives back what a limit holds back, and its charge", PauseBeforeItsTurn);
   Test("a stop does not wait for what a limit holds back", StopBeforeItsTurn);
