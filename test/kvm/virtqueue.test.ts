@@ -441,3 +441,40 @@ describe('an environment that ends while queues are served', () => {
     expect(error).toEqual(new Error('ours'));
   });
 });
+
+describe('a queue that another process serves', () => {
+  test("is told by addresses and eventfds, and is nobody else's", () => {
+    const shared = queue.share();
+
+    expect(shared).toMatchObject({
+      ...{ size: driver.size, descGpa: driver.descGpa, availGpa: driver.availGpa },
+    });
+    shared.kick();
+    shared.interrupt();
+    expect([driver.kick.take(), driver.irq.take()]).toEqual([true, true]);
+    expect(() => queue.onKick(() => {})).toThrow(/^EBUSY/);
+    expect(() => queue.share()).toThrow(/^EBUSY/);
+    shared.close();
+    shared.kick();
+    expect(driver.kick.take()).toBe(false);
+  });
+
+  test('has its rings in RAM, or is not given away', () => {
+    const outside = new RingDriver(memory, { ringsGpa: 1 << 20 });
+
+    expect(() => outside.device().share()).toThrow('ring outside RAM');
+    outside.close();
+  });
+});
+
+test('RAM that others can map is told, by its place in a file', async () => {
+  expect(memory.regions()).toEqual([]);
+  memory.addRegion({ gpa: 1 << 20, sizeBytes: 4096, shared: true, thp: false });
+
+  const [region] = memory.regions();
+
+  expect(region).toMatchObject({ gpa: 1 << 20, sizeBytes: 4096, fileOffset: 0 });
+  memory.write(1 << 20, TEXT);
+  const theirs = readFileSync(`/proc/self/fd/${region?.fd}`);
+  expect(theirs.subarray(0, TEXT.length)).toEqual(Buffer.from(TEXT));
+});

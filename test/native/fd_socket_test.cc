@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "../../native/sys/unix_listener.h"
+#include "../../native/sys/unix_stream.h"
 #include "check.h"
 
 namespace {
@@ -122,6 +123,61 @@ void Finishes() {
   CHECK(read(pair.peer.get(), into.data(), into.size()) == 4);
 }
 
+void SendsFds() {
+  Pair pair;
+  const size_t before = OpenFds();
+  {
+    std::array<int, 2> ends{};
+    CHECK(pipe2(ends.data(), O_CLOEXEC) == 0);
+    const Fd reader(ends[0]), writer(ends[1]);
+    CHECK(pair.ours.SendWithFds("ab", 2, std::array{writer.get()}) == 0);
+    FdSocket peer(Fd(dup(pair.peer.get())));
+    std::array<char, 8> into{};
+    const FdSocket::Received received = peer.Receive(into.data(), into.size());
+    CHECK(received.size_bytes == 2 && received.fds.size() == 1);
+    CHECK(write(received.fds[0].get(), "x", 1) == 1);
+    CHECK(read(reader.get(), into.data(), into.size()) == 1);
+  }
+  CHECK(OpenFds() == before);
+}
+
+/// What is sent with descriptors is sent at once or not at all, and in its order.
+void KeepsNoFds() {
+  Pair pair;
+  const std::array fds{pair.peer.get()};
+  CHECK(pair.ours.SendWithFds("ab", 2, std::vector<int>(254, fds[0])) == -EINVAL);
+  const std::string much(4 << 20, 'x');
+  CHECK(pair.ours.Send(much.data(), much.size()) == 0 && !pair.ours.flushed());
+  CHECK(pair.ours.SendWithFds("ab", 2, fds) == -EAGAIN);
+  std::vector<char> into(much.size());
+  for (size_t got = 0; got < much.size();) {
+    got += static_cast<size_t>(read(pair.peer.get(), into.data(), into.size()));
+    CHECK(pair.ours.Flush() == 0);
+  }
+  CHECK(pair.ours.SendWithFds("ab", 2, fds) == 0);
+  CHECK(read(pair.peer.get(), into.data(), into.size()) == 2);
+}
+
+void Connects() {
+  std::array<char, 32> directory = {"/tmp/sock-XXXXXX"};
+  CHECK(mkdtemp(directory.data()) != nullptr);
+  const std::string path = std::string(directory.data()) + "/s";
+  Fd stream, listener, client;
+  CHECK(vmm::ConnectUnix(path, &stream).error == ENOENT);
+  CHECK(vmm::ConnectUnix(std::string(108, 'x'), &stream).error == ENAMETOOLONG);
+  CHECK(vmm::ConnectUnix("", &stream).error == EINVAL);
+  CHECK(vmm::ListenUnix(path, &listener).ok());
+  CHECK(vmm::ConnectUnix(path, &stream).ok());
+  CHECK(vmm::AcceptClient(listener, &client) == 0);
+  CHECK(write(stream.get(), "x", 1) == 1);
+  std::array<char, 8> into{};
+  CHECK(read(client.get(), into.data(), into.size()) == 1);
+  CHECK(read(stream.get(), into.data(), into.size()) == -1 && errno == EAGAIN);
+  listener = Fd();
+  CHECK(vmm::ConnectUnix(path, &stream).error == ECONNREFUSED);
+  CHECK(unlink(path.c_str()) == 0 && rmdir(directory.data()) == 0);
+}
+
 /// An error, not a signal.
 void PeerGone() {
   Pair pair;
@@ -172,6 +228,9 @@ void RefusesWhatDoesNotListen() {
 
 int main() {
   alarm(100);
+  Test("descriptors are sent along with bytes, and stay ours", SendsFds);
+  Test("what brings descriptors is not kept", KeepsNoFds);
+  Test("who connects never waits, and is told that nobody listens", Connects);
   Test("descriptors come with bytes, are closed on exec and by their owner", ReceivesFds);
   Test("descriptors that there is no room for are reported, and none is kept", OutOfFds);
   Test("a quiet peer is no end of the stream", NothingYet);

@@ -1,6 +1,7 @@
 #include "../../native/memory/guest_memory.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -222,9 +223,49 @@ void SnapshotsLive() {
   }
 }
 
+/// Another process has the same bytes, and cannot take them from us.
+void SharesRam() {
+  GuestMemory memory;
+  vmm::RegionOptions shared{kPage, 2 * kPage};
+  shared.shared = true;
+  CHECK(memory.Add(shared) == 0);
+  CHECK(Add(&memory, 16 * kPage, kPage) == 0);
+  const auto regions = memory.Snapshot();
+  CHECK(regions->all()[1].file == nullptr);
+  const int fd = regions->all()[0].file->get();
+  void* theirs = mmap(nullptr, 2 * kPage, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+  CHECK(theirs != MAP_FAILED);
+  static_cast<char*>(theirs)[kPage] = 7;
+  char seen = 0;
+  CHECK(memory.CopyOut(2 * kPage, &seen, 1) == 0 && seen == 7);
+  CHECK(ftruncate(fd, kPage) < 0 && errno == EPERM);
+  CHECK(fcntl(fd, F_ADD_SEALS, F_SEAL_WRITE) < 0 && errno == EPERM);
+  munmap(theirs, 2 * kPage);
+}
+
+/// Only a mapping that its file gets the writes of can be another's, too.
+void SharesWritableFilesOnly() {
+  const vmm::Fd file = TemporaryFile(2 * kPage);
+  GuestMemory memory;
+  vmm::RegionOptions options{0, kPage};
+  options.fd = file.get();
+  options.file_offset = kPage;
+  options.private_copy = true;
+  CHECK(memory.Add(options) == 0);
+  options.gpa = kPage, options.private_copy = false, options.readonly = true;
+  CHECK(memory.Add(options) == 0);
+  options.gpa = 2 * kPage, options.readonly = false;
+  CHECK(memory.Add(options) == 0);
+  const auto regions = memory.Snapshot();
+  CHECK(regions->all()[0].file == nullptr && regions->all()[1].file == nullptr);
+  CHECK(regions->all()[2].file != nullptr && regions->all()[2].file_offset == kPage);
+}
+
 }  // namespace
 
 int main() {
+  Test("another process has the same RAM, and cannot take it from us", SharesRam);
+  Test("what a file does not get the writes of is nobody else's", SharesWritableFilesOnly);
   Test("empty, unaligned and too high regions are refused", RefusesBadRegions);
   Test("overlapping regions are refused, neighbours are not", RefusesOverlap);
   Test("there is a limit to the regions", BoundsRegions);

@@ -3,6 +3,7 @@ import { mkdtempSync, readdirSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
+import fc from 'fast-check';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { openVhostUserBlock } from '../../../../src/devices/vhost-user/block.ts';
 import type { VhostUserDevice } from '../../../../src/devices/vhost-user/device.ts';
@@ -351,6 +352,31 @@ describe('a backend that', () => {
     expect(warnings[0]).toContain('no answer within 5000 ms');
   }, 10_000);
 });
+
+test('whatever bytes a backend says while it serves, it is understood or given up', async () => {
+  const said = fc.uint8Array({ minLength: 1, maxLength: 64 });
+  const message = fc
+    .tuple(fc.integer({ min: 0, max: 40 }), fc.uint8Array({ maxLength: 24 }), fc.boolean())
+    .map(([request, payload, isReply]) => encode(request, payload, { isReply }));
+  await fc.assert(
+    fc.asyncProperty(fc.oneof(said, message), async (bytes) => {
+      start();
+      await openDisk();
+      activate();
+      await isUp();
+
+      backend.say(bytes);
+      await Promise.all([device?.pause(), sleep(1)]);
+      device?.resume();
+      await device?.[Symbol.asyncDispose]();
+
+      backend.die();
+      queue.close();
+      queue = ring.device();
+    }),
+    { numRuns: 20 },
+  );
+}, 60_000);
 
 test('a change of the configuration reaches the driver, once for a burst', async () => {
   const config = new Uint8Array(60);

@@ -273,6 +273,26 @@ test.each([
   expect(() => checkConfig(configOf(body), host)).not.toThrow();
 });
 
+const SHARE = { fs: [{ tag: 't', socket: '/s' }] };
+
+test.each<[string, object, boolean]>([
+  ['nothing needs it', {}, false],
+  ['a backend needs it', SHARE, true],
+  ['the config says so', memory(GIB, { shared: true }), true],
+  [
+    'a backend needs it, and pages are huge',
+    { ...SHARE, ...memory(GIB, { hugepages: true }) },
+    true,
+  ],
+  [
+    'a backend needs it, and the config says no',
+    { ...SHARE, ...memory(GIB, { shared: false }) },
+    false,
+  ],
+])('RAM where %s: shared is as %j makes it', (_, body, shared) => {
+  expect(configOf(body).memory.shared).toBe(shared);
+});
+
 test('a VM without a payload can be created, but not booted', () => {
   const { config } = normalise({});
 
