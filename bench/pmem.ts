@@ -1,11 +1,11 @@
 /**
- * Persistent memory: how long a Linux guest takes to mount an ext4 of 256 MiB and to read what is in
- * it, with DAX, beside the same file system on a disk of ours.
+ * Persistent memory: how long a Linux guest takes to mount an ext4 of 256 MiB and to read what is
+ * in it, with DAX, beside the same file system on a disk of ours.
  *
  *     npx tsx bench/pmem.ts [--rounds N] [--json FILE]
  *
- * Runs where the end-to-end tests run (test/host). Each round has a guest of its own, with the image
- * and a copy of it, both in the host's page cache; the guest has nothing of them in its own.
+ * Runs where the end-to-end tests run (test/host). Each round has a guest of its own, with the
+ * image and a copy of it, both in the host's page cache; the guest has nothing of them in its own.
  */
 import { setTimeout as sleep } from 'node:timers/promises';
 import { passOnGuestImages } from '../guest-images/images.ts';
@@ -49,7 +49,7 @@ async function measureMount(guest: Guest, subject: string, mount: string): Promi
   });
 }
 
-/** While all of it is read again and again, and nobody types: that is for the JS thread to carry. */
+/** While all of it is read again and again; nobody types: that is for the JS thread to carry. */
 async function measureIdleness(guest: Guest): Promise<void> {
   const seconds = 'cut -d. -f1 /proc/uptime';
   const readOn = `until [ $(${seconds}) -ge $end ]; do ${READ_ALL}; done`;

@@ -411,7 +411,7 @@ export interface Native {
   NetEngine: new (options: NetEngineOptions) => NetEngine;
   /** Gives back heap that is free and pages of files that can be read again, on a worker. */
   trimMemory: () => Promise<void>;
-  /** Ends the process at once; process.exit waits until our threads are out of their system calls. */
+  /** Ends the process at once; process.exit waits until our threads are out of system calls. */
   exitNow: (code: number) => never;
   /** What KVM can show a guest of this host's CPUID. */
   supportedCpuid: () => CpuidEntry[];

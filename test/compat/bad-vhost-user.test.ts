@@ -1,6 +1,7 @@
 /**
- * What is wrong with devices of other processes: each mistake, and each backend that misbehaves, has
- * its status and a text that names field and value; the API answers meanwhile, and a good VM boots.
+ * What is wrong with devices of other processes: each mistake, and each backend that misbehaves,
+ * has its status and a text that names field and value; the API answers meanwhile, and a good VM
+ * boots.
  */
 import { rmSync } from 'node:fs';
 import { createServer } from 'node:net';

@@ -1,6 +1,6 @@
 /**
- * A backend as a device sees it: it is there when the device is made, may go away at any time, and is
- * looked for until it is back.
+ * A backend as a device sees it: it is there when the device is made, may go away at any time, and
+ * is looked for until it is back.
  */
 import { setTimeout as sleep } from 'node:timers/promises';
 import { osError, VmmError } from '../../errors.ts';

@@ -1,6 +1,6 @@
 /**
- * A connection of vhost-user: requests go out, and each answer is awaited here, the only place where
- * anybody waits for a backend. What breaks the protocol, or takes too long, ends the connection.
+ * A connection of vhost-user: requests go out, and each answer is awaited here, the only place
+ * where anybody waits for a backend. What breaks the protocol, or takes too long, ends it.
  */
 import { closeSync } from 'node:fs';
 import { native } from '../../native.ts';

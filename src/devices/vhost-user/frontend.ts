@@ -1,7 +1,7 @@
 /**
- * The conversation with a backend over one connection: who can what, where RAM is, which queues run.
- * It knows no device. Every method but `close` rejects when the connection is over, and a backend
- * that breaks the protocol, refuses or is late ends it.
+ * The conversation with a backend over one connection: who can what, where RAM is, which queues
+ * run. It knows no device. Every method but `close` rejects when the connection is over, and a
+ * backend that breaks the protocol, refuses or is late ends it.
  */
 import { closeSync } from 'node:fs';
 import { native } from '../../native.ts';

@@ -53,7 +53,7 @@ const FLAG_REPLY = 4;
 const FLAG_NEED_REPLY = 8;
 
 /** Of a configuration space, and no other answer is as long. */
-export const CONFIG_BYTES_MAX = 256;
+const CONFIG_BYTES_MAX = 256;
 const CONFIG_HEADER_BYTES = 12;
 const PAYLOAD_BYTES_MAX = CONFIG_HEADER_BYTES + CONFIG_BYTES_MAX;
 
