@@ -332,6 +332,11 @@ void WideWrites() {
                                                  std::make_unique<WideImage>()));
   for (uint64_t place = 0; place < 3; ++place) Write(&disk, place);
   disk.AwaitHeld(2);
+  disk.ReleaseLast();
+  disk.AwaitHeld(2);
+  disk.ReleaseLast();
+  disk.ReleaseLast();
+  for (size_t done = 0; done < 3;) done += disk.guest.Await().size();
 }
 
 /// Of two writes by one queue and one by another.

@@ -2,7 +2,6 @@
  * A backend as a device sees it: it is there when the device is made, may go away at any time, and
  * is looked for until it is back.
  */
-import { setTimeout as sleep } from 'node:timers/promises';
 import { osError, VmmError } from '../../errors.ts';
 import { Frontend, type FrontendOptions } from './frontend.ts';
 
@@ -39,7 +38,9 @@ export interface BackendOptions extends BackendPlace {
 
 export class Backend {
   readonly #options: BackendOptions;
-  readonly #end = new AbortController();
+  #isClosed = false;
+  /** Ends the wait that is under way. */
+  #cutShort = (): void => {};
   #frontend: Frontend | undefined;
   #retryMs = RETRY_MS_MIN;
   #since = 0;
@@ -62,7 +63,7 @@ export class Backend {
       } catch (error) {
         const isAbsent = ABSENT.includes((error as NodeJS.ErrnoException).code);
         if (!isAbsent || Date.now() > late) throw unusable(options, error as Error, isAbsent);
-        await sleep(OPEN_RETRY_MS);
+        await backend.#wait(OPEN_RETRY_MS);
       }
     }
   }
@@ -77,14 +78,15 @@ export class Backend {
     if (this.#frontend !== frontend) return;
     this.#frontend = undefined;
     frontend.close();
-    if (this.#end.signal.aborted) return;
+    if (this.#isClosed) return;
     this.#options.onLost(reason);
     void this.#seek();
   }
 
   /** For good. Idempotent. */
   close(): void {
-    this.#end.abort();
+    this.#isClosed = true;
+    this.#cutShort();
     this.#frontend?.close();
     this.#frontend = undefined;
   }
@@ -94,14 +96,24 @@ export class Backend {
     const lived = Date.now() - this.#since > RETRY_MS_MAX;
     this.#retryMs = lived ? RETRY_MS_MIN : Math.min(2 * this.#retryMs, RETRY_MS_MAX);
     for (; ; this.#retryMs = Math.min(2 * this.#retryMs, RETRY_MS_MAX)) {
-      await sleep(this.#retryMs, undefined, { signal: this.#end.signal }).catch(() => {});
-      if (this.#end.signal.aborted) return;
+      await this.#wait(this.#retryMs);
+      if (this.#isClosed) return;
       const frontend = await this.#connect().catch(() => undefined);
       if (!frontend) continue;
-      if (this.#end.signal.aborted) return frontend.close();
+      if (this.#isClosed) return frontend.close();
       this.#adopt(frontend);
       return this.#options.onBack(frontend);
     }
+  }
+
+  #wait(ms: number): Promise<void> {
+    return new Promise((resolve) => {
+      const timer = setTimeout(resolve, ms);
+      this.#cutShort = () => {
+        clearTimeout(timer);
+        resolve();
+      };
+    });
   }
 
   #adopt(frontend: Frontend): void {

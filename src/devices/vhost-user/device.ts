@@ -5,7 +5,6 @@
  * backend is back, or, where requests would be lost, asks its driver for a reset.
  */
 import { closeSync } from 'node:fs';
-import { setTimeout as sleep } from 'node:timers/promises';
 import { hex } from '../../bytes.ts';
 import type { SharedQueue } from '../../native-vhost.ts';
 import type { DeviceContext } from '../device.ts';
@@ -211,7 +210,7 @@ export class VhostUserDevice implements VirtioDevice {
     const late = Date.now() + DRAIN_TIMEOUT_MS;
     for (const [n, queue] of queues.entries())
       while (queue && this.#usedIndex(queue) !== bases[n] && Date.now() < late)
-        await sleep(DRAIN_POLL_MS);
+        await new Promise((resolve) => setTimeout(resolve, DRAIN_POLL_MS));
   }
 
   /** Whether every request is finished. */
