@@ -75,7 +75,7 @@ async function boot(pmem: object): Promise<void> {
 const said = (): string[] => readFileSync(join(folder, 'serial'), 'utf8').split('\n').slice(0, -1);
 
 /** Its last words; the power-off may be heard before they are written. */
-const ended = () => until(() => heard.length > 0 && said().length === ALL_SAID.length);
+const ended = () => until(() => heard.includes('power off') && said().length === ALL_SAID.length);
 
 const ALL_SAID = ['4194304 bytes, first 11', 'second 77', 'flush 0, 4 bytes', 'last 99'];
 
