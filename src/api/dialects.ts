@@ -37,6 +37,21 @@ export function normaliseRestore(body: unknown): RestoreConfig {
   return restore;
 }
 
+/**
+ * What reads the other bodies, the same in all dialects.
+ * @throws VmmError as `normalise`.
+ */
+export const reader =
+  <Body>(name: keyof typeof SCHEMAS) =>
+  (body: unknown): Body =>
+    checked(SCHEMAS[name], fill(SCHEMAS[name], body, 'today')) as Body;
+
+function checked(schema: Schema, value: unknown): unknown {
+  const refused = refusal(schema, value, '');
+  if (refused === undefined) return value;
+  throw new VmmError('invalid-config', 'Failed to deserialize JSON', new Error(refused));
+}
+
 function dialectOf(body: unknown): Dialect {
   if (!isObject(body) || Object.hasOwn(body, 'payload')) return 'today';
   return Object.hasOwn(body, 'kernel') || Object.hasOwn(body, 'cmdline') ? 'seed' : 'today';
@@ -49,10 +64,7 @@ interface SeedPayload {
 }
 
 function complete(body: unknown, source: Source): VmConfig {
-  const filled = fill(SCHEMAS.vmCreate, body, source);
-  const refused = refusal(SCHEMAS.vmCreate, filled, '');
-  if (refused !== undefined)
-    throw new VmmError('invalid-config', 'Failed to deserialize JSON', new Error(refused));
+  const filled = checked(SCHEMAS.vmCreate, fill(SCHEMAS.vmCreate, body, source));
   if (source !== 'seed') return withSharedRam(filled as VmConfig);
   const { kernel, cmdline, initramfs, ...config } = filled as VmConfig & SeedPayload;
   const payload = {

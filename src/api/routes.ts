@@ -1,7 +1,8 @@
 /** The endpoints of the API: method, path, body, verb. */
 import { BUILD_VERSION, COMPATIBLE_VERSION } from '../version.ts';
+import type { ResizeConfig } from '../vmm/config/resize.ts';
 import type { Vmm } from '../vmm/vmm.ts';
-import { type Dialect, normalise, render } from './dialects.ts';
+import { type Dialect, normalise, reader, render } from './dialects.ts';
 
 /** What the API needs of a VMM. Failures are VmmErrors, outermost what was to be done. */
 export type VmmApi = Pick<
@@ -17,6 +18,7 @@ export type VmmApi = Pick<
   | 'powerButton'
   | 'nmi'
   | 'delete'
+  | 'resize'
   | 'exit'
 >;
 
@@ -81,5 +83,6 @@ export const ROUTES: readonly Route[] = [
   put('vm.resume', (vmm) => vmm.resume()),
   put('vm.power-button', (vmm) => vmm.powerButton()),
   put('vm.nmi', (vmm) => vmm.nmi()),
+  putJson('vm.resize', reader<ResizeConfig>('resize'), (vmm, body) => vmm.resize(body)),
   put('vm.delete', (vmm) => vmm.delete()),
 ];

@@ -4,7 +4,8 @@
  */
 import { closeSync, constants, openSync, unlinkSync } from 'node:fs';
 import { osError, VmmError } from '../errors.ts';
-import { native, type SerialLine } from '../native.ts';
+import { native } from '../native.ts';
+import type { SerialLine } from '../native-serial.ts';
 
 const { O_CREAT, O_NOCTTY, O_NONBLOCK, O_TRUNC, O_WRONLY } = constants;
 

@@ -3,7 +3,8 @@
  * large its terminal is.
  */
 import type { CharHost } from '../devices/device.ts';
-import { type BytePort, native } from '../native.ts';
+import { native } from '../native.ts';
+import type { BytePort } from '../native-serial.ts';
 import type { CharBackend } from './char-backend.ts';
 import type { Keyboard, Typed } from './keyboard.ts';
 

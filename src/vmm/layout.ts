@@ -126,6 +126,10 @@ export interface DeviceArea {
   pci64: GpaRange;
   /** The register of the generic event device. */
   ged: GpaRange;
+  /** Registers through which the guest plugs and unplugs. */
+  cpuHotplug: GpaRange;
+  memoryHotplug: GpaRange;
+  pciHotplug: GpaRange;
 }
 
 const PLATFORM_BYTES = MIB;
@@ -144,7 +148,13 @@ export function deviceArea(physBits: number, ramBytes: number): DeviceArea {
       `Memory of ${ramBytes} bytes leaves no room for devices below ${hex(2 ** physBits)}, ` +
         `which ${physBits} physical address bits reach: give the VM less memory`,
     );
-  return { pci64: range(start, platform - start), ged: range(platform, 1) };
+  return {
+    pci64: range(start, platform - start),
+    ged: range(platform, 1),
+    cpuHotplug: range(platform + 0x10, 0xc),
+    memoryHotplug: range(platform + 0x20, 0x18),
+    pciHotplug: range(platform + 0x40, 0x10),
+  };
 }
 
 /** Entries in the order of their addresses, none reaching into the next. */

@@ -2,7 +2,7 @@
  * The devices that every VM has, put together: bus, clock, power, events, serial port. What they
  * are stands in their own files; here only who gets which address, line and callback.
  */
-import { Ged, POWER_BUTTON } from '../devices/acpi/ged.ts';
+import { Ged } from '../devices/acpi/ged.ts';
 import { Shutdown } from '../devices/acpi/shutdown.ts';
 import type { AmlSource, BusDevice } from '../devices/device.ts';
 import { Cmos } from '../devices/legacy/cmos.ts';
@@ -41,7 +41,7 @@ export function buildPlatform(options: PlatformOptions): Platform {
     window64: area.pci64,
   });
   const shutdown = new Shutdown({ port: PORTS.shutdown.base, onReset, onPowerOff });
-  const ged = new Ged({ gpa: area.ged.gpa, gsi: GSI.ged, irq: vm.irq(GSI.ged) });
+  const ged = new Ged({ gpa: area.ged.gpa, gsi: GSI.ged, irq: vm.irq(GSI.ged), scans: {} });
   const cmos = new Cmos({
     port: PORTS.cmos.base,
     ramBelow4GibBytes: below?.sizeBytes ?? 0,
@@ -55,7 +55,7 @@ export function buildPlatform(options: PlatformOptions): Platform {
   for (const device of [pci.ports, pci.ecam, shutdown, ged, cmos, i8042]) claim(vm, device);
   vm.pmTimer(PORTS.pmTimer.base);
   for (const { base, count } of [PORTS.post, PORTS.firmwareDebug]) vm.sink(base, count);
-  const pressPowerButton = () => ged.notify(POWER_BUTTON);
+  const pressPowerButton = () => ged.notify('powerButton');
   return {
     pci,
     pressPowerButton,

@@ -5,6 +5,7 @@
  * its place (scripts/build/schema-tables.ts), so that the product loads no TypeBox.
  */
 import type { Schema } from '../schema.ts';
+import { ResizeConfig } from './config/resize.ts';
 import { RestoreConfig } from './config/restore.ts';
 import { VmCreateBody } from './config.ts';
 
@@ -14,4 +15,5 @@ const plain = (schema: object): Schema => JSON.parse(JSON.stringify(schema)) as 
 export const SCHEMAS = {
   vmCreate: plain(VmCreateBody),
   restore: plain(RestoreConfig),
+  resize: plain(ResizeConfig),
 };

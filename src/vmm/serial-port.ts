@@ -2,7 +2,8 @@
  * The serial port of one boot: the chip, plugged into the host's side. What is typed at our own
  * terminal comes through here; all else is moved by native threads.
  */
-import type { Uart16550, Vm } from '../native.ts';
+import type { Vm } from '../native.ts';
+import type { Uart16550 } from '../native-serial.ts';
 import type { CharBackend } from './char-backend.ts';
 import type { Keyboard, Typed } from './keyboard.ts';
 import { GSI, PORTS } from './layout.ts';

@@ -18,7 +18,12 @@ export type Verb =
   | 'delete'
   | 'powerButton'
   | 'nmi'
-  | 'counters';
+  | 'counters'
+  | 'resize'
+  | 'resizeZone'
+  | 'resizeDisk'
+  | 'addDevice'
+  | 'removeDevice';
 
 interface Refusal {
   kind: ErrorKind;
@@ -63,6 +68,11 @@ const NEXT: Record<State, Record<Verb, State | Refusal>> = {
     powerButton: NOT_CREATED,
     nmi: NOT_CREATED,
     counters: NOT_CREATED,
+    resize: NOT_CREATED,
+    resizeZone: NOT_CREATED,
+    resizeDisk: NOT_CREATED,
+    addDevice: NOT_CREATED,
+    removeDevice: NOT_CREATED,
   },
   Created: {
     create: ALREADY_CREATED,
@@ -76,6 +86,11 @@ const NEXT: Record<State, Record<Verb, State | Refusal>> = {
     powerButton: NOT_RUNNING,
     nmi: NOT_RUNNING,
     counters: NOT_RUNNING,
+    resize: 'Created',
+    resizeZone: 'Created',
+    resizeDisk: NOT_RUNNING,
+    addDevice: 'Created',
+    removeDevice: 'Created',
   },
   Running: {
     create: ALREADY_CREATED,
@@ -89,6 +104,11 @@ const NEXT: Record<State, Record<Verb, State | Refusal>> = {
     powerButton: 'Running',
     nmi: 'Running',
     counters: 'Running',
+    resize: 'Running',
+    resizeZone: 'Running',
+    resizeDisk: 'Running',
+    addDevice: 'Running',
+    removeDevice: 'Running',
   },
   Paused: {
     create: ALREADY_CREATED,
@@ -102,6 +122,11 @@ const NEXT: Record<State, Record<Verb, State | Refusal>> = {
     powerButton: 'Paused',
     nmi: 'Paused',
     counters: 'Paused',
+    resize: 'Paused',
+    resizeZone: 'Paused',
+    resizeDisk: 'Paused',
+    addDevice: 'Paused',
+    removeDevice: 'Paused',
   },
 };
 

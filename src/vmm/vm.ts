@@ -120,6 +120,18 @@ export class Vm {
     this.#native.nmi();
   }
 
+  async resizeVcpus(_count: number): Promise<void> {
+    throw new VmmError('host', 'vCPUs cannot be plugged yet');
+  }
+
+  async resizeRam(_sizeBytes: number): Promise<void> {
+    throw new VmmError('host', 'RAM cannot be plugged yet');
+  }
+
+  async resizeBalloon(_sizeBytes: number): Promise<void> {
+    throw new VmmError('host', 'There is no balloon yet');
+  }
+
   get deviceTree(): DeviceTree {
     const platform = platformNodes({ serial: this.#ports.serial !== undefined });
     return { ...platform, ...this.#devices.nodes };

@@ -5,6 +5,7 @@
 import { errorChain, VmmError } from '../errors.ts';
 import { checkBootable, checkConfig } from './config/check.ts';
 import { ramBytes } from './config/memory.ts';
+import type { ResizeConfig } from './config/resize.ts';
 import type { VmConfig } from './config.ts';
 import { Consoles } from './consoles.ts';
 import type { DeviceTree } from './device-tree.ts';
@@ -57,6 +58,11 @@ const FAILURE: Record<Verb | 'info', string> = {
   powerButton: 'Error triggering power button',
   nmi: 'Error triggering NMI',
   counters: 'The VM info is not available',
+  resize: 'The VM could not be resized',
+  resizeZone: 'The memory zone could not be resized',
+  resizeDisk: 'The disk could not be resized',
+  addDevice: 'The device could not be added to the VM',
+  removeDevice: 'The device could not be removed from the VM',
   info: 'The VM info is not available',
 };
 
@@ -144,12 +150,33 @@ export class Vmm<Dialect> {
   }
 
   /** Of each device that counts, by id: what it counted since the boot. */
-  async counters(): Promise<ReturnType<Vm['counters']>> {
-    let counters = {};
-    await this.#do('counters', async () => {
-      counters = this.#vm?.counters() ?? {};
+  counters(): Promise<ReturnType<Vm['counters']>> {
+    return this.#do('counters', async () => this.#vm?.counters() ?? {});
+  }
+
+  /** In this order; what was done before one of them fails, stays. */
+  resize(wanted: ResizeConfig): Promise<void> {
+    const { desired_vcpus: vcpus, desired_ram: ramBytes, desired_balloon: balloonBytes } = wanted;
+    return this.#do('resize', async () => {
+      if (vcpus !== undefined)
+        await this.#amend(
+          ({ cpus, ...rest }) => ({ ...rest, cpus: { ...cpus, boot_vcpus: vcpus } }),
+          (vm) => vm.resizeVcpus(vcpus),
+        );
+      if (ramBytes !== undefined)
+        await this.#amend(
+          ({ memory, ...rest }) => ({ ...rest, memory: { ...memory, size: ramBytes } }),
+          (vm) => vm.resizeRam(ramBytes),
+        );
+      if (balloonBytes !== undefined)
+        await this.#amend(
+          ({ balloon, ...rest }) => ({
+            ...rest,
+            ...(balloon && { balloon: { ...balloon, size: balloonBytes } }),
+          }),
+          (vm) => vm.resizeBalloon(balloonBytes),
+        );
     });
-    return counters;
   }
 
   /** Ends the VM, then the process. Idempotent. */
@@ -159,6 +186,18 @@ export class Vmm<Dialect> {
     await this.#exclusively(() => this.#shutdown());
     this.#created?.consoles.close();
     this.#options.onExit(code);
+  }
+
+  /** Changes the config, and first the VM if it is booted: a config that it refuses is not kept. */
+  async #amend(
+    change: (config: VmConfig) => VmConfig,
+    apply: (vm: Vm) => Promise<void>,
+  ): Promise<void> {
+    const created = this.#existing();
+    const config = change(created.config);
+    if (this.#vm) await apply(this.#vm);
+    else checkConfig(config);
+    created.config = config;
   }
 
   async #boot(): Promise<void> {
@@ -245,23 +284,20 @@ export class Vmm<Dialect> {
   }
 
   /** Runs a verb in its turn: checks the state, does the work, enters the next state. */
-  #do(verb: Verb, work: () => Promise<void>): Promise<void> {
+  #do<T>(verb: Verb, work: () => Promise<T>, failure = FAILURE[verb]): Promise<T> {
     return this.#exclusively(async () => {
       try {
         const next = nextState(this.#state, verb);
-        await work();
+        const result = await work();
         this.#state = next;
+        return result;
       } catch (cause) {
-        throw new VmmError(
-          cause instanceof VmmError ? cause.kind : 'internal',
-          FAILURE[verb],
-          cause,
-        );
+        throw new VmmError(cause instanceof VmmError ? cause.kind : 'internal', failure, cause);
       }
     });
   }
 
-  #exclusively(work: () => Promise<void>): Promise<void> {
+  #exclusively<T>(work: () => Promise<T>): Promise<T> {
     const done = this.#turn.then(work);
     this.#turn = done.catch(() => {});
     return done;

@@ -42,7 +42,7 @@ function machine(boot = 1, max = 2) {
         onReset: noop,
       }),
       new Shutdown({ port: PORTS.shutdown.base, onReset: noop, onPowerOff: noop }),
-      new Ged({ gpa: area.ged.gpa, gsi: GSI.ged, irq: { trigger: noop } }),
+      new Ged({ gpa: area.ged.gpa, gsi: GSI.ged, irq: { trigger: noop }, scans: {} }),
     ],
     boot,
   );

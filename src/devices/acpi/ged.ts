@@ -7,7 +7,15 @@ import type { Claim, Irq } from '../../native.ts';
 import type { AmlSource, BusDevice } from '../device.ts';
 import * as aml from './aml.ts';
 
-export const POWER_BUTTON = 1 << 3;
+/** Bits of the byte of events. */
+export const GED_EVENT = {
+  cpus: 1 << 0,
+  memory: 1 << 1,
+  pci: 1 << 2,
+  powerButton: 1 << 3,
+} as const;
+
+const EVENTS = Object.keys(GED_EVENT) as (keyof typeof GED_EVENT)[];
 
 /** §4.8.3.2.1: the button was pressed while the system was up. */
 const BUTTON_PRESSED = 0x80;
@@ -17,6 +25,8 @@ export interface GedOptions {
   gpa: number;
   gsi: number;
   irq: Irq;
+  /** What the guest calls for an event besides the power button's: the path of a method. */
+  scans: Readonly<Partial<Record<keyof typeof GED_EVENT, string>>>;
 }
 
 export class Ged implements BusDevice, AmlSource {
@@ -29,9 +39,9 @@ export class Ged implements BusDevice, AmlSource {
     this.#options = options;
   }
 
-  /** `event` is one of the bits above; twice before the guest looks is once. */
-  notify(event: number): void {
-    this.#pending |= event;
+  /** Twice before the guest looks is once. */
+  notify(event: keyof typeof GED_EVENT): void {
+    this.#pending |= GED_EVENT[event];
     this.#options.irq.trigger();
   }
 
@@ -46,7 +56,9 @@ export class Ged implements BusDevice, AmlSource {
   write(): void {}
 
   aml(): aml.Aml[] {
-    const { gpa, gsi } = this.#options;
+    const { gpa, gsi, scans } = this.#options;
+    const on = (event: keyof typeof GED_EVENT, ...terms: aml.Aml[]): aml.Aml =>
+      aml.when(aml.bitAnd(aml.local(0), GED_EVENT[event]), ...terms);
     return [
       aml.device('PWRB', aml.name('_HID', aml.eisaId('PNP0C0C')), aml.name('_UID', 0)),
       aml.device(
@@ -60,10 +72,8 @@ export class Ged implements BusDevice, AmlSource {
           'ESCN',
           0,
           aml.store(aml.path('GDAT'), aml.local(0)),
-          aml.when(
-            aml.bitAnd(aml.local(0), POWER_BUTTON),
-            aml.notify('\\_SB.PWRB', BUTTON_PRESSED),
-          ),
+          ...EVENTS.flatMap((event) => (scans[event] ? [on(event, aml.call(scans[event]))] : [])),
+          on('powerButton', aml.notify('\\_SB.PWRB', BUTTON_PRESSED)),
         ),
       ),
       aml.device(

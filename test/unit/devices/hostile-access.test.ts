@@ -30,7 +30,7 @@ function bus(): PciBus {
 
 const devices: [string, () => BusDevice][] = [
   ['shutdown', () => new Shutdown({ port: 0x600, onReset: noop, onPowerOff: noop })],
-  ['ged', () => new Ged({ gpa: 2 ** 39, gsi: 13, irq: { trigger: noop } })],
+  ['ged', () => new Ged({ gpa: 2 ** 39, gsi: 13, irq: { trigger: noop }, scans: {} })],
   ['i8042', () => new I8042({ port: 0x61, onReset: noop })],
   [
     'cmos',

@@ -60,6 +60,9 @@ describe('deviceArea', () => {
     expect(deviceArea(40, 512 * MIB)).toEqual({
       pci64: { gpa: 4 * GIB, sizeBytes: 0xff_ffef_0000 - 4 * GIB },
       ged: { gpa: 0xff_ffef_0000, sizeBytes: 1 },
+      cpuHotplug: { gpa: 0xff_ffef_0010, sizeBytes: 0xc },
+      memoryHotplug: { gpa: 0xff_ffef_0020, sizeBytes: 0x18 },
+      pciHotplug: { gpa: 0xff_ffef_0040, sizeBytes: 0x10 },
     });
   });
 

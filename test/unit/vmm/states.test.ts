@@ -6,6 +6,7 @@ import { nextState, type State, type Verb } from '../../../src/vmm/states.ts';
 const VERBS = [
   ...['create', 'boot', 'pause', 'resume', 'snapshot', 'shutdown', 'reboot', 'delete'],
   ...['powerButton', 'nmi', 'counters'],
+  ...['resize', 'resizeZone', 'resizeDisk', 'addDevice', 'removeDevice'],
 ] as Verb[];
 
 const CREATED = 'bad-state: VM is already created';
@@ -20,18 +21,24 @@ const TOO_EARLY =
 
 /** One column a verb, in the order of `VERBS`. */
 const TABLE: Record<State, readonly string[]> = {
-  None: ['Created', NO_VM, NO_VM, NO_VM, NO_VM, NO_VM, NO_VM, 'None', NO_VM, NO_VM, NO_VM],
+  None: [
+    ...['Created', NO_VM, NO_VM, NO_VM, NO_VM, NO_VM, NO_VM, 'None', NO_VM, NO_VM, NO_VM],
+    ...[NO_VM, NO_VM, NO_VM, NO_VM, NO_VM],
+  ],
   Created: [
     ...[CREATED, 'Running', NOT_RUNNING, 'not-found: VM is not running', NOT_RUNNING],
     ...[NOT_RUNNING, NOT_RUNNING, 'None', NOT_RUNNING, NOT_RUNNING, NOT_RUNNING],
+    ...['Created', 'Created', NOT_RUNNING, 'Created', 'Created'],
   ],
   Running: [
     ...[CREATED, CREATED, 'Paused', wrong('resume', 'Running'), TOO_EARLY, 'Created', 'Running'],
     ...['None', 'Running', 'Running', 'Running'],
+    ...['Running', 'Running', 'Running', 'Running', 'Running'],
   ],
   Paused: [
     ...[CREATED, CREATED, wrong('pause', 'Paused'), 'Running', 'Paused', 'Created', 'Running'],
     ...['None', 'Paused', 'Paused', 'Paused'],
+    ...['Paused', 'Paused', 'Paused', 'Paused', 'Paused'],
   ],
 };
 

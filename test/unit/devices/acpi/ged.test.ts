@@ -1,37 +1,37 @@
 import { expect, test } from 'vitest';
-import { Ged, POWER_BUTTON } from '../../../../src/devices/acpi/ged.ts';
+import { GED_EVENT, Ged } from '../../../../src/devices/acpi/ged.ts';
 
 function create() {
   const interrupts: number[] = [];
   // What the guest would read at the moment of the interrupt must already be there.
   const irq = { trigger: () => interrupts.push(device.read(0, 1)) };
-  const device = new Ged({ gpa: 0xff_ffef_0000, gsi: 13, irq });
+  const device = new Ged({ gpa: 0xff_ffef_0000, gsi: 13, irq, scans: {} });
   return { device, interrupts };
 }
 
 test('an event is there to read when its interrupt comes', () => {
   const { device, interrupts } = create();
 
-  device.notify(POWER_BUTTON);
+  device.notify('powerButton');
 
   expect(interrupts).toEqual([8]);
 });
 
 test('reading clears: each event is told once', () => {
-  const device = new Ged({ gpa: 0, gsi: 13, irq: { trigger: () => {} } });
-  device.notify(POWER_BUTTON);
-  device.notify(1);
+  const device = new Ged({ gpa: 0, gsi: 13, irq: { trigger: () => {} }, scans: {} });
+  device.notify('powerButton');
+  device.notify('cpus');
 
   expect([device.read(0, 1), device.read(0, 1)]).toEqual([9, 0]);
 });
 
 test('an access that is not of the register loses no event', () => {
-  const device = new Ged({ gpa: 0, gsi: 13, irq: { trigger: () => {} } });
-  device.notify(POWER_BUTTON);
+  const device = new Ged({ gpa: 0, gsi: 13, irq: { trigger: () => {} }, scans: {} });
+  device.notify('powerButton');
 
   expect([device.read(0, 2), device.read(1, 1)]).toEqual([0xffff, 0xff]);
   device.write();
-  expect(device.read(0, 1)).toBe(POWER_BUTTON);
+  expect(device.read(0, 1)).toBe(GED_EVENT.powerButton);
 });
 
 test('claims one byte at its address', () => {
