@@ -209,6 +209,19 @@ test.each<[card: object, text: string, remedy: string]>([
   expect(how).toContain(remedy);
 });
 
+test('a file for two cards of the command line is a conflict', () => {
+  const cards = [{ fds: [3] }, { tap: 'a' }, { fds: [5, 3], num_queues: 4 }];
+  const config = normaliseCli({ ...vcpus(2), payload: { kernel: '/k' }, net: cards });
+
+  const error = refusalOf(() => checkConfig(config, host));
+
+  expect(error.kind).toBe('conflict');
+  expect(errorChain(error).slice(1)).toEqual([
+    'File descriptor 3 is used twice',
+    'net[0].fds and net[2].fds name 3: give each card files of its own',
+  ]);
+});
+
 test.each<[body: object, text: string]>([
   [{ disks: [{ path: '/d', id: 'a' }], net: [{ id: 'a' }] }, 'Identifier a is not unique'],
   [memory(0, { zones: [zone('a'), zone('a')] }), 'Memory zone identifier is not unique'],
