@@ -51,6 +51,8 @@ interface Kind<S extends TSchema, D extends VirtioDevice> {
   create?(config: Static<S>, context: DeviceContext): D | Promise<D>;
   /** What it found out of what its config leaves open: fields to be written there. */
   found?(device: D): object;
+  /** What of that the next boot must not find otherwise. */
+  kept?(device: D): object;
   /** What of a config cannot be served yet, such as ` image_type Qcow2`; '' is all of it. */
   unserved?(config: Static<S>): string[];
 }
@@ -89,6 +91,7 @@ export const DEVICES = {
     check: (config, at) => Net.check(config, at),
     create: (config, context) => new Net(config, context),
     found: ({ hostMac }) => ({ host_mac: hostMac }),
+    kept: ({ kept }) => kept,
     unserved: (config) => Net.unserved(config),
   }),
   rng: kind({

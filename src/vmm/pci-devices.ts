@@ -46,6 +46,8 @@ export class PciDevices {
   readonly #attached: Attached[] = [];
   /** By device id, what each found out of what its config leaves open. */
   readonly found = new Map<string, object>();
+  /** What of that the next boot must not find otherwise. */
+  readonly kept = new Map<string, object>();
 
   private constructor(options: PciDevicesOptions) {
     this.#options = options;
@@ -129,6 +131,7 @@ export class PciDevices {
       throw new VmmError('host', `The host cannot connect device ${id}`, cause);
     }
     if (kind.found) this.found.set(id, kind.found(device));
+    if (kind.kept) this.kept.set(id, kind.kept(device));
   }
 
   #place({ kind }: WantedDevice, id: string): VirtioPciOptions['bar'] {

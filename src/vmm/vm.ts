@@ -147,6 +147,11 @@ export class Vm {
     return this.#devices.found;
   }
 
+  /** What of that the next boot must not find otherwise. */
+  get kept(): ReadonlyMap<string, object> {
+    return this.#devices.kept;
+  }
+
   /** Ends it, whatever the guest does. What it has written to its consoles is kept. */
   async shutdown(): Promise<void> {
     await this.#ports.flush();

@@ -225,6 +225,8 @@ export class Vmm<Dialect> {
   }
 
   async #shutdown(): Promise<void> {
+    if (this.#vm && this.#created)
+      this.#created.config = withFound(this.#created.config, this.#vm.kept);
     await this.#vm?.shutdown();
     this.#vm = undefined;
     this.#owed = undefined;

@@ -42,6 +42,8 @@ export class NetTap {
   /** One a queue pair. */
   readonly fds: readonly number[];
   readonly mac: string;
+  /** It goes when it is closed. */
+  readonly isMade: boolean;
   /** The kernel takes UDP frames to be cut. */
   readonly takesUso: boolean;
   #mtu: number;
@@ -63,6 +65,7 @@ export class NetTap {
   constructor(config: TapConfig, at: string) {
     const tap = config.fds ? undefined : open(config, at);
     this.fds = tap?.fds ?? adopt(config.fds ?? [], at);
+    this.isMade = tap?.made ?? false;
     try {
       if (tap) setUp(tap, config, at);
       const [first = -1] = this.fds;

@@ -126,6 +126,11 @@ export class Net implements VirtioDevice {
     return this.#tap.mac;
   }
 
+  /** What a card in its place is to be given, for what is made with it goes with it. */
+  get kept(): { host_mac?: string } {
+    return this.#tap.isMade ? { host_mac: this.#tap.mac } : {};
+  }
+
   counters(): NetCounters {
     return this.#engine ? sum(this.#counted, this.#engine.counters()) : this.#counted;
   }

@@ -307,6 +307,13 @@ test('the MAC address of the tap is told', () => {
   expect(cardOf().hostMac).toBe(taps.mac);
 });
 
+test('a card in its place gets that address too, if the tap is made with it', () => {
+  expect(cardOf().kept).toEqual({ host_mac: taps.mac });
+  taps.made = false;
+  expect(cardOf().kept).toEqual({});
+  expect(cardOf({ fds: [5] }).kept).toEqual({});
+});
+
 test('what was counted stays when the next driver begins', async () => {
   const card = cardOf();
   const driver = new Driver(card);
