@@ -17,7 +17,7 @@ import {
   GenericVhostUserConfig,
   openGeneric,
 } from '../devices/vhost-user/generic.ts';
-import { BalloonConfig } from '../devices/virtio/balloon.ts';
+import { Balloon, BalloonConfig } from '../devices/virtio/balloon.ts';
 import { Block, DiskConfig } from '../devices/virtio/block.ts';
 import { Console, ConsoleConfig } from '../devices/virtio/console.ts';
 import type { VirtioDevice } from '../devices/virtio/device.ts';
@@ -119,7 +119,11 @@ export const DEVICES = {
     check: (config) => Vsock.check(config),
     create: (config, context) => new Vsock(config, context),
   }),
-  balloon: kind({ schema: BalloonConfig, id: '__balloon' }),
+  balloon: kind({
+    schema: BalloonConfig,
+    id: '__balloon',
+    create: (config, context) => new Balloon(config, context),
+  }),
   watchdog: kind({ schema: WatchdogConfig, id: '__watchdog' }),
   vdpa: kind({ schema: VdpaConfig, idPrefix: '_vdpa' }),
   rtc: kind({ schema: RtcConfig, id: '__rtc' }),
@@ -188,6 +192,9 @@ export function unsupportedDevices(config: DeviceConfigs): string[] {
     return unserved.map((what) => `${at}${what}`);
   });
 }
+
+export const findBalloon = (devices: Iterable<VirtioDevice>): Balloon | undefined =>
+  [...devices].find((device) => device instanceof Balloon);
 
 /** The id of a device in a config whose devices have all got theirs. */
 export const deviceId = ({ kind, config }: WantedDevice): string =>

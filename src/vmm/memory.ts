@@ -20,7 +20,7 @@ export async function addRam(memory: GuestMemory, config: MemoryConfig): Promise
   let fileOffset = 0;
   try {
     for (const region of ramRegions(ramBytes(config))) {
-      const options = { shared, thp, mergeable, reserve, hugePageBytes };
+      const options = { shared, thp, mergeable, reserve, hugePageBytes, discardable: true };
       memory.addRegion({ ...region, ...options, ...(fd >= 0 && { fd, fileOffset }) });
       fileOffset += region.sizeBytes;
     }

@@ -77,6 +77,10 @@ export class PciDevices {
     return devices;
   }
 
+  get all(): VirtioDevice[] {
+    return this.#attached.map(({ device }) => device);
+  }
+
   get nodes(): DeviceTree {
     return functionNodes(
       this.#attached.map(({ id, slot, windows, pci }) => ({

@@ -24,7 +24,7 @@ import type { VmConfig } from './config.ts';
 import { type Consoles, Ports } from './consoles.ts';
 import { apicId, flatTopology, guestCpuid, physBits, type Topology } from './cpuid.ts';
 import { type DeviceTree, platformNodes } from './device-tree.ts';
-import { pciDevices } from './devices.ts';
+import { findBalloon, pciDevices } from './devices.ts';
 import { deviceArea, MEMORY } from './layout.ts';
 import { addRam } from './memory.ts';
 import { PciDevices } from './pci-devices.ts';
@@ -50,6 +50,7 @@ export class Vm {
   readonly #ports: Ports;
   readonly #platform: Platform;
   readonly #devices: PciDevices;
+  readonly #ramBytes: number;
 
   private constructor(parts: Parts) {
     this.#memory = parts.memory;
@@ -57,6 +58,7 @@ export class Vm {
     this.#ports = parts.ports;
     this.#platform = parts.platform;
     this.#devices = parts.devices;
+    this.#ramBytes = parts.ramBytes;
   }
 
   /**
@@ -88,7 +90,8 @@ export class Vm {
       await vm.boot(plan(config, payload, { ...machine, tscKhz: vm.tscKhz() }, platform));
       vm.run();
       ports.start();
-      return new Vm({ memory, native: vm, ports, platform, devices });
+      const { ramBytes } = machine;
+      return new Vm({ memory, native: vm, ports, platform, devices, ramBytes });
     } catch (cause) {
       await vm?.stop();
       await devices?.dispose();
@@ -128,8 +131,29 @@ export class Vm {
     throw new VmmError('host', 'RAM cannot be plugged yet');
   }
 
-  async resizeBalloon(_sizeBytes: number): Promise<void> {
-    throw new VmmError('host', 'There is no balloon yet');
+  /**
+   * Asks the guest to lend so much of its RAM.
+   * @throws VmmError 'invalid-config' if it has no balloon, or not so much.
+   */
+  async resizeBalloon(sizeBytes: number): Promise<void> {
+    const balloon = findBalloon(this.#devices.all);
+    if (!balloon)
+      throw refused(
+        "Missing virtio-balloon, can't proceed as expected",
+        `desired_balloon is ${sizeBytes}: create the VM with a balloon`,
+      );
+    if (sizeBytes >= this.#ramBytes)
+      throw refused(
+        `Balloon size (${sizeBytes}) greater than RAM (${this.#ramBytes})`,
+        `desired_balloon is ${sizeBytes}: give less than the guest's RAM`,
+      );
+    balloon.resize(sizeBytes);
+  }
+
+  /** RAM that the guest has now: without what it says that it lends, which may be anything. */
+  get memoryActualSize(): number {
+    const heldBytes = findBalloon(this.#devices.all)?.heldBytes ?? 0;
+    return Math.max(0, this.#ramBytes - heldBytes);
   }
 
   get deviceTree(): DeviceTree {
@@ -168,7 +192,16 @@ interface Parts {
   ports: Ports;
   platform: Platform;
   devices: PciDevices;
+  ramBytes: number;
 }
+
+/** In the words that clients know. */
+const refused = (text: string, remedy: string): VmmError =>
+  new VmmError(
+    'invalid-config',
+    'Error from device manager',
+    new Error(text, { cause: new Error(remedy) }),
+  );
 
 /**
  * Finds what would keep the config from booting, as far as that can be known before: the files and

@@ -85,7 +85,7 @@ export class Vmm<Dialect> {
     if (!this.#created) throw new VmmError('not-created', FAILURE.info, notCreated());
     const { dialect, found } = this.#created;
     const config = withFound(this.#created.config, found);
-    const memoryActualSize = ramBytes(config.memory);
+    const memoryActualSize = this.#vm?.memoryActualSize ?? ramBytes(config.memory);
     const tree = this.#vm && { deviceTree: this.#vm.deviceTree };
     return { config, dialect, state: this.#state, memoryActualSize, ...tree };
   }
