@@ -54,6 +54,12 @@ export interface RegionOptions {
 export interface GuestMemory {
   /** Reserves the range and gives it to the VM; pages come when they are touched. */
   addRegion(options: RegionOptions): void;
+  /**
+   * Takes out the region that begins at `gpa`: it is no RAM from now on, and `Vm.mapMemory` takes it
+   * from the guest. Resolves when the host has back what it consisted of; what is in flight there
+   * finds zeroes, and its writes go nowhere. @throws SystemError ENOENT
+   */
+  removeRegion(gpa: number): Promise<void>;
   /** @throws SystemError EFAULT, nothing copied, unless all of the range is RAM. */
   read(gpa: number, into: Uint8Array): void;
   write(gpa: number, from: Uint8Array): void;
@@ -283,7 +289,10 @@ export interface Vm {
    * vCPUs run. @throws SystemError EEXIST on overlap, EINVAL if empty.
    */
   claim(claim: Claim, handler: AccessHandler): void;
-  /** Gives the guest the regions that its memory has gained. @throws SystemError */
+  /**
+   * Takes from the guest the regions that its memory has lost, and gives it those that it has
+   * gained. @throws SystemError
+   */
   mapMemory(): void;
   /** Accesses that come after this read all ones. Nothing happens if nobody claimed it. */
   release(claim: Claim): void;

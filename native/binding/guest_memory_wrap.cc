@@ -1,5 +1,9 @@
 #include "guest_memory_wrap.h"
 
+#include <errno.h>
+
+#include <utility>
+
 #include "args.h"
 #include "js_queue.h"
 #include "sys_error.h"
@@ -9,6 +13,7 @@ namespace vmm {
 Napi::Function GuestMemoryWrap::Define(Napi::Env env) {
   return DefineClass(env, "GuestMemory",
                      {InstanceMethod<&GuestMemoryWrap::AddRegion>("addRegion"),
+                      InstanceMethod<&GuestMemoryWrap::RemoveRegion>("removeRegion"),
                       InstanceMethod<&GuestMemoryWrap::Read>("read"),
                       InstanceMethod<&GuestMemoryWrap::Write>("write"),
                       InstanceMethod<&GuestMemoryWrap::Load>("load"),
@@ -35,6 +40,14 @@ Napi::Value GuestMemoryWrap::AddRegion(const Napi::CallbackInfo& info) {
   region.readonly = flag("readonly");
   ThrowIfFailed(info.Env(), core_->Add(region), "mmap(guest RAM)");
   return info.Env().Undefined();
+}
+
+Napi::Value GuestMemoryWrap::RemoveRegion(const Napi::CallbackInfo& info) {
+  auto mapping = core_->Remove(ToU64(info[0], "gpa"));
+  if (mapping == nullptr) throw SysError(info.Env(), {ENOENT, "munmap(guest RAM)"});
+  return JsQueue::Of(info.Env()).RunOnWorker(info.Env(), [mapping = std::move(mapping)] {
+    return Status{-mapping->Empty(), "mmap(removed RAM)"};
+  });
 }
 
 Napi::Value GuestMemoryWrap::Read(const Napi::CallbackInfo& info) {
@@ -69,7 +82,7 @@ Napi::Value GuestMemoryWrap::Prefault(const Napi::CallbackInfo& info) {
 
 Napi::Value GuestMemoryWrap::Regions(const Napi::CallbackInfo& info) {
   const Napi::Array regions = Napi::Array::New(info.Env());
-  for (const Region& region : core_->Snapshot()->all()) {
+  for (const BackedRegion& region : core_->regions()) {
     if (region.file == nullptr) continue;
     Napi::Object shared = Napi::Object::New(info.Env());
     shared.Set("gpa", static_cast<double>(region.gpa));

@@ -17,6 +17,7 @@ class GuestMemoryWrap : public Napi::ObjectWrap<GuestMemoryWrap> {
 
  private:
   Napi::Value AddRegion(const Napi::CallbackInfo& info);
+  Napi::Value RemoveRegion(const Napi::CallbackInfo& info);
   Napi::Value Read(const Napi::CallbackInfo& info);
   Napi::Value Write(const Napi::CallbackInfo& info);
   Napi::Value Load(const Napi::CallbackInfo& info);

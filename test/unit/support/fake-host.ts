@@ -224,6 +224,7 @@ export class FakeVirtqueue implements Virtqueue {
 /** Guest RAM that holds nothing: queues of the test are not in it. */
 export const NO_MEMORY: GuestMemory = {
   addRegion: () => {},
+  removeRegion: async () => {},
   read: () => {},
   write: () => {},
   load: async () => {},
