@@ -13,6 +13,7 @@ import type { Vm } from '../native.ts';
 import { RangeAllocator } from './allocator.ts';
 import { type DeviceTree, functionNodes } from './device-tree.ts';
 import { deviceId, type WantedDevice } from './devices.ts';
+import type { OnEvent } from './events.ts';
 import { type DeviceArea, type GpaRange, MEMORY } from './layout.ts';
 
 /** As far apart BARs lie. A guest's firmware tables tell of the windows, not of this. */
@@ -30,6 +31,7 @@ export interface PciDevicesOptions
   vm: VirtioPciOptions['vm'] & Pick<Vm, 'mapMemory'>;
   bus: PciBus;
   area: DeviceArea;
+  onEvent: OnEvent;
 }
 
 interface Attached {
@@ -105,7 +107,7 @@ export class PciDevices {
   }
 
   async #attach(wanted: WantedDevice, slot: number): Promise<void> {
-    const { bus, memory, vm, native, console, rateLimitGroups, onWarning } = this.#options;
+    const { bus, memory, vm, native, console, rateLimitGroups, onWarning, onEvent } = this.#options;
     const { kind, config } = wanted;
     const id = deviceId(wanted);
     const bar = this.#place(wanted, id);
@@ -121,7 +123,12 @@ export class PciDevices {
     if (!device) return;
     try {
       const warn = (reason: string) => onWarning(`Device ${id}: ${reason}`);
-      const pci = new VirtioPci({ device, memory, vm, native, bar, onWarning: warn });
+      const tell = (event: 'activated' | 'reset') => () =>
+        onEvent({ source: 'virtio-device', event, properties: { id } });
+      const pci = new VirtioPci({
+        ...{ device, memory, vm, native, bar, onWarning: warn },
+        ...{ onActivated: tell('activated'), onReset: tell('reset') },
+      });
       bus.add(slot, pci.space);
       this.#attached.push({ id, slot, windows, device, pci });
     } catch (cause) {

@@ -37,6 +37,10 @@ export interface VirtioPciOptions {
   /** Where the BAR of `BAR_BYTES` lies at first. */
   bar: { width: 32 | 64; gpa: number };
   onWarning(message: string): void;
+  /** A driver has it running. */
+  onActivated(): void;
+  /** A driver that had it running has reset it. */
+  onReset(): void;
 }
 
 /** The part of the BAR that one handler answers. */
@@ -63,6 +67,7 @@ export class VirtioPci implements AccessHandler {
   #barGpa: number;
   /** Where the BAR answers now; undefined if nowhere. */
   #claimedGpa: number | undefined;
+  #isActive = false;
   /** The kicks that KVM signals by itself at `#claimedGpa`. */
   readonly #attached = new Set<EventFd>();
 
@@ -77,7 +82,7 @@ export class VirtioPci implements AccessHandler {
       queueSizes: device.queueSizes,
       vectorCount: device.queueSizes.length + 1,
       onDriverOk: () => this.#activate(),
-      onReset: () => this.#reset(),
+      onReset: () => this.#resetByDriver(),
     });
     this.space = identify(device);
     this.space.addBar({
@@ -254,6 +259,8 @@ export class VirtioPci implements AccessHandler {
       }
       const configChanged = () => ifCurrent(() => this.#configChanged());
       this.#device.activate({ features, queues, configChanged, needsReset });
+      this.#isActive = true;
+      this.#options.onActivated();
     } catch (error) {
       for (const queue of queues) queue?.close();
       this.#needsReset(`It cannot start: ${(error as Error).message}`);
@@ -295,6 +302,12 @@ export class VirtioPci implements AccessHandler {
   #tellDriver(): void {
     this.#isr |= ISR_CONFIG;
     this.#msix.irq(this.#common.configVector)?.signal();
+  }
+
+  async #resetByDriver(): Promise<void> {
+    await this.#reset();
+    if (this.#isActive) this.#options.onReset();
+    this.#isActive = false;
   }
 
   /** The queues go first: the device gets no more requests, answers to old ones lead nowhere. */
