@@ -196,7 +196,7 @@ export function unsupportedDevices(config: DeviceConfigs): string[] {
   });
 }
 
-export const findBalloon = (devices: Iterable<VirtioDevice>): Balloon | undefined =>
+export const findBalloon = (devices: Iterable<VirtioDevice | PciFunction>): Balloon | undefined =>
   [...devices].find((device) => device instanceof Balloon);
 
 /** The id of a device in a config whose devices have all got theirs. */

@@ -13,6 +13,7 @@ import type { Vm } from '../native.ts';
 import { RangeAllocator } from './allocator.ts';
 import { type DeviceTree, functionNodes } from './device-tree.ts';
 import { deviceId, type WantedDevice } from './devices.ts';
+import type { OnEvent } from './events.ts';
 import { type DeviceArea, type GpaRange, MEMORY } from './layout.ts';
 
 /** As far apart BARs lie. A guest's firmware tables tell of the windows, not of this. */
@@ -30,12 +31,14 @@ export interface PciDevicesOptions
   vm: VirtioPciOptions['vm'] & Pick<Vm, 'mapMemory'>;
   bus: PciBus;
   area: DeviceArea;
+  onEvent: OnEvent;
 }
 
 interface Attached {
   id: string;
   windows: GpaRange[];
   slot: number;
+  device: VirtioDevice | PciFunction;
   pci: PciFunction;
   isVirtio: boolean;
 }
@@ -77,12 +80,14 @@ export class PciDevices {
     return devices;
   }
 
-  get all(): VirtioDevice[] {
+  get all(): (VirtioDevice | PciFunction)[] {
     return this.#attached.map(({ device }) => device);
   }
 
   get nodes(): DeviceTree {
-    return functionNodes(this.#attached.map(({ pci, ...rest }) => ({ ...rest, bars: pci.bars })));
+    return functionNodes(
+      this.#attached.map(({ device: _, pci, ...rest }) => ({ ...rest, bars: pci.bars })),
+    );
   }
 
   /** Of each device that counts, by id. */
@@ -123,17 +128,22 @@ export class PciDevices {
     const isVirtio = !('space' in device);
     const pci = isVirtio ? await this.#carry(device, id, kind.barWidth ?? 64) : device;
     bus.add(slot, pci.space);
-    this.#attached.push({ id, slot, windows, pci, isVirtio });
+    this.#attached.push({ id, slot, windows, device, pci, isVirtio });
     if (kind.found) this.found.set(id, kind.found(device));
     if (kind.kept) this.kept.set(id, kind.kept(device));
   }
   /** The transport of a virtio device, which is disposed of if there can be none. */
   async #carry(device: VirtioDevice, id: string, width: 32 | 64): Promise<VirtioPci> {
-    const { memory, vm, native, onWarning } = this.#options;
+    const { memory, vm, native, onWarning, onEvent } = this.#options;
     try {
       const bar = { width, gpa: this.#placeBar(id, width, BAR_BYTES) };
       const warn = (reason: string) => onWarning(`Device ${id}: ${reason}`);
-      return new VirtioPci({ device, memory, vm, native, bar, onWarning: warn });
+      const tell = (event: 'activated' | 'reset') => () =>
+        onEvent({ source: 'virtio-device', event, properties: { id } });
+      return new VirtioPci({
+        ...{ device, memory, vm, native, bar, onWarning: warn },
+        ...{ onActivated: tell('activated'), onReset: tell('reset') },
+      });
     } catch (cause) {
       await device[Symbol.asyncDispose]();
       if (cause instanceof VmmError) throw cause;
