@@ -79,8 +79,8 @@ export class NetTap {
   }
 
   /**
-   * Of the interface, which its host may set at any time; as it was if it is gone. 0 if it never was
-   * in our network namespace.
+   * Of the interface, which its host may set at any time; as it was if it is gone. 0 if it never
+   * was in our network namespace.
    */
   get mtu(): number {
     try {
