@@ -84,6 +84,17 @@ export class PciDevices {
     return this.#attached.map(({ device }) => device);
   }
 
+  /** Whether one of them could not be told of another region of RAM. */
+  get hasMostMemory(): boolean {
+    const count = this.#options.memory.regions().length;
+    return this.all.some(({ regionsMax = Number.POSITIVE_INFINITY }) => count >= regionsMax);
+  }
+
+  /** Resolves when all know where RAM is now. */
+  async memoryChanged(): Promise<void> {
+    await Promise.all(this.all.map((device) => device.memoryChanged?.()));
+  }
+
   get nodes(): DeviceTree {
     return functionNodes(
       this.#attached.map(({ device: _, pci, ...rest }) => ({ ...rest, bars: pci.bars })),

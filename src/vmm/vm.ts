@@ -27,9 +27,9 @@ import { type DeviceTree, platformNodes } from './device-tree.ts';
 import { findBalloon, pciDevices } from './devices.ts';
 import type { OnEvent } from './events.ts';
 import { deviceArea, MEMORY } from './layout.ts';
-import { addRam } from './memory.ts';
 import { PciDevices } from './pci-devices.ts';
 import { buildPlatform, type Platform } from './platform.ts';
+import { Ram, refused } from './ram.ts';
 import { buildSmbios } from './smbios.ts';
 
 /**
@@ -53,7 +53,7 @@ export class Vm {
   readonly #ports: Ports;
   readonly #platform: Platform;
   readonly #devices: PciDevices;
-  readonly #ramBytes: number;
+  readonly #ram: Ram;
 
   private constructor(parts: Parts) {
     this.#memory = parts.memory;
@@ -61,7 +61,7 @@ export class Vm {
     this.#ports = parts.ports;
     this.#platform = parts.platform;
     this.#devices = parts.devices;
-    this.#ramBytes = parts.ramBytes;
+    this.#ram = parts.ram;
   }
 
   /**
@@ -76,8 +76,8 @@ export class Vm {
     let ports: Ports | undefined;
     let devices: PciDevices | undefined;
     try {
-      await addRam(memory, config.memory);
       const machine = describe(config);
+      const ram = await Ram.add(memory, config.memory, machine.area);
       vm = new native.Vm(memory, {
         vcpus: vcpuOptions(config, machine.topology),
         tssGpa: MEMORY.kvmTss.gpa,
@@ -93,8 +93,7 @@ export class Vm {
       await vm.boot(plan(config, payload, { ...machine, tscKhz: vm.tscKhz() }, platform));
       vm.run();
       ports.start();
-      const { ramBytes } = machine;
-      return new Vm({ memory, native: vm, ports, platform, devices, ramBytes });
+      return new Vm({ memory, native: vm, ports, platform, devices, ram });
     } catch (cause) {
       await vm?.stop();
       await devices?.dispose();
@@ -130,8 +129,22 @@ export class Vm {
     throw new VmmError('host', 'vCPUs cannot be plugged yet');
   }
 
-  async resizeRam(_sizeBytes: number): Promise<void> {
-    throw new VmmError('host', 'RAM cannot be plugged yet');
+  /**
+   * Gives the guest RAM until it has so much in all. Resolves when it can see it; it may take it
+   * later, or never. Less than there is comes with the next boot.
+   * @throws VmmError 'invalid-config' if it cannot have so much, 'host' if the host has not got it.
+   */
+  async resizeRam(sizeBytes: number): Promise<void> {
+    const range = this.#ram.missing(sizeBytes);
+    if (!range) return;
+    if (!this.#platform.hasMemorySlot || this.#devices.hasMostMemory)
+      throw refused(
+        'No memory slot is left',
+        `desired_ram is ${sizeBytes}: reboot the VM, and the RAM that it has is one piece again`,
+      );
+    await this.#ram.plug(range, this.#native);
+    await this.#devices.memoryChanged();
+    this.#platform.plugMemory(range);
   }
 
   /**
@@ -141,13 +154,13 @@ export class Vm {
   async resizeBalloon(sizeBytes: number): Promise<void> {
     const balloon = findBalloon(this.#devices.all);
     if (!balloon)
-      throw refused(
+      throw refusedByDevices(
         "Missing virtio-balloon, can't proceed as expected",
         `desired_balloon is ${sizeBytes}: create the VM with a balloon`,
       );
-    if (sizeBytes >= this.#ramBytes)
-      throw refused(
-        `Balloon size (${sizeBytes}) greater than RAM (${this.#ramBytes})`,
+    if (sizeBytes >= this.#ram.sizeBytes)
+      throw refusedByDevices(
+        `Balloon size (${sizeBytes}) greater than RAM (${this.#ram.sizeBytes})`,
         `desired_balloon is ${sizeBytes}: give less than the guest's RAM`,
       );
     balloon.resize(sizeBytes);
@@ -156,7 +169,7 @@ export class Vm {
   /** RAM that the guest has now: without what it says that it lends, which may be anything. */
   get memoryActualSize(): number {
     const heldBytes = findBalloon(this.#devices.all)?.heldBytes ?? 0;
-    return Math.max(0, this.#ramBytes - heldBytes);
+    return Math.max(0, this.#ram.sizeBytes - heldBytes);
   }
 
   get deviceTree(): DeviceTree {
@@ -195,11 +208,11 @@ interface Parts {
   ports: Ports;
   platform: Platform;
   devices: PciDevices;
-  ramBytes: number;
+  ram: Ram;
 }
 
 /** In the words that clients know. */
-const refused = (text: string, remedy: string): VmmError =>
+const refusedByDevices = (text: string, remedy: string): VmmError =>
   new VmmError(
     'invalid-config',
     'Error from device manager',
@@ -270,6 +283,7 @@ function describe({ cpus, memory }: VmConfig) {
   const host = hostCpuid;
   const bits = physBits(host, cpus.max_phys_bits);
   const bytes = ramBytes(memory);
+  const area = deviceArea(bits, bytes, memory.hotplug_size);
   const topology: Topology = cpus.topology
     ? {
         threadsPerCore: cpus.topology.threads_per_core,
@@ -278,7 +292,7 @@ function describe({ cpus, memory }: VmConfig) {
         packages: cpus.topology.packages,
       }
     : flatTopology(cpus.max_vcpus);
-  return { host, topology, physBits: bits, ramBytes: bytes, area: deviceArea(bits, bytes) };
+  return { host, topology, physBits: bits, ramBytes: bytes, area };
 }
 
 function plan(

@@ -74,3 +74,80 @@ test('without a balloon: 400, in the words that clients know', async () => {
   ]);
   expect(texts(answer)[4]).toContain('create the VM with a balloon');
 });
+
+const HOTPLUG = { size: RAM_BYTES, hotplug_size: 1024 * MIB };
+const SECTION = 128 * MIB;
+
+test('RAM grows by sections, running or paused, and a reboot keeps what it has', async () => {
+  await boot({ memory: HOTPLUG });
+
+  expect(await resize({ desired_ram: RAM_BYTES + SECTION })).toMatchObject({ status: 204 });
+  expect(await resize({ desired_ram: RAM_BYTES + SECTION })).toMatchObject({ status: 204 });
+  expect((await info()).memory_actual_size).toBe(RAM_BYTES + SECTION);
+  expect(await vmm.put('vm.pause')).toMatchObject({ status: 204 });
+  expect(await resize({ desired_ram: RAM_BYTES + 8 * SECTION })).toMatchObject({ status: 204 });
+  expect(await vmm.put('vm.resume')).toMatchObject({ status: 204 });
+  expect(await vmm.put('vm.reboot')).toMatchObject({ status: 204 });
+
+  const { config, memory_actual_size } = await info();
+  expect(config.memory.size).toBe(RAM_BYTES + 8 * SECTION);
+  expect(memory_actual_size).toBe(RAM_BYTES + 8 * SECTION);
+});
+
+test('less RAM than there is comes with the next boot', async () => {
+  await boot({ memory: HOTPLUG });
+  await resize({ desired_ram: RAM_BYTES + 2 * SECTION });
+
+  expect(await resize({ desired_ram: RAM_BYTES + SECTION })).toMatchObject({ status: 204 });
+
+  expect(await info()).toMatchObject({
+    config: { memory: { size: RAM_BYTES + SECTION } },
+    memory_actual_size: RAM_BYTES + 2 * SECTION,
+  });
+});
+
+test.each([
+  [0, 'below boot size = 67108864', 'give at least 67108864'],
+  [RAM_BYTES - 1, 'below boot size', 'give at least 67108864'],
+  [RAM_BYTES + 1, 'is not a valid size', 'give 67108864 and a multiple of 134217728'],
+  [RAM_BYTES + SECTION - 4096, 'is not a valid size', 'a multiple of 134217728'],
+  [RAM_BYTES + 9 * SECTION, 'Not enough space in the hotplug', 'give at most 1140850688'],
+  [2 ** 50 + RAM_BYTES, 'Not enough space in the hotplug', 'give at most 1140850688'],
+])('%d bytes of RAM: 400 with field, value and remedy', async (size, text, remedy) => {
+  await boot({ memory: HOTPLUG });
+
+  const answer = await resize({ desired_ram: size });
+
+  expect(answer.status).toBe(400);
+  expect(texts(answer).slice(1, 3)).toEqual([
+    'The VM could not be resized',
+    'Memory manager error',
+  ]);
+  expect(texts(answer)[3]).toContain(text);
+  expect(texts(answer)[4]).toContain(`desired_ram is ${size}: `);
+  expect(texts(answer)[4]).toContain(remedy);
+  expect(await info()).toMatchObject({
+    config: { memory: { size: RAM_BYTES } },
+    memory_actual_size: RAM_BYTES,
+  });
+  expect(await resize({ desired_ram: RAM_BYTES + SECTION })).toMatchObject({ status: 204 });
+});
+
+test('after eight additions no slot is left until a reboot', async () => {
+  await boot({ memory: { ...HOTPLUG, hotplug_size: 2048 * MIB } });
+  for (let i = 1; i <= 8; i++)
+    expect(await resize({ desired_ram: RAM_BYTES + i * SECTION })).toMatchObject({ status: 204 });
+
+  const answer = await resize({ desired_ram: RAM_BYTES + 9 * SECTION });
+
+  expect(answer.status).toBe(400);
+  expect(texts(answer)[3]).toBe('No memory slot is left');
+  expect(await vmm.put('vm.reboot')).toMatchObject({ status: 204 });
+  expect(await resize({ desired_ram: RAM_BYTES + 9 * SECTION })).toMatchObject({ status: 204 });
+});
+
+test('hotplug_size far above what the host has costs nothing, and a boot is as quick', async () => {
+  await boot({ memory: { ...HOTPLUG, hotplug_size: 2 ** 38 } });
+
+  expect(await resize({ desired_ram: RAM_BYTES + SECTION })).toMatchObject({ status: 204 });
+});
