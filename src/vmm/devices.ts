@@ -3,7 +3,7 @@
  * only place that knows them all, and it knows nothing else of any of them.
  */
 import type { Static, TSchema } from '@sinclair/typebox';
-import type { DeviceContext } from '../devices/device.ts';
+import type { DeviceContext, PciFunction } from '../devices/device.ts';
 import { DebugConsoleConfig } from '../devices/legacy/debug-console.ts';
 import { SerialConfig } from '../devices/legacy/serial.ts';
 import { PvpanicConfig } from '../devices/pvpanic.ts';
@@ -28,10 +28,13 @@ import { RtcConfig } from '../devices/virtio/rtc.ts';
 import { Vsock, VsockConfig } from '../devices/virtio/vsock.ts';
 import { WatchdogConfig } from '../devices/virtio/watchdog.ts';
 
+/** What is in a slot, or what a virtio transport carries there. */
+type Device = VirtioDevice | PciFunction;
+
 type Named = { readonly id: string } | { readonly idPrefix: string };
 
 /** What the VMM knows of the devices under one field of the config. */
-interface Kind<S extends TSchema, D extends VirtioDevice> {
+interface Kind<S extends TSchema, D extends Device> {
   readonly schema: S;
   /** It takes no PCI slot. */
   readonly isOffBus?: true;
@@ -55,7 +58,7 @@ interface Kind<S extends TSchema, D extends VirtioDevice> {
   unserved?(config: Static<S>): string[];
 }
 
-const kind = <S extends TSchema, D extends VirtioDevice, const N extends Named>(
+const kind = <S extends TSchema, D extends Device, const N extends Named>(
   it: Kind<S, D> & N,
 ): Kind<S, D> & N => it;
 
@@ -135,7 +138,7 @@ type DeviceConfigs = { readonly [F in DeviceField]?: unknown };
 type Identified = { readonly id?: string };
 
 /** Any kind: the config that it is given is its own. */
-type AnyKind = Kind<TSchema, VirtioDevice> & Named;
+type AnyKind = Kind<TSchema, Device> & Named;
 export type Kinds = Readonly<Record<string, AnyKind>>;
 const KINDS = DEVICES as unknown as Kinds;
 

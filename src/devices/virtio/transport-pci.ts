@@ -5,6 +5,7 @@
  */
 import { allOnes } from '../../bytes.ts';
 import type { AccessHandler, EventFd, GuestMemory, Native, Virtqueue, Vm } from '../../native.ts';
+import type { FunctionBar, PciFunction } from '../device.ts';
 import { ConfigSpace } from '../pci/config-space.ts';
 import { Msix } from '../pci/msix.ts';
 import { CommonConfig, type QueueSetup } from './common-config.ts';
@@ -46,7 +47,7 @@ interface Region {
   handler: AccessHandler;
 }
 
-export class VirtioPci implements AccessHandler {
+export class VirtioPci implements AccessHandler, PciFunction {
   readonly space: ConfigSpace;
   readonly #options: VirtioPciOptions;
   readonly #device: VirtioDevice;
@@ -105,13 +106,13 @@ export class VirtioPci implements AccessHandler {
     this.#regions = this.#layOut();
   }
 
-  /** Where the guest has put the BAR, also while it does not answer. */
-  get barGpa(): number {
-    return this.#barGpa;
+  get bars(): readonly FunctionBar[] {
+    const { width } = this.#options.bar;
+    return [{ index: BAR, width, sizeBytes: BAR_BYTES, gpa: this.#barGpa }];
   }
 
-  get barWidth(): 32 | 64 {
-    return this.#options.bar.width;
+  counters(): Readonly<Record<string, number>> | undefined {
+    return this.#device.counters?.();
   }
 
   /** An access to the BAR. */
@@ -137,7 +138,12 @@ export class VirtioPci implements AccessHandler {
     this.#device.resume();
   }
 
-  /** Once the Vm has stopped, which took the BAR and the kicks with it. */
+  /** KVM kicks nothing any more, either. */
+  unplug(): void {
+    this.#moveBar(undefined);
+  }
+
+  /** A Vm that has stopped took the BAR and the kicks with it. */
   async [Symbol.asyncDispose](): Promise<void> {
     await this.#common.settled();
     await this.#reset().catch(() => {}); // the reason has been told

@@ -114,13 +114,18 @@ export class Driver {
     this.pci.space.write(offset, sizeBytes, value);
   }
 
-  /** An access to the BAR, where it is now. */
+  /** Where the BAR is now. */
+  get barGpa(): number {
+    return this.pci.bars[0]?.gpa ?? 0;
+  }
+
+  /** An access to the BAR. */
   read(offset: number, sizeBytes: number): number {
-    return this.vm.read(this.pci.barGpa + offset, sizeBytes);
+    return this.vm.read(this.barGpa + offset, sizeBytes);
   }
 
   write(offset: number, sizeBytes: number, value: number): void {
-    this.vm.write(this.pci.barGpa + offset, sizeBytes, value);
+    this.vm.write(this.barGpa + offset, sizeBytes, value);
   }
 
   get(register: RegisterName): number {
@@ -209,7 +214,7 @@ export class Driver {
 
   /** What KVM signals when the guest writes to the queue's notify register. */
   kickOf(n: number): FakeEventFd {
-    return this.vm.kicks.get(this.pci.barGpa + NOTIFY + 4 * n) as FakeEventFd;
+    return this.vm.kicks.get(this.barGpa + NOTIFY + 4 * n) as FakeEventFd;
   }
 
   kick(queue: number): void {
