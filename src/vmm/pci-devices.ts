@@ -13,6 +13,7 @@ import type { Vm } from '../native.ts';
 import { RangeAllocator } from './allocator.ts';
 import { type DeviceTree, functionNodes } from './device-tree.ts';
 import { deviceId, type WantedDevice } from './devices.ts';
+import type { OnEvent } from './events.ts';
 import { type DeviceArea, type GpaRange, MEMORY } from './layout.ts';
 
 /** As far apart BARs lie. A guest's firmware tables tell of the windows, not of this. */
@@ -30,6 +31,7 @@ export interface PciDevicesOptions
   vm: VirtioPciOptions['vm'] & Pick<Vm, 'mapMemory'>;
   bus: PciBus;
   area: DeviceArea;
+  onEvent: OnEvent;
 }
 
 interface Attached {
@@ -122,11 +124,16 @@ export class PciDevices {
   }
   /** The transport of a virtio device, which is disposed of if there can be none. */
   async #carry(device: VirtioDevice, id: string, width: 32 | 64): Promise<VirtioPci> {
-    const { memory, vm, native, onWarning } = this.#options;
+    const { memory, vm, native, onWarning, onEvent } = this.#options;
     try {
       const bar = { width, gpa: this.#placeBar(id, width, BAR_BYTES) };
       const warn = (reason: string) => onWarning(`Device ${id}: ${reason}`);
-      return new VirtioPci({ device, memory, vm, native, bar, onWarning: warn });
+      const tell = (event: 'activated' | 'reset') => () =>
+        onEvent({ source: 'virtio-device', event, properties: { id } });
+      return new VirtioPci({
+        ...{ device, memory, vm, native, bar, onWarning: warn },
+        ...{ onActivated: tell('activated'), onReset: tell('reset') },
+      });
     } catch (cause) {
       await device[Symbol.asyncDispose]();
       if (cause instanceof VmmError) throw cause;

@@ -25,6 +25,7 @@ import { type Consoles, Ports } from './consoles.ts';
 import { apicId, flatTopology, guestCpuid, physBits, type Topology } from './cpuid.ts';
 import { type DeviceTree, platformNodes } from './device-tree.ts';
 import { pciDevices } from './devices.ts';
+import type { OnEvent } from './events.ts';
 import { deviceArea, MEMORY } from './layout.ts';
 import { addRam } from './memory.ts';
 import { PciDevices } from './pci-devices.ts';
@@ -42,6 +43,8 @@ export interface VmHooks {
   onError: (error: Error) => void;
   /** Something of a device is odd, but contained. */
   onWarning: (message: string) => void;
+  /** Of its devices and the guest in it. */
+  onEvent: OnEvent;
 }
 
 export class Vm {
@@ -82,7 +85,7 @@ export class Vm {
       const platform = buildPlatform({ vm, serial: consoles.serial.isThere, ...machine, ...hooks });
       devices = await PciDevices.attach(pciDevices(config), {
         ...{ vm, memory, native, bus: platform.pci, area: machine.area },
-        ...{ console: ports.console, onWarning: hooks.onWarning },
+        ...{ console: ports.console, onWarning: hooks.onWarning, onEvent: hooks.onEvent },
         rateLimitGroups: rateLimitGroups(config),
       });
       await vm.boot(plan(config, payload, { ...machine, tscKhz: vm.tscKhz() }, platform));

@@ -38,6 +38,10 @@ export interface VirtioPciOptions {
   /** Where the BAR of `BAR_BYTES` lies at first. */
   bar: { width: 32 | 64; gpa: number };
   onWarning(message: string): void;
+  /** A driver has it running. */
+  onActivated(): void;
+  /** A driver that had it running has reset it. */
+  onReset(): void;
 }
 
 /** The part of the BAR that one handler answers. */
@@ -64,6 +68,7 @@ export class VirtioPci implements AccessHandler, PciFunction {
   #barGpa: number;
   /** Where the BAR answers now; undefined if nowhere. */
   #claimedGpa: number | undefined;
+  #isActive = false;
   /** The kicks that KVM signals by itself at `#claimedGpa`. */
   readonly #attached = new Set<EventFd>();
 
@@ -78,7 +83,7 @@ export class VirtioPci implements AccessHandler, PciFunction {
       queueSizes: device.queueSizes,
       vectorCount: device.queueSizes.length + 1,
       onDriverOk: () => this.#activate(),
-      onReset: () => this.#reset(),
+      onReset: () => this.#resetByDriver(),
     });
     this.space = identify(device);
     this.space.addBar({
@@ -260,6 +265,8 @@ export class VirtioPci implements AccessHandler, PciFunction {
       }
       const configChanged = () => ifCurrent(() => this.#configChanged());
       this.#device.activate({ features, queues, configChanged, needsReset });
+      this.#isActive = true;
+      this.#options.onActivated();
     } catch (error) {
       for (const queue of queues) queue?.close();
       this.#needsReset(`It cannot start: ${(error as Error).message}`);
@@ -301,6 +308,12 @@ export class VirtioPci implements AccessHandler, PciFunction {
   #tellDriver(): void {
     this.#isr |= ISR_CONFIG;
     this.#msix.irq(this.#common.configVector)?.signal();
+  }
+
+  async #resetByDriver(): Promise<void> {
+    await this.#reset();
+    if (this.#isActive) this.#options.onReset();
+    this.#isActive = false;
   }
 
   /** The queues go first: the device gets no more requests, answers to old ones lead nowhere. */

@@ -80,6 +80,8 @@ export class Driver {
   /** Every queue that the function ever built. */
   readonly built: FakeVirtqueue[] = [];
   readonly warnings: string[] = [];
+  /** What the machine around it was told. */
+  readonly events: string[] = [];
   readonly #device: VirtioDevice;
 
   /** The BAR answers; the device is as after power-on. */
@@ -105,6 +107,8 @@ export class Driver {
       ...(options.core ?? fakes),
       bar: options.bar ?? { width: 64, gpa: 0xff_ff80_0000 },
       onWarning: (message) => this.warnings.push(message),
+      onActivated: () => this.events.push('activated'),
+      onReset: () => this.events.push('reset'),
     });
     this.config(COMMAND, 2, MEMORY_AND_MASTER);
   }

@@ -53,6 +53,7 @@ function machine(make: (id: string) => Echo = () => new Echo(), others: Kinds = 
       ...{ bus, area, vm, native, memory: NO_MEMORY, console: new FakeCharHost() },
       rateLimitGroups: new Map(),
       onWarning: (message) => warnings.push(message),
+      onEvent: () => {},
     });
   /** Slots of the bus that have a function, with its device id. */
   const slots = () => Array.from({ length: 32 }, (_, slot) => bus.ecam.read(slot << 15, 4) >>> 16);
