@@ -64,9 +64,6 @@ const kind = <S extends TSchema, D extends Device, const N extends Named>(
   it: Kind<S, D> & N,
 ): Kind<S, D> & N => it;
 
-const otherThan = (value: string, served: readonly string[]): string[] =>
-  served.includes(value) ? [] : [` ${value}`];
-
 /**
  * In the order in which a boot gives out PCI slots and ids. A VM has any number of the devices with
  * an `idPrefix`, numbered by one counter, and at most one of those with an `id`.
@@ -139,7 +136,7 @@ export const DEVICES = {
     schema: DebugConsoleConfig,
     id: '__debug_console',
     isOffBus: true,
-    unserved: ({ mode }) => otherThan(mode, ['Off']),
+    unserved: () => [],
   }),
 } as const;
 

@@ -173,7 +173,8 @@ export class Vm {
   }
 
   get deviceTree(): DeviceTree {
-    const platform = platformNodes({ serial: this.#ports.serial !== undefined });
+    const { serial, debug } = this.#ports;
+    const platform = platformNodes({ serial: !!serial, debugConsole: !!debug });
     return { ...platform, ...this.#devices.nodes };
   }
 

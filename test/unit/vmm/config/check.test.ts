@@ -93,6 +93,11 @@ test.each<[body: object, text: string, remedy: string]>([
     'No socket option',
     'debug_console.mode is Socket',
   ],
+  [
+    { debug_console: { mode: 'Null', iobase: 0x3ff } },
+    'Port 0x3ff of the debug console is taken',
+    'debug_console.iobase is 1023, a port of serial: give a free one such as 233',
+  ],
   [disk({ id: '__x' }), 'Identifier __x is not invalid', 'id __x'],
   [{ devices: [{}] }, 'VFIO device config must specify', 'devices[0] has neither'],
   [{ balloon: { size: 512 * MIB } }, 'Balloon size (536870912)', 'balloon.size is 536870912'],
