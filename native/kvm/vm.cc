@@ -4,6 +4,7 @@
 #include <linux/kvm.h>
 #include <sys/ioctl.h>
 
+#include <algorithm>
 #include <utility>
 
 #include "../sys/host_cpus.h"
@@ -12,6 +13,10 @@ namespace vmm {
 namespace {
 
 constexpr uint64_t kPageBytes = 4096;
+
+/// KVM's slots from here on are for windows, those before for RAM. A PCI bus has 31 devices.
+constexpr uint32_t kWindowSlots = 256;
+constexpr size_t kWindowsMax = 31;
 
 /// Where one CPU is all we get, spinning only keeps the other side from answering.
 ExitMailbox::SpinTimes Spin() {
@@ -67,6 +72,31 @@ Status Vm::MapMemory() {
       return {errno, "ioctl(KVM_SET_USER_MEMORY_REGION)", static_cast<int>(slots_)};
   }
   return {};
+}
+
+int Vm::AttachWindow(uint64_t gpa, std::shared_ptr<FileWindow> window) {
+  DetachWindow(*window);
+  const auto free = std::find(windows_.begin(), windows_.end(), nullptr);
+  const auto index = static_cast<size_t>(free - windows_.begin());
+  if (index == kWindowsMax) return -ENOSPC;
+  if (SetWindow(index, gpa, window->size_bytes(), window->host()) < 0) return -errno;
+  if (free == windows_.end()) windows_.emplace_back();
+  windows_[index] = std::move(window);
+  return 0;
+}
+
+void Vm::DetachWindow(const FileWindow& window) {
+  for (size_t i = 0; i < windows_.size(); ++i) {
+    if (windows_[i].get() != &window) continue;
+    SetWindow(i, 0, 0, nullptr);
+    windows_[i] = nullptr;
+  }
+}
+
+int Vm::SetWindow(size_t index, uint64_t gpa, uint64_t size_bytes, std::byte* host) const {
+  const kvm_userspace_memory_region slot{kWindowSlots + static_cast<uint32_t>(index), 0, gpa,
+                                         size_bytes, reinterpret_cast<uint64_t>(host)};
+  return ioctl(vm_.get(), KVM_SET_USER_MEMORY_REGION, &slot);
 }
 
 int Vm::AddNative(Space space, uint64_t base, uint64_t size_bytes,

@@ -12,6 +12,7 @@
 #include "../base/event_fd.h"
 #include "../base/fd.h"
 #include "../base/status.h"
+#include "../memory/file_window.h"
 #include "../memory/guest_memory.h"
 #include "boot_plan.h"
 #include "exit_bus.h"
@@ -51,6 +52,10 @@ class Vm : private VcpuOwner {
 
   /// Gives the guest the regions that its memory has gained. Each stays as long as the Vm.
   Status MapMemory();
+  /// The guest finds the window at `gpa`, and nowhere else. 0, or a negative errno: -EEXIST if RAM
+  /// or another window is there, -ENOSPC if there are too many.
+  int AttachWindow(uint64_t gpa, std::shared_ptr<FileWindow> window);
+  void DetachWindow(const FileWindow& window);
   ExitBus& bus() { return bus_; }
   /// A device that lives at least as long as the Vm. 0 or as ExitBus::Claim.
   int AddNative(Space space, uint64_t base, uint64_t size_bytes,
@@ -95,6 +100,7 @@ class Vm : private VcpuOwner {
  private:
   Vm(const VmOptions& options, VmFds fds, std::shared_ptr<GuestMemory> memory,
      std::function<void()> wake);
+  int SetWindow(size_t index, uint64_t gpa, uint64_t size_bytes, std::byte* host) const;
   Status PlaceKvmPages(uint64_t tss_gpa) const;
   int SetKick(uint64_t gpa, const EventFd& kick, bool attached) const;
   Status LoadBlobs(const std::vector<Blob>& blobs) const;
@@ -125,9 +131,10 @@ class Vm : private VcpuOwner {
   size_t ended_count_ = 0;
   std::optional<uint64_t> paused_clock_ns_;
 
-  uint32_t slots_ = 0;                        // JS thread only: regions that the guest has
-  bool running_ = false;                      // JS thread only: threads exist
-  std::vector<std::unique_ptr<Vcpu>> vcpus_;  // last: their threads use all of the above
+  std::vector<std::shared_ptr<FileWindow>> windows_;  // JS thread only: by slot; null if free
+  uint32_t slots_ = 0;                                // JS thread only: regions that the guest has
+  bool running_ = false;                              // JS thread only: threads exist
+  std::vector<std::unique_ptr<Vcpu>> vcpus_;          // last: their threads use all of the above
 };
 
 }  // namespace vmm

@@ -7,7 +7,11 @@ import type { DeviceContext, FileMapping } from '../devices/device.ts';
 import { type PciBus, SLOT_COUNT } from '../devices/pci/bus.ts';
 import type { VirtioDevice } from '../devices/virtio/device.ts';
 import { BAR_BYTES } from '../devices/virtio/pci-capabilities.ts';
-import { VirtioPci, type VirtioPciOptions } from '../devices/virtio/transport-pci.ts';
+import {
+  sharedMemoryBarBytes,
+  VirtioPci,
+  type VirtioPciOptions,
+} from '../devices/virtio/transport-pci.ts';
 import { VmmError } from '../errors.ts';
 import type { Vm } from '../native.ts';
 import { RangeAllocator } from './allocator.ts';
@@ -121,11 +125,14 @@ export class PciDevices {
     if (!device) return;
     try {
       const warn = (reason: string) => onWarning(`Device ${id}: ${reason}`);
-      const pci = new VirtioPci({ device, memory, vm, native, bar, onWarning: warn });
+      const sharedMemoryGpa = this.#placeSharedMemory(device, id);
+      const options = { device, memory, vm, native, bar, sharedMemoryGpa, onWarning: warn };
+      const pci = new VirtioPci(options);
       bus.add(slot, pci.space);
       this.#attached.push({ id, slot, windows, device, pci });
     } catch (cause) {
       await device[Symbol.asyncDispose]();
+      if (cause instanceof VmmError) throw cause;
       throw new VmmError('host', `The host cannot connect device ${id}`, cause);
     }
     if (kind.found) this.found.set(id, kind.found(device));
@@ -135,6 +142,14 @@ export class PciDevices {
     const width = kind.barWidth ?? 64;
     const gpa = this.#bars[width].allocate(BAR_BYTES, BAR_STEP[width]);
     if (gpa !== undefined) return { width, gpa };
+    throw noAddresses(id);
+  }
+
+  #placeSharedMemory({ sharedMemory }: VirtioDevice, id: string): number | undefined {
+    if (!sharedMemory) return undefined;
+    const sizeBytes = sharedMemoryBarBytes(sharedMemory.sizeBytes);
+    const gpa = this.#bars[64].allocate(sizeBytes, Math.max(sizeBytes, BAR_STEP[64]));
+    if (gpa !== undefined) return gpa;
     throw noAddresses(id);
   }
 

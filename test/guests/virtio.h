@@ -8,6 +8,7 @@ enum {
   VIRTIO_CONSOLE = 3,
   VIRTIO_RNG = 4,
   VIRTIO_VSOCK = 19,
+  VIRTIO_FS = 26,
   VIRTIO_PMEM = 27
 };
 enum {
