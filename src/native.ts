@@ -24,7 +24,7 @@ import type {
   UartOptions,
 } from './native-serial.ts';
 import type { FdListener, FdListenerOptions, FdSocket, FdSocketOptions } from './native-sockets.ts';
-import type { NativeUnixStreams, SharedQueue, SharedRegion } from './native-vhost.ts';
+import type { FileWindow, NativeUnixStreams, SharedQueue, SharedRegion } from './native-vhost.ts';
 import type { VsockEngineOptions } from './native-vsock.ts';
 
 /** One range of guest RAM. Ranges do not overlap; `gpa` and `sizeBytes` are multiples of 4 KiB. */
@@ -313,6 +313,9 @@ export interface Vm {
   /** From now on a write to `gpa`, of any width, signals `kick` within KVM. */
   attachKick(gpa: number, kick: EventFd): void;
   detachKick(gpa: number, kick: EventFd): void;
+  /** The guest finds the window at `gpa` from now on, and nowhere else. @throws SystemError */
+  attachWindow(gpa: number, window: FileWindow): void;
+  detachWindow(window: FileWindow): void;
   /** @throws SystemError ENOSPC if no GSI is left. */
   msi(irq: EventFd): Msi;
   uart(options: UartOptions): Uart16550;
@@ -341,6 +344,10 @@ export interface Native {
     memory: GuestMemory,
     options: VmOptions,
   ) => Vm;
+  /** A multiple of 4 KiB, which costs no memory. @throws SystemError */
+  FileWindow: new (
+    sizeBytes: number,
+  ) => FileWindow;
   EventFd: new () => EventFd;
   Virtqueue: new (options: VirtqueueOptions) => Virtqueue;
   BlockCounters: new () => BlockCounters;
@@ -405,6 +412,9 @@ export const native: Native = {
   },
   get Vm() {
     return addon().Vm;
+  },
+  get FileWindow() {
+    return addon().FileWindow;
   },
   get EventFd() {
     return addon().EventFd;

@@ -13,6 +13,7 @@
 #include "boot_plan_args.h"
 #include "byte_port_wrap.h"
 #include "event_fd_wrap.h"
+#include "file_window_wrap.h"
 #include "guest_memory_wrap.h"
 #include "msi_wrap.h"
 #include "serial_line_wrap.h"
@@ -47,6 +48,8 @@ Napi::Function VmWrap::Define(Napi::Env env) {
       {InstanceMethod<&VmWrap::Claim>("claim"), InstanceMethod<&VmWrap::Release>("release"),
        InstanceMethod<&VmWrap::MapMemory>("mapMemory"), InstanceMethod<&VmWrap::TscKhz>("tscKhz"),
        InstanceMethod<&VmWrap::CreateIrq>("irq"), InstanceMethod<&VmWrap::CreateUart>("uart"),
+       InstanceMethod<&VmWrap::AttachWindow>("attachWindow"),
+       InstanceMethod<&VmWrap::DetachWindow>("detachWindow"),
        InstanceMethod<&VmWrap::AttachKick>("attachKick"),
        InstanceMethod<&VmWrap::DetachKick>("detachKick"), InstanceMethod<&VmWrap::CreateMsi>("msi"),
        InstanceMethod<&VmWrap::AddPmTimer>("pmTimer"), InstanceMethod<&VmWrap::AddSink>("sink"),
@@ -130,6 +133,18 @@ Napi::Value VmWrap::CreateIrq(const Napi::CallbackInfo& info) {
 
 Napi::Value VmWrap::MapMemory(const Napi::CallbackInfo& info) {
   ThrowIfFailed(info.Env(), Core(info.Env()).MapMemory());
+  return info.Env().Undefined();
+}
+
+Napi::Value VmWrap::AttachWindow(const Napi::CallbackInfo& info) {
+  auto window = FileWindowWrap::ToWindow(info[1], "window");
+  const int rc = Core(info.Env()).AttachWindow(ToU64(info[0], "gpa"), std::move(window));
+  ThrowIfFailed(info.Env(), rc, "ioctl(KVM_SET_USER_MEMORY_REGION)");
+  return info.Env().Undefined();
+}
+
+Napi::Value VmWrap::DetachWindow(const Napi::CallbackInfo& info) {
+  Core(info.Env()).DetachWindow(*FileWindowWrap::ToWindow(info[0], "window"));
   return info.Env().Undefined();
 }
 

@@ -37,6 +37,8 @@ class VmWrap : public Napi::ObjectWrap<VmWrap> {
   Napi::Value MapMemory(const Napi::CallbackInfo& info);
   Napi::Value TscKhz(const Napi::CallbackInfo& info);
   Napi::Value CreateIrq(const Napi::CallbackInfo& info);
+  Napi::Value AttachWindow(const Napi::CallbackInfo& info);
+  Napi::Value DetachWindow(const Napi::CallbackInfo& info);
   Napi::Value AttachKick(const Napi::CallbackInfo& info);
   Napi::Value DetachKick(const Napi::CallbackInfo& info);
   Napi::Value CreateMsi(const Napi::CallbackInfo& info);

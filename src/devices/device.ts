@@ -36,6 +36,10 @@ export interface PciFunction {
   resume(): void;
   /** What it counted since it was made, by the names of `vm.counters`. At any time. */
   counters?(): Readonly<Record<string, number>> | undefined;
+  /** Most regions of RAM that it can be told of; any number if absent. */
+  readonly regionsMax?: number;
+  /** Resolves when it knows where RAM is now. */
+  memoryChanged?(): Promise<void>;
   /** Its BARs answer nowhere from now on. While the VM runs, before it is disposed of. */
   unplug(): void;
   /** Closes what it holds, once it is unplugged or the VM has stopped. Idempotent. */

@@ -51,6 +51,8 @@ test.each<[args: string[], body: object]>([
     },
   ],
   [['--vsock', 'cid=3,socket=/v'], { vsock: { cid: 3, socket: '/v' } }],
+  [['--vsock', 'cid=3,sock=/v'], { vsock: { cid: 3, socket: '/v' } }],
+  [['--fs', 'tag=t,sock=/s'], { fs: [{ tag: 't', socket: '/s' }] }],
   [['--serial', 'tty', '--console', 'off'], { serial: { mode: 'Tty' }, console: { mode: 'Off' } }],
   [['--rtc', '--watchdog', '--pvpanic'], { rtc: {}, watchdog: true, pvpanic: true }],
   [['--rtc', 'id=clock'], { rtc: { id: 'clock' } }],
