@@ -120,13 +120,13 @@ export class PciDevices {
   }
 
   async #attach(wanted: WantedDevice, slot: number): Promise<void> {
-    const { bus, memory, vm, native, console, rateLimitGroups, onWarning } = this.#options;
+    const { bus, memory, vm, native, console, rateLimitGroups, onWarning, blocks } = this.#options;
     const { kind, config } = wanted;
     const id = deviceId(wanted);
     const bar = this.#place(wanted, id);
     const windows: GpaRange[] = [];
     const device = await kind.create?.(config, {
-      ...{ id, memory, rateLimitGroups, onWarning, console },
+      ...{ id, memory, rateLimitGroups, onWarning, console, blocks },
       mapFile: (mapping) => {
         const gpa = this.#mapFile(id, mapping);
         windows.push({ gpa, sizeBytes: mapping.sizeBytes });
