@@ -55,6 +55,8 @@ export interface DeviceContext {
   readonly rateLimitGroups: ReadonlyMap<string, RateLimiter>;
   /** Odd, but contained. A guest may cause it at will, so the log limits it. */
   onWarning(message: string): void;
+  /** For RAM that the guest plugs by the block. */
+  readonly blocks: PluggableBlocks;
   /** For the console. */
   readonly console: CharHost;
   /**
@@ -66,6 +68,17 @@ export interface DeviceContext {
   readonly vm: Pick<Vm, 'claim' | 'release'>;
   /** Finds a place for such a BAR, a power of two in size. @throws VmmError if none is left. */
   placeBar(width: 32 | 64, sizeBytes: number): number;
+}
+
+/** Where blocks of RAM may be plugged; address and sizes are multiples of `blockBytes`. */
+export interface PluggableBlocks {
+  gpa: number;
+  regionBytes: number;
+  blockBytes: number;
+  /** How much of it, from its start on, is RAM by now. */
+  usableBytes: number;
+  /** What the guest is asked to plug in all, at first. */
+  requestedBytes: number;
 }
 
 export interface FileMapping extends Required<Pick<RegionOptions, 'privateCopy' | 'readonly'>> {

@@ -126,13 +126,13 @@ export class PciDevices {
   }
 
   async #attach(wanted: WantedDevice, slot: number): Promise<void> {
-    const { vm, bus, memory, console, rateLimitGroups, onWarning } = this.#options;
+    const { vm, bus, memory, console, rateLimitGroups, onWarning, blocks } = this.#options;
     const { kind, config } = wanted;
     const id = deviceId(wanted);
     const windows: GpaRange[] = [];
     const placeBar = (width: 32 | 64, sizeBytes: number) => this.#placeBar(id, width, sizeBytes);
     const device = await kind.create?.(config, {
-      ...{ id, memory, rateLimitGroups, onWarning, console, vm, placeBar },
+      ...{ id, memory, rateLimitGroups, onWarning, console, vm, placeBar, blocks },
       mapFile: (mapping) => {
         const gpa = this.#mapFile(id, mapping);
         windows.push({ gpa, sizeBytes: mapping.sizeBytes });

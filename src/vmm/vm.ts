@@ -24,7 +24,7 @@ import type { VmConfig } from './config.ts';
 import { type Consoles, Ports } from './consoles.ts';
 import { apicId, flatTopology, guestCpuid, physBits, type Topology } from './cpuid.ts';
 import { type DeviceTree, platformNodes } from './device-tree.ts';
-import { findBalloon, pciDevices } from './devices.ts';
+import { findBalloon, findMem, pciDevices } from './devices.ts';
 import type { OnEvent } from './events.ts';
 import { deviceArea, MEMORY } from './layout.ts';
 import { PciDevices } from './pci-devices.ts';
@@ -88,7 +88,7 @@ export class Vm {
       devices = await PciDevices.attach(pciDevices(config), {
         ...{ vm, memory, native, bus: platform.pci, area: machine.area },
         ...{ console: ports.console, onWarning: hooks.onWarning, onEvent: hooks.onEvent },
-        rateLimitGroups: rateLimitGroups(config),
+        ...{ rateLimitGroups: rateLimitGroups(config), blocks: ram.blocks },
       });
       await vm.boot(plan(config, payload, { ...machine, tscKhz: vm.tscKhz() }, platform));
       vm.run();
@@ -135,6 +135,14 @@ export class Vm {
    * @throws VmmError 'invalid-config' if it cannot have so much, 'host' if the host has not got it.
    */
   async resizeRam(sizeBytes: number): Promise<void> {
+    const mem = findMem(this.#devices.all);
+    if (mem) {
+      const requestedBytes = this.#ram.requested(sizeBytes);
+      if (await this.#ram.makeUsable(requestedBytes, this.#native))
+        await this.#devices.memoryChanged();
+      mem.resize(requestedBytes, this.#ram.blocks.usableBytes);
+      return;
+    }
     const range = this.#ram.missing(sizeBytes);
     if (!range) return;
     if (!this.#platform.hasMemorySlot || this.#devices.hasMostMemory)
@@ -169,7 +177,8 @@ export class Vm {
   /** RAM that the guest has now: without what it says that it lends, which may be anything. */
   get memoryActualSize(): number {
     const heldBytes = findBalloon(this.#devices.all)?.heldBytes ?? 0;
-    return Math.max(0, this.#ram.sizeBytes - heldBytes);
+    const pluggedBytes = findMem(this.#devices.all)?.pluggedBytes ?? 0;
+    return Math.max(0, this.#ram.sizeBytes + pluggedBytes - heldBytes);
   }
 
   get deviceTree(): DeviceTree {

@@ -4,7 +4,7 @@
  */
 import { errorChain, VmmError } from '../errors.ts';
 import { checkBootable, checkConfig } from './config/check.ts';
-import { ramBytes } from './config/memory.ts';
+import { ramBytes, resizedRam } from './config/memory.ts';
 import type { ResizeConfig } from './config/resize.ts';
 import type { VmConfig } from './config.ts';
 import { Consoles } from './consoles.ts';
@@ -176,7 +176,7 @@ export class Vmm<Dialect> {
         );
       if (ramBytes !== undefined)
         await this.#amend(
-          ({ memory, ...rest }) => ({ ...rest, memory: { ...memory, size: ramBytes } }),
+          ({ memory, ...rest }) => ({ ...rest, memory: resizedRam(memory, ramBytes) }),
           (vm) => vm.resizeRam(ramBytes),
         );
       if (balloonBytes !== undefined)
