@@ -75,6 +75,7 @@ export class Vm {
       const machine = describe(config);
       vm = new native.Vm(memory, {
         vcpus: vcpuOptions(config, machine.topology),
+        vcpusMax: config.cpus.boot_vcpus,
         tssGpa: MEMORY.kvmTss.gpa,
         onEvent: (event) => onEvent(event, hooks),
       });
