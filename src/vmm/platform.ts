@@ -2,6 +2,7 @@
  * The devices that every VM has, put together: bus, clock, power, events, serial port. What they
  * are stands in their own files; here only who gets which address, line and callback.
  */
+import { CPU_SCAN, CpuHotplug } from '../devices/acpi/cpu-hotplug.ts';
 import { Ged } from '../devices/acpi/ged.ts';
 import { Shutdown } from '../devices/acpi/shutdown.ts';
 import type { AmlSource, BusDevice } from '../devices/device.ts';
@@ -10,12 +11,15 @@ import { I8042 } from '../devices/legacy/i8042.ts';
 import { Serial } from '../devices/legacy/serial.ts';
 import { PciBus } from '../devices/pci/bus.ts';
 import type { Vm } from '../native.ts';
+import { madtEntry, type Processor } from './acpi/tables.ts';
 import { type DeviceArea, ECAM_SEGMENT_BYTES, GSI, MEMORY, PORTS, ramRegions } from './layout.ts';
 
 export interface PlatformOptions {
   vm: Vm;
   ramBytes: number;
   area: DeviceArea;
+  /** All that there can be. */
+  processors: readonly Processor[];
   /** Whether there is a serial port. */
   serial: boolean;
   /** The guest asked for it. Called while it waits for the answer, so they only start the work. */
@@ -26,13 +30,16 @@ export interface PlatformOptions {
 export interface Platform {
   pci: PciBus;
   pressPowerButton: () => void;
+  cpuHotplug: CpuHotplug;
+  /** Has the guest look which processors have come and which shall go. */
+  notifyCpus: () => void;
   /** All that the guest's firmware tables tell of. */
   aml: AmlSource[];
 }
 
 /** Makes the devices and claims their addresses. */
 export function buildPlatform(options: PlatformOptions): Platform {
-  const { vm, ramBytes, area, onReset, onPowerOff } = options;
+  const { vm, ramBytes, area, processors, onReset, onPowerOff } = options;
   const [below, above] = ramRegions(ramBytes);
   const pci = new PciBus({
     port: PORTS.pci.base,
@@ -41,7 +48,14 @@ export function buildPlatform(options: PlatformOptions): Platform {
     window64: area.pci64,
   });
   const shutdown = new Shutdown({ port: PORTS.shutdown.base, onReset, onPowerOff });
-  const ged = new Ged({ gpa: area.ged.gpa, gsi: GSI.ged, irq: vm.irq(GSI.ged), scans: {} });
+  const scans = { cpus: CPU_SCAN };
+  const ged = new Ged({ gpa: area.ged.gpa, gsi: GSI.ged, irq: vm.irq(GSI.ged), scans });
+  const cpuHotplug = new CpuHotplug({
+    gpa: area.cpuHotplug.gpa,
+    madtEntries: processors.map(madtEntry),
+    presentCount: processors.filter(({ present }) => present).length,
+    onEject: (vcpu) => vm.unplug(vcpu),
+  });
   const cmos = new Cmos({
     port: PORTS.cmos.base,
     ramBelow4GibBytes: below?.sizeBytes ?? 0,
@@ -52,14 +66,16 @@ export function buildPlatform(options: PlatformOptions): Platform {
   const i8042 = new I8042({ port: PORTS.i8042.base, onReset });
   const serial = new Serial({ port: PORTS.serial.base, gsi: GSI.serial });
 
-  for (const device of [pci.ports, pci.ecam, shutdown, ged, cmos, i8042]) claim(vm, device);
+  for (const device of [pci.ports, pci.ecam, shutdown, ged, cmos, i8042, cpuHotplug])
+    claim(vm, device);
   vm.pmTimer(PORTS.pmTimer.base);
   for (const { base, count } of [PORTS.post, PORTS.firmwareDebug]) vm.sink(base, count);
-  const pressPowerButton = () => ged.notify('powerButton');
   return {
     pci,
-    pressPowerButton,
-    aml: [pci, shutdown, ged, cmos, ...(options.serial ? [serial] : [])],
+    pressPowerButton: () => ged.notify('powerButton'),
+    cpuHotplug,
+    notifyCpus: () => ged.notify('cpus'),
+    aml: [pci, shutdown, ged, cmos, ...(options.serial ? [serial] : []), cpuHotplug],
   };
 }
 
