@@ -284,9 +284,16 @@ export interface VcpuOptions {
   hostCpus: readonly number[];
 }
 
+/** One that may be plugged. */
+export interface NewVcpu extends VcpuOptions {
+  cpuid: CpuidEntry[];
+}
+
 interface VmOptions {
-  /** 1 to 254. */
+  /** Those there at the boot, at least 1. */
   vcpus: VcpuOptions[];
+  /** How many there can be, at most 254. */
+  vcpusMax: number;
   /** Where KVM may put four pages of its own, outside RAM. */
   tssGpa: number;
   onEvent: (event: VmEvent) => void;
@@ -333,6 +340,24 @@ export interface Vm {
   resume(): void;
   /** An NMI to every vCPU; one that is paused gets it when it runs again. */
   nmi(): void;
+  /**
+   * Makes vCPUs `first`, `first` + 1 and so on, without which they cannot be plugged; one that is
+   * made already stays as it is. After boot. @throws SystemError EINVAL beyond `vcpusMax`
+   */
+  makeVcpus(first: number, vcpus: NewVcpu[]): Promise<void>;
+  /** Resolves when those from `first` to before `end` that were unplugged can be plugged again. */
+  whenReset(first: number, end: number): Promise<void>;
+  /**
+   * Has the guest have a vCPU that was made: it waits for INIT and SIPI, as after a reset. Its
+   * thread is made at the first time.
+   * @throws SystemError EINVAL if it is plugged, EAGAIN without a thread, EBUSY before `whenReset`
+   */
+  plug(vcpu: number): void;
+  /**
+   * Takes it from the guest, also while it waits for the answer to an access. Its thread sleeps
+   * until it is plugged again. Nothing happens if it was not plugged.
+   */
+  unplug(vcpu: number): void;
   /** Resolves when every thread has ended; waiting exits get all ones. Idempotent. */
   stop(): Promise<void>;
 }

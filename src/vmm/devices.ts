@@ -204,7 +204,7 @@ export function unsupportedDevices(config: DeviceConfigs): string[] {
 export const findBalloon = (devices: Iterable<VirtioDevice | PciFunction>): Balloon | undefined =>
   [...devices].find((device) => device instanceof Balloon);
 
-export const findMem = (devices: Iterable<VirtioDevice>): Mem | undefined =>
+export const findMem = (devices: Iterable<VirtioDevice | PciFunction>): Mem | undefined =>
   [...devices].find((device) => device instanceof Mem);
 
 /** The id of a device in a config whose devices have all got theirs. */
