@@ -36,6 +36,8 @@ export interface PciFunction {
   resume(): void;
   /** What it counted since it was made, by the names of `vm.counters`. At any time. */
   counters?(): Readonly<Record<string, number>> | undefined;
+  /** Of a disk: see `VirtioDevice.resize`. */
+  readonly resize?: ((sizeBytes: number) => Promise<void>) | undefined;
   /** Its BARs answer nowhere from now on. While the VM runs, before it is disposed of. */
   unplug(): void;
   /** Closes what it holds, once it is unplugged or the VM has stopped. Idempotent. */

@@ -8,7 +8,8 @@ import type { AmlSource, BusDevice } from '../devices/device.ts';
 import { Cmos } from '../devices/legacy/cmos.ts';
 import { I8042 } from '../devices/legacy/i8042.ts';
 import { Serial } from '../devices/legacy/serial.ts';
-import { PciBus } from '../devices/pci/bus.ts';
+import { DEVICE_SLOTS, PciBus } from '../devices/pci/bus.ts';
+import { PCI_SCAN, PciHotplug } from '../devices/pci/hotplug.ts';
 import type { Vm } from '../native.ts';
 import { type DeviceArea, ECAM_SEGMENT_BYTES, GSI, MEMORY, PORTS, ramRegions } from './layout.ts';
 
@@ -21,10 +22,13 @@ export interface PlatformOptions {
   /** The guest asked for it. Called while it waits for the answer, so they only start the work. */
   onReset: () => void;
   onPowerOff: () => void;
+  /** The guest lets go of a PCI slot. */
+  onEject: (slot: number) => void;
 }
 
 export interface Platform {
   pci: PciBus;
+  pciHotplug: PciHotplug;
   pressPowerButton: () => void;
   /** All that the guest's firmware tables tell of. */
   aml: AmlSource[];
@@ -32,7 +36,7 @@ export interface Platform {
 
 /** Makes the devices and claims their addresses. */
 export function buildPlatform(options: PlatformOptions): Platform {
-  const { vm, ramBytes, area, onReset, onPowerOff } = options;
+  const { vm, ramBytes, area, onReset, onPowerOff, onEject } = options;
   const [below, above] = ramRegions(ramBytes);
   const pci = new PciBus({
     port: PORTS.pci.base,
@@ -41,7 +45,14 @@ export function buildPlatform(options: PlatformOptions): Platform {
     window64: area.pci64,
   });
   const shutdown = new Shutdown({ port: PORTS.shutdown.base, onReset, onPowerOff });
-  const ged = new Ged({ gpa: area.ged.gpa, gsi: GSI.ged, irq: vm.irq(GSI.ged), scans: {} });
+  const ged = new Ged({
+    ...{ gpa: area.ged.gpa, gsi: GSI.ged, irq: vm.irq(GSI.ged) },
+    scans: { pci: PCI_SCAN },
+  });
+  const pciHotplug = new PciHotplug({
+    ...{ gpa: area.pciHotplug.gpa, slots: DEVICE_SLOTS, onEject },
+    notify: () => ged.notify('pci'),
+  });
   const cmos = new Cmos({
     port: PORTS.cmos.base,
     ramBelow4GibBytes: below?.sizeBytes ?? 0,
@@ -52,14 +63,16 @@ export function buildPlatform(options: PlatformOptions): Platform {
   const i8042 = new I8042({ port: PORTS.i8042.base, onReset });
   const serial = new Serial({ port: PORTS.serial.base, gsi: GSI.serial });
 
-  for (const device of [pci.ports, pci.ecam, shutdown, ged, cmos, i8042]) claim(vm, device);
+  for (const device of [pci.ports, pci.ecam, pciHotplug, shutdown, ged, cmos, i8042])
+    claim(vm, device);
   vm.pmTimer(PORTS.pmTimer.base);
   for (const { base, count } of [PORTS.post, PORTS.firmwareDebug]) vm.sink(base, count);
   const pressPowerButton = () => ged.notify('powerButton');
   return {
     pci,
+    pciHotplug,
     pressPowerButton,
-    aml: [pci, shutdown, ged, cmos, ...(options.serial ? [serial] : [])],
+    aml: [pci, pciHotplug, shutdown, ged, cmos, ...(options.serial ? [serial] : [])],
   };
 }
 

@@ -24,7 +24,7 @@ import type { VmConfig } from './config.ts';
 import { type Consoles, Ports } from './consoles.ts';
 import { apicId, flatTopology, guestCpuid, physBits, type Topology } from './cpuid.ts';
 import { type DeviceTree, platformNodes } from './device-tree.ts';
-import { pciDevices } from './devices.ts';
+import { pciDevices, type WantedDevice } from './devices.ts';
 import { deviceArea, MEMORY } from './layout.ts';
 import { addRam } from './memory.ts';
 import { PciDevices } from './pci-devices.ts';
@@ -79,9 +79,13 @@ export class Vm {
         onEvent: (event) => onEvent(event, hooks),
       });
       ports = new Ports(vm, consoles);
-      const platform = buildPlatform({ vm, serial: consoles.serial.isThere, ...machine, ...hooks });
+      const platform = buildPlatform({
+        ...{ vm, serial: consoles.serial.isThere, ...machine, ...hooks },
+        onEject: (slot) => devices?.eject(slot),
+      });
       devices = await PciDevices.attach(pciDevices(config), {
         ...{ vm, memory, native, bus: platform.pci, area: machine.area },
+        hotplug: platform.pciHotplug,
         ...{ console: ports.console, onWarning: hooks.onWarning },
         rateLimitGroups: rateLimitGroups(config),
       });
@@ -130,6 +134,21 @@ export class Vm {
 
   async resizeBalloon(_sizeBytes: number): Promise<void> {
     throw new VmmError('host', 'There is no balloon yet');
+  }
+
+  /** Where the guest will find it. @throws VmmError as PciDevices.add */
+  addDevice(wanted: WantedDevice): Promise<{ id: string; bdf: string }> {
+    return this.#devices.add(wanted);
+  }
+
+  /** The guest is asked for it, no more. @throws VmmError as PciDevices.remove */
+  async removeDevice(id: string): Promise<void> {
+    this.#devices.remove(id);
+  }
+
+  /** @throws VmmError as PciDevices.resize */
+  resizeDisk(id: string, sizeBytes: number): Promise<void> {
+    return this.#devices.resize(id, sizeBytes);
   }
 
   get deviceTree(): DeviceTree {

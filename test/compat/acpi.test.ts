@@ -14,7 +14,8 @@ import { Ged } from '../../src/devices/acpi/ged.ts';
 import { Shutdown } from '../../src/devices/acpi/shutdown.ts';
 import { Cmos } from '../../src/devices/legacy/cmos.ts';
 import { Serial } from '../../src/devices/legacy/serial.ts';
-import { PciBus } from '../../src/devices/pci/bus.ts';
+import { DEVICE_SLOTS, PciBus } from '../../src/devices/pci/bus.ts';
+import { PCI_SCAN, PciHotplug } from '../../src/devices/pci/hotplug.ts';
 import { dsdtTerms } from '../../src/vmm/acpi/dsdt.ts';
 import { buildAcpi } from '../../src/vmm/acpi/tables.ts';
 import { deviceArea, ECAM_SEGMENT_BYTES, GSI, MEMORY, PORTS } from '../../src/vmm/layout.ts';
@@ -33,6 +34,10 @@ function machine(boot = 1, max = 2) {
         window32: MEMORY.pci32,
         window64: area.pci64,
       }),
+      new PciHotplug({
+        ...{ gpa: area.pciHotplug.gpa, slots: DEVICE_SLOTS },
+        ...{ notify: noop, onEject: noop },
+      }),
       new Serial({ port: PORTS.serial.base, gsi: GSI.serial }),
       new Cmos({
         port: PORTS.cmos.base,
@@ -42,7 +47,12 @@ function machine(boot = 1, max = 2) {
         onReset: noop,
       }),
       new Shutdown({ port: PORTS.shutdown.base, onReset: noop, onPowerOff: noop }),
-      new Ged({ gpa: area.ged.gpa, gsi: GSI.ged, irq: { trigger: noop }, scans: {} }),
+      new Ged({
+        gpa: area.ged.gpa,
+        gsi: GSI.ged,
+        irq: { trigger: noop },
+        scans: { pci: PCI_SCAN },
+      }),
     ],
     boot,
   );
@@ -233,7 +243,22 @@ describe('the DSDT', () => {
     expect(await interpret('evaluate \\_SB.GED._EVT 13', dsdt, 8)).toMatch(
       /Device Notify on \[PWRB\] \S+ Value 0x80/,
     );
-    expect(await interpret('evaluate \\_SB.GED._EVT 13', dsdt, 0xf7)).not.toContain('Notify on');
+    expect(await interpret('evaluate \\_SB.GED._EVT 13', dsdt, 0xf7)).not.toContain('[PWRB]');
+  });
+
+  test('an event with the bit of PCI has the guest look at slots, and asks it for some', async () => {
+    const said = await interpret('evaluate \\_SB.GED._EVT 13', table('DSDT').bytes, 4);
+    const notified = [...said.matchAll(/Notify on \[(S\d{3})\] \S+ Value (0x\d\d)/g)];
+    const slots = ['S002', 'S010', 'S018', 'S026'];
+    // The interpreter notifies from threads, in any order.
+    expect(notified.map(([, slot, value]) => `${value} ${slot}`).sort()).toEqual(
+      ['0x01', '0x03'].flatMap((value) => slots.map((slot) => `${value} ${slot}`)),
+    );
+  });
+
+  test('letting go of a slot writes its bit', async () => {
+    const said = await interpret('evaluate \\_SB.PC00.S031._EJ0 1', table('DSDT').bytes);
+    expect(said).not.toMatch(/ERROR|Exception|AE_/);
   });
 
   test('_OSC grants what the machine has, and marks what it withholds or does not know', async () => {
@@ -262,7 +287,7 @@ describe('the DSDT', () => {
   test('every _CRS survives the conversion to resources and back', async () => {
     const said = await interpret('resources', table('DSDT').bytes);
 
-    expect(said.match(/EndTag Resource/g)).toHaveLength(6);
+    expect(said.match(/EndTag Resource/g)).toHaveLength(7);
     expect(said).not.toMatch(/ERROR|Invalid|mismatch/i);
   });
 });

@@ -187,8 +187,7 @@ export const bitAnd = arithmetic(0x7b);
 export const bitOr = arithmetic(0x7d);
 
 export const store = (value: Term, target: Aml): Aml => bytes(0x70, term(value), target);
-export const notify = (target: string, value: number): Aml =>
-  bytes(0x86, path(target), term(value));
+export const notify = (target: string, value: Term): Aml => bytes(0x86, path(target), term(value));
 export const call = (at: string, ...args: Term[]): Aml => bytes(path(at), ...args.map(term));
 export const createDwordField = (source: Aml, offset: number, at: string): Aml =>
   bytes(0x8a, source, term(offset), path(at));

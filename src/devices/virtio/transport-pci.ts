@@ -49,6 +49,7 @@ interface Region {
 
 export class VirtioPci implements AccessHandler, PciFunction {
   readonly space: ConfigSpace;
+  readonly resize: ((sizeBytes: number) => Promise<void>) | undefined;
   readonly #options: VirtioPciOptions;
   readonly #device: VirtioDevice;
   readonly #common: CommonConfig;
@@ -73,6 +74,7 @@ export class VirtioPci implements AccessHandler, PciFunction {
     this.#options = options;
     this.#device = device;
     this.#barGpa = bar.gpa;
+    this.resize = device.resize?.bind(device);
     this.#common = new CommonConfig({
       features: device.features | F_VERSION_1,
       queueSizes: device.queueSizes,
