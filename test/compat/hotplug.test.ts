@@ -1,10 +1,20 @@
 /** Devices that come and go while a guest runs, and what is answered when they cannot. */
-import { readdirSync, readFileSync, truncateSync, writeFileSync } from 'node:fs';
+import {
+  closeSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  statSync,
+  truncateSync,
+  writeFileSync,
+} from 'node:fs';
 import { join } from 'node:path';
-import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest';
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
+import { native } from '../../src/native.ts';
 import { bareGuest } from '../support/bare-guest.ts';
+import { tapFiles } from '../support/tap-exec.ts';
 import { guestConfig } from './support/guests.ts';
-import { type Answer, VmmProcess } from './support/vmm-process.ts';
+import { type Answer, parseAnswer, requestText, VmmProcess } from './support/vmm-process.ts';
 
 const WAIT_MS_MAX = 8000;
 const CYCLES = 100;
@@ -205,6 +215,105 @@ function holdings() {
     privateKib: Number(/Private_Dirty:\s+(\d+)/.exec(rollup)?.[1]),
   };
 }
+
+describe('a network card whose tap somebody else has opened', () => {
+  /** Sends a request with files. */
+  const putNet = (body: object, fds: readonly number[]): Promise<Answer> =>
+    new Promise((resolve) => {
+      const into = new Uint8Array(4096);
+      let text = '';
+      const socket = new native.FdSocket(native.unixStreams.connect(vmm.socket), {
+        ...{ into, onEnd: () => socket.end(), onDrain: () => {} },
+        onData: (sizeBytes) => {
+          text += Buffer.from(into.subarray(0, sizeBytes)).toString('latin1');
+          socket.end();
+        },
+        onClose: () => resolve(parseAnswer(text)),
+      });
+      socket.sendFds(Buffer.from(requestText('PUT', '/api/v1/vm.add-net', body)), fds);
+    });
+
+  const open = () => holdings().fds;
+
+  let taps: number[] = [];
+  beforeEach(async () => {
+    taps = await tapFiles(2);
+    await bootPlug({ cpus: { boot_vcpus: 2, max_vcpus: 2, max_phys_bits: 36 } });
+  });
+  afterEach(() => {
+    for (const fd of taps) closeSync(fd);
+  });
+
+  test('is added, outlives a reboot, and its files are closed with it', async () => {
+    const before = open();
+    const added = await putNet({ id: 'n', num_queues: 4 }, taps);
+    expect(added).toMatchObject({ status: 200, body: { id: 'n', bdf: '0000:00:02.0' } });
+    expect((await info()).config['net']).toMatchObject([
+      { fds: [expect.any(Number), expect.any(Number)] },
+    ]);
+    expect(await vmm.put('vm.reboot')).toMatchObject({ status: 204 });
+    await until('the guest is ready again', () => serial().includes('ready'));
+    expect(await vmm.put('vm.remove-device', { id: 'n' })).toMatchObject({ status: 204 });
+    await gone('n');
+    await until('its files are closed', () => open() <= before);
+  });
+
+  test('is part of the config before a boot, and goes with it', async () => {
+    await vmm.put('vm.delete');
+    await vmm.put('vm.create', plugConfig());
+    const before = open();
+    expect(await putNet({}, taps.slice(0, 1))).toMatchObject({ status: 204 });
+    expect(open()).toBeGreaterThan(before);
+    expect(await vmm.put('vm.boot')).toMatchObject({ status: 204 });
+    expect(await vmm.put('vm.delete')).toMatchObject({ status: 204 });
+    await until('its files are closed', () => open() <= before);
+  });
+
+  test('needs a file for each pair, and each of a tap; others are closed', async () => {
+    const before = [open(), JSON.stringify(await info())];
+    const wrong = await putNet({ num_queues: 2 }, taps);
+    expect([wrong.status, texts(wrong)]).toEqual([
+      400,
+      expect.stringContaining('does not match the number of FDs (4)'),
+    ]);
+    const noTap = openSync(file('d'), 'r+');
+    expect(await putNet({}, [noTap])).toMatchObject({ status: 400 });
+    closeSync(noTap);
+    await until('as much is open', async () => open() === before[0]);
+    expect(JSON.stringify(await info())).toBe(before[1]);
+  });
+});
+
+describe('a disk gets another size', () => {
+  beforeEach(() => bootPlug());
+
+  test('larger, smaller, running and paused; its file has it', async () => {
+    const path = file('d', 1 << 20);
+    expect(await vmm.put('vm.add-disk', { path, id: 'd' })).toMatchObject({ status: 200 });
+    for (const [verb, desired_size] of [
+      ['vm.pause', 4 << 20],
+      ['vm.resume', 512],
+    ] as const) {
+      expect(await vmm.put(verb)).toMatchObject({ status: 204 });
+      const answer = await vmm.put('vm.resize-disk', { id: 'd', desired_size });
+      expect(answer).toMatchObject({ status: 204 });
+      expect(statSync(path).size).toBe(desired_size);
+    }
+  });
+
+  test.each([
+    ['none', { id: 'd', desired_size: 0 }, 400, 'desired_size is 0'],
+    ['part of a sector', { id: 'd', desired_size: 1000 }, 400, 'not a multiple of 512'],
+    ['of a disk that is not there', { id: 'x', desired_size: 512 }, 404, 'identifier: x'],
+    ['of what is no disk', { id: '__rng', desired_size: 512 }, 404, 'identifier: __rng'],
+  ])('%s is refused, and nothing changes', async (_, body, status, text) => {
+    const path = file('d', 1 << 20);
+    expect(await vmm.put('vm.add-disk', { path, id: 'd' })).toMatchObject({ status: 200 });
+    const answer = await vmm.put('vm.resize-disk', body);
+    expect([answer.status, texts(answer)]).toEqual([status, expect.stringContaining(text)]);
+    expect(statSync(path).size).toBe(1 << 20);
+  });
+});
 
 describe('a guest that never lets go', () => {
   beforeEach(() => boot(guestConfig(vmm.folder)));
