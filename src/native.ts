@@ -24,7 +24,7 @@ import type {
   UartOptions,
 } from './native-serial.ts';
 import type { FdListener, FdListenerOptions, FdSocket, FdSocketOptions } from './native-sockets.ts';
-import type { NativeUnixStreams, SharedQueue, SharedRegion } from './native-vhost.ts';
+import type { FileWindow, NativeUnixStreams, SharedQueue, SharedRegion } from './native-vhost.ts';
 import type { VsockEngineOptions } from './native-vsock.ts';
 
 /** One range of guest RAM. Ranges do not overlap; `gpa` and `sizeBytes` are multiples of 4 KiB. */
@@ -48,6 +48,8 @@ export interface RegionOptions {
   privateCopy?: boolean;
   /** The guest's writes go nowhere, and no device may write there. */
   readonly?: boolean;
+  /** The guest may give its contents back: it is RAM, not a file of somebody's. */
+  discardable?: boolean;
 }
 
 /** Guest RAM. Never an ArrayBuffer: a copy in or out is checked, whatever the guest does. */
@@ -70,6 +72,12 @@ export interface GuestMemory {
   load(gpa: number, fd: number, offset: number, length: number): Promise<void>;
   /** Touches every page on a worker thread, so that no access faults later. */
   prefault(): Promise<void>;
+  /**
+   * Gives the host back what lies in `ranges`, pairs of address and length, on a worker thread: it
+   * reads as zero afterwards. What is no discardable region, or no whole page, stays as it is.
+   * Rejects with the last failure when it has tried all of them.
+   */
+  discard(ranges: Float64Array): Promise<void>;
   /** What another process can map. */
   regions(): SharedRegion[];
   /** Idempotent. Call it when no Vm uses the RAM: what is mapped is unmapped, on a worker. */
@@ -166,6 +174,8 @@ export interface Chain {
   read(into: Uint8Array, offset?: number): number;
   /** Copies into the driver's room, from `offset` on. Returns how many bytes fitted. */
   write(from: Uint8Array, offset?: number): number;
+  /** Where the room is in guest RAM, in pairs of address and length; 1024 at most. */
+  writableRanges(): Float64Array;
   /** Gives it back with its first `writtenBytes` filled. A second time, or too late: nothing. */
   complete(writtenBytes: number): void;
 }
@@ -303,6 +313,9 @@ export interface Vm {
   /** From now on a write to `gpa`, of any width, signals `kick` within KVM. */
   attachKick(gpa: number, kick: EventFd): void;
   detachKick(gpa: number, kick: EventFd): void;
+  /** The guest finds the window at `gpa` from now on, and nowhere else. @throws SystemError */
+  attachWindow(gpa: number, window: FileWindow): void;
+  detachWindow(window: FileWindow): void;
   /** @throws SystemError ENOSPC if no GSI is left. */
   msi(irq: EventFd): Msi;
   uart(options: UartOptions): Uart16550;
@@ -310,6 +323,8 @@ export interface Vm {
   pmTimer(port: number): void;
   /** Ports that swallow writes and read all ones on vCPU threads: 0x80 and the like. */
   sink(port: number, count: number): void;
+  /** A port that prints to `output`, which is to be open until the Vm has stopped. */
+  debugPort(port: number, output: BytePort): void;
   /** Carries the plan out; vCPUs exist afterwards, and have not run. Once in the life of a Vm. */
   boot(plan: BootPlan): Promise<void>;
   run(): void;
@@ -329,6 +344,10 @@ export interface Native {
     memory: GuestMemory,
     options: VmOptions,
   ) => Vm;
+  /** A multiple of 4 KiB, which costs no memory. @throws SystemError */
+  FileWindow: new (
+    sizeBytes: number,
+  ) => FileWindow;
   EventFd: new () => EventFd;
   Virtqueue: new (options: VirtqueueOptions) => Virtqueue;
   BlockCounters: new () => BlockCounters;
@@ -393,6 +412,9 @@ export const native: Native = {
   },
   get Vm() {
     return addon().Vm;
+  },
+  get FileWindow() {
+    return addon().FileWindow;
   },
   get EventFd() {
     return addon().EventFd;

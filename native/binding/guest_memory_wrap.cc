@@ -3,6 +3,7 @@
 #include <errno.h>
 
 #include <utility>
+#include <vector>
 
 #include "args.h"
 #include "js_queue.h"
@@ -18,6 +19,7 @@ Napi::Function GuestMemoryWrap::Define(Napi::Env env) {
                       InstanceMethod<&GuestMemoryWrap::Write>("write"),
                       InstanceMethod<&GuestMemoryWrap::Load>("load"),
                       InstanceMethod<&GuestMemoryWrap::Prefault>("prefault"),
+                      InstanceMethod<&GuestMemoryWrap::Discard>("discard"),
                       InstanceMethod<&GuestMemoryWrap::Regions>("regions"),
                       InstanceMethod<&GuestMemoryWrap::Close>("close")});
 }
@@ -38,6 +40,7 @@ Napi::Value GuestMemoryWrap::AddRegion(const Napi::CallbackInfo& info) {
   region.file_offset = number("fileOffset");
   region.private_copy = flag("privateCopy");
   region.readonly = flag("readonly");
+  region.discardable = flag("discardable");
   ThrowIfFailed(info.Env(), core_->Add(region), "mmap(guest RAM)");
   return info.Env().Undefined();
 }
@@ -77,6 +80,19 @@ Napi::Value GuestMemoryWrap::Load(const Napi::CallbackInfo& info) {
 Napi::Value GuestMemoryWrap::Prefault(const Napi::CallbackInfo& info) {
   return JsQueue::Of(info.Env()).RunOnWorker(info.Env(), [memory = core_] {
     return Status{-memory->Prefault(), "madvise(MADV_POPULATE_WRITE)"};
+  });
+}
+
+Napi::Value GuestMemoryWrap::Discard(const Napi::CallbackInfo& info) {
+  std::vector<vmm::Discard> discards;
+  const Napi::Float64Array ranges = ToRanges(info[0], "ranges");
+  for (size_t i = 0; i + 1 < ranges.ElementLength(); i += 2)
+    core_->FindDiscards(ToU64(ranges.Get(i), "gpa"), ToU64(ranges.Get(i + 1), "length"), &discards);
+  return JsQueue::Of(info.Env()).RunOnWorker(info.Env(), [discards = std::move(discards)] {
+    int failed = 0;
+    for (const vmm::Discard& discard : discards)
+      if (const int rc = discard.Run(); rc < 0) failed = rc;
+    return Status{-failed, "discard(guest RAM)"};
   });
 }
 

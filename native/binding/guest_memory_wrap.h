@@ -22,6 +22,7 @@ class GuestMemoryWrap : public Napi::ObjectWrap<GuestMemoryWrap> {
   Napi::Value Write(const Napi::CallbackInfo& info);
   Napi::Value Load(const Napi::CallbackInfo& info);
   Napi::Value Prefault(const Napi::CallbackInfo& info);
+  Napi::Value Discard(const Napi::CallbackInfo& info);
   Napi::Value Regions(const Napi::CallbackInfo& info);
   Napi::Value Close(const Napi::CallbackInfo& info);
 

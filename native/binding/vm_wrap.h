@@ -37,12 +37,15 @@ class VmWrap : public Napi::ObjectWrap<VmWrap> {
   Napi::Value MapMemory(const Napi::CallbackInfo& info);
   Napi::Value TscKhz(const Napi::CallbackInfo& info);
   Napi::Value CreateIrq(const Napi::CallbackInfo& info);
+  Napi::Value AttachWindow(const Napi::CallbackInfo& info);
+  Napi::Value DetachWindow(const Napi::CallbackInfo& info);
   Napi::Value AttachKick(const Napi::CallbackInfo& info);
   Napi::Value DetachKick(const Napi::CallbackInfo& info);
   Napi::Value CreateMsi(const Napi::CallbackInfo& info);
   Napi::Value CreateUart(const Napi::CallbackInfo& info);
   Napi::Value AddPmTimer(const Napi::CallbackInfo& info);
   Napi::Value AddSink(const Napi::CallbackInfo& info);
+  Napi::Value AddDebugPort(const Napi::CallbackInfo& info);
   Napi::Value Boot(const Napi::CallbackInfo& info);
   Napi::Value Run(const Napi::CallbackInfo& info);
   Napi::Value Pause(const Napi::CallbackInfo& info);

@@ -14,6 +14,10 @@ namespace {
 
 constexpr uint64_t kPageBytes = 4096;
 
+/// KVM's slots from here on are for windows, those before for RAM. A PCI bus has 31 devices.
+constexpr uint32_t kWindowSlots = 256;
+constexpr size_t kWindowsMax = 31;
+
 /// Where one CPU is all we get, spinning only keeps the other side from answering.
 ExitMailbox::SpinTimes Spin() {
   return UsableCpus() > 1 ? ExitMailbox::SpinTimes{} : ExitMailbox::SpinTimes{0, 0};
@@ -90,6 +94,31 @@ Status Vm::SetSlot(size_t slot, const Region& region) const {
                                            reinterpret_cast<uint64_t>(region.host.get())};
   if (ioctl(vm_.get(), KVM_SET_USER_MEMORY_REGION, &mapped) == 0) return {};
   return {errno, "ioctl(KVM_SET_USER_MEMORY_REGION)", static_cast<int>(slot)};
+}
+
+int Vm::AttachWindow(uint64_t gpa, std::shared_ptr<FileWindow> window) {
+  DetachWindow(*window);
+  const auto free = std::find(windows_.begin(), windows_.end(), nullptr);
+  const auto index = static_cast<size_t>(free - windows_.begin());
+  if (index == kWindowsMax) return -ENOSPC;
+  if (SetWindow(index, gpa, window->size_bytes(), window->host()) < 0) return -errno;
+  if (free == windows_.end()) windows_.emplace_back();
+  windows_[index] = std::move(window);
+  return 0;
+}
+
+void Vm::DetachWindow(const FileWindow& window) {
+  for (size_t i = 0; i < windows_.size(); ++i) {
+    if (windows_[i].get() != &window) continue;
+    SetWindow(i, 0, 0, nullptr);
+    windows_[i] = nullptr;
+  }
+}
+
+int Vm::SetWindow(size_t index, uint64_t gpa, uint64_t size_bytes, std::byte* host) const {
+  const kvm_userspace_memory_region slot{kWindowSlots + static_cast<uint32_t>(index), 0, gpa,
+                                         size_bytes, reinterpret_cast<uint64_t>(host)};
+  return ioctl(vm_.get(), KVM_SET_USER_MEMORY_REGION, &slot);
 }
 
 int Vm::AddNative(Space space, uint64_t base, uint64_t size_bytes,

@@ -12,6 +12,7 @@
 #include "../base/event_fd.h"
 #include "../base/fd.h"
 #include "../base/status.h"
+#include "../memory/file_window.h"
 #include "../memory/guest_memory.h"
 #include "boot_plan.h"
 #include "exit_bus.h"
@@ -51,6 +52,10 @@ class Vm : private VcpuOwner {
 
   /// Takes from the guest the regions that its memory has lost, gives it those that it has gained.
   Status MapMemory();
+  /// The guest finds the window at `gpa`, and nowhere else. 0, or a negative errno: -EEXIST if RAM
+  /// or another window is there, -ENOSPC if there are too many.
+  int AttachWindow(uint64_t gpa, std::shared_ptr<FileWindow> window);
+  void DetachWindow(const FileWindow& window);
   ExitBus& bus() { return bus_; }
   /// A device that lives at least as long as the Vm. 0 or as ExitBus::Claim.
   int AddNative(Space space, uint64_t base, uint64_t size_bytes,
@@ -96,6 +101,7 @@ class Vm : private VcpuOwner {
   Vm(const VmOptions& options, VmFds fds, std::shared_ptr<GuestMemory> memory,
      std::function<void()> wake);
   Status SetSlot(size_t slot, const Region& region) const;
+  int SetWindow(size_t index, uint64_t gpa, uint64_t size_bytes, std::byte* host) const;
   Status PlaceKvmPages(uint64_t tss_gpa) const;
   int SetKick(uint64_t gpa, const EventFd& kick, bool attached) const;
   Status LoadBlobs(const std::vector<Blob>& blobs) const;
@@ -126,6 +132,7 @@ class Vm : private VcpuOwner {
   size_t ended_count_ = 0;
   std::optional<uint64_t> paused_clock_ns_;
 
+  std::vector<std::shared_ptr<FileWindow>> windows_;  // JS thread only: by slot; null if free
   /// JS thread only: by slot, the region that the guest has there; of 0 bytes where it has none.
   /// What KVM maps is unmapped after it, for the slot has a share.
   std::vector<Region> slots_;

@@ -126,6 +126,7 @@ int GuestMemory::Add(const RegionOptions& options) {
     region.file = std::make_shared<const Fd>(std::move(file));
     region.file_offset = options.file_offset;
   }
+  if (options.discardable) region.page_bytes = std::max(kPageBytes, options.huge_page_bytes);
   regions_.push_back(std::move(region));
   Publish();
   return 0;
@@ -139,6 +140,32 @@ std::shared_ptr<Mapping> GuestMemory::Remove(uint64_t gpa) {
   regions_.erase(found);
   Publish();
   return mapping;
+}
+
+int Discard::Run() const {
+  if (file == nullptr) return madvise(host.get(), len, MADV_DONTNEED) < 0 ? -errno : 0;
+  // Of a file, MADV_DONTNEED would only forget the way there.
+  constexpr int kPunch = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE;
+  const int rc =
+      fallocate(file->get(), kPunch, static_cast<off_t>(file_offset), static_cast<off_t>(len));
+  return rc < 0 ? -errno : 0;
+}
+
+void GuestMemory::FindDiscards(uint64_t gpa, uint64_t len, std::vector<Discard>* out) const {
+  const uint64_t wanted_end = len > kGpaEnd - std::min(gpa, kGpaEnd) ? kGpaEnd : gpa + len;
+  for (const BackedRegion& region : regions_) {
+    const uint64_t page = region.page_bytes;
+    const uint64_t begin = std::max(gpa, region.gpa);
+    const uint64_t end = std::min(wanted_end, region.gpa + region.size_bytes);
+    if (page == 0 || begin >= end) continue;
+    const uint64_t from = (begin - region.gpa + page - 1) / page * page;
+    const uint64_t to = (end - region.gpa) / page * page;
+    if (from >= to) continue;
+    out->push_back({{region.mapping, region.host.get() + from},
+                    to - from,
+                    region.file,
+                    region.file_offset + from});
+  }
 }
 
 int GuestMemory::Prefault() const {

@@ -65,6 +65,16 @@ class Regions {
     return fits ? region->host.get() + (gpa - region->gpa) : nullptr;
   }
 
+  /// Where a byte lies that Map has handed out.
+  uint64_t GpaOf(const void* host) const {
+    const auto at = reinterpret_cast<uintptr_t>(host);
+    for (const Region& r : regions_) {
+      const auto start = reinterpret_cast<uintptr_t>(r.host.get());
+      if (at >= start && at - start < r.size_bytes) return r.gpa + (at - start);
+    }
+    return UINT64_MAX;
+  }
+
   /// The same for any length and across regions.
   [[nodiscard]] bool ReadPieces(uint64_t gpa, void* to, uint64_t len) const;
 
@@ -92,6 +102,8 @@ struct RegionOptions {
   uint64_t file_offset = 0;
   bool private_copy = false;  // of the file: what is written stays here
   bool readonly = false;      // the guest's writes go nowhere
+  /// The guest may give its contents back: it is RAM, not a file of somebody's.
+  bool discardable = false;
 };
 
 /// A region as its owner knows it.
@@ -100,6 +112,19 @@ struct BackedRegion : Region {
   /// What another process maps to have the same bytes, from `file_offset` on; null if none can.
   std::shared_ptr<const Fd> file;
   uint64_t file_offset = 0;
+  uint64_t page_bytes = 0;  // what can be discarded; 0 if nothing can
+};
+
+/// Part of a region whose contents nobody needs any more.
+struct Discard {
+  std::shared_ptr<std::byte> host;
+  uint64_t len;
+  std::shared_ptr<const Fd> file;
+  uint64_t file_offset;
+
+  /// Gives the pages back to the host: they read as zero afterwards. 0 or a negative errno.
+  /// Long: any thread but the JS one.
+  int Run() const;
 };
 
 /// Guest RAM, which hotplug changes while engines run. Only the JS thread adds and removes.
@@ -119,6 +144,9 @@ class GuestMemory {
   /// consists of is the caller's to Empty. Null if there is none.
   std::shared_ptr<Mapping> Remove(uint64_t gpa);
   void Clear();
+  /// Appends to `out` what of a range can be discarded: whole pages of RAM, and nothing of files
+  /// that are somebody's.
+  void FindDiscards(uint64_t gpa, uint64_t len, std::vector<Discard>* out) const;
   /// JS thread.
   const std::vector<BackedRegion>& regions() const { return regions_; }
 

@@ -14,7 +14,7 @@ import { OPTIONS, PAYLOADS, type SECCOMP_VALUES } from './cli-options.ts';
 import { type Scanned, scan, UsageError } from './cli-scan.ts';
 import { normaliseCli, normaliseRestore } from './dialects.ts';
 import { helpText, VERSION_TEXT } from './help.ts';
-import { OptionError, parseOptions } from './option-string.ts';
+import { failure, readOptions } from './read-options.ts';
 
 /** A file by its name, or one that was inherited open. */
 type PathOrFd = { path: string } | { fd: number };
@@ -48,6 +48,7 @@ export function parseCommandLine(
   const found = scan(args);
   if (found.has('help')) throw new UsageError(helpText(), 'stdout');
   if (found.has('version')) throw new UsageError(VERSION_TEXT, 'stdout');
+  refuseBackends(found);
   const one = (name: string) => found.get(name)?.[0];
   const [apiSocket, eventMonitor] = [one('api-socket'), one('event-monitor')];
   const [logFile, logFormat, restore] = [one('log-file'), one('log-format'), one('restore')];
@@ -66,11 +67,13 @@ export function parseCommandLine(
   };
 }
 
-const failure = (cause: unknown, ...texts: string[]): VmmError =>
-  texts.reduceRight<unknown>(
-    (inner, text) => new VmmError('invalid-config', text, inner),
-    cause,
-  ) as VmmError;
+/** In 2020 the same program served other VMs' devices, too. */
+function refuseBackends(found: Scanned): void {
+  const backend = OPTIONS.find(({ name, old }) => old && found.has(name));
+  if (!backend) return;
+  const remedy = 'Start a vhost-user backend of its own, as qemu-storage-daemon is for disks';
+  throw failure(new Error(remedy), `Not supported: --${backend.name}`);
+}
 
 function checkLogFormat(format: string): void {
   const unknown = unknownToken(format);
@@ -96,34 +99,16 @@ const MONITOR: Schema = {
 };
 
 function monitorOf(text: string): PathOrFd {
-  const options = parsed('event-monitor', MONITOR, text);
+  const options = readOptions('--event-monitor', MONITOR, text);
   if (Object.keys(options).length === 1) return options as PathOrFd;
   throw failure(new Error('Give either path= or fd='), 'Error parsing --event-monitor');
 }
 
 const restoreOf = (text: string): RestoreConfig =>
   within(
-    () => normaliseRestore(parsed('restore', SCHEMAS.restore, text)),
+    () => normaliseRestore(readOptions('--restore', SCHEMAS.restore, text)),
     (error) => failure(error, 'Error parsing restore'),
   );
-
-/** The options in an option's value, and the first that it lacks. */
-function parsed(name: string, schema: Schema, text: string): Record<string, unknown> {
-  let options: Record<string, unknown>;
-  try {
-    options = parseOptions(schema, text);
-  } catch (error) {
-    if (!(error instanceof OptionError)) throw error;
-    throw failure(error, `Error parsing --${name}`);
-  }
-  const lacking = schema.required?.find((field) => {
-    const { default: fallback, wire } = schema.properties?.[field] ?? {};
-    return options[field] === undefined && fallback === undefined && !wire?.drawn;
-  });
-  if (lacking === undefined) return options;
-  const key = schema.properties?.[lacking]?.cli?.key ?? lacking;
-  throw failure(undefined, `Error parsing --${name}: ${key} missing`);
-}
 
 function configOf(found: Scanned, host: HostFacts): VmConfig {
   const body = within(
@@ -177,5 +162,5 @@ const defaultOf = (field: string): unknown => SCHEMAS.vmCreate.properties?.[fiel
 
 function readValue(name: string, schema: Schema, text: string): unknown {
   if (schema.type === 'boolean') return true;
-  return schema.type === 'string' ? text : parsed(name, schema, text);
+  return schema.type === 'string' ? text : readOptions(`--${name}`, schema, text);
 }

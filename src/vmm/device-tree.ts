@@ -31,8 +31,13 @@ export type DeviceTree = Readonly<Record<string, DeviceNode>>;
 const leaf = (id: string): DeviceNode => ({ id, resources: [], children: [] });
 
 /** The devices that are on no bus. */
-export function platformNodes({ serial }: { serial: boolean }): DeviceTree {
-  const ids = ['__ioapic', ...(serial ? ['__serial'] : [])];
+export function platformNodes(there: { serial: boolean; debugConsole: boolean }): DeviceTree {
+  const { serial, debugConsole } = there;
+  const ids = [
+    '__ioapic',
+    ...(serial ? ['__serial'] : []),
+    ...(debugConsole ? ['__debug_console'] : []),
+  ];
   return Object.fromEntries(ids.map((id) => [id, leaf(id)]));
 }
 

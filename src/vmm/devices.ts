@@ -17,10 +17,11 @@ import {
   GenericVhostUserConfig,
   openGeneric,
 } from '../devices/vhost-user/generic.ts';
-import { BalloonConfig } from '../devices/virtio/balloon.ts';
+import { Balloon, BalloonConfig } from '../devices/virtio/balloon.ts';
 import { Block, DiskConfig } from '../devices/virtio/block.ts';
 import { Console, ConsoleConfig } from '../devices/virtio/console.ts';
 import type { VirtioDevice } from '../devices/virtio/device.ts';
+import { Mem } from '../devices/virtio/mem.ts';
 import { Net, NetConfig } from '../devices/virtio/net.ts';
 import { Pmem, PmemConfig } from '../devices/virtio/pmem.ts';
 import { Rng, RngConfig } from '../devices/virtio/rng.ts';
@@ -28,6 +29,7 @@ import { RtcConfig } from '../devices/virtio/rtc.ts';
 import { Vsock, VsockConfig } from '../devices/virtio/vsock.ts';
 import { WatchdogConfig } from '../devices/virtio/watchdog.ts';
 import { VmmError } from '../errors.ts';
+import { hasBlocks, MemoryConfig } from './config/memory.ts';
 
 /** What is in a slot, or what a virtio transport carries there. */
 type Device = VirtioDevice | PciFunction;
@@ -55,6 +57,8 @@ interface Kind<S extends TSchema, D extends Device> {
   create?(config: Static<S>, context: DeviceContext): D | Promise<D>;
   /** What it found out of what its config leaves open: fields to be written there. */
   found?(device: D): object;
+  /** What of that the next boot must not find otherwise. */
+  kept?(device: D): object;
   /** What of a config cannot be served yet, such as ` image_type Qcow2`; '' is all of it. */
   unserved?(config: Static<S>): string[];
 }
@@ -62,9 +66,6 @@ interface Kind<S extends TSchema, D extends Device> {
 const kind = <S extends TSchema, D extends Device, const N extends Named>(
   it: Kind<S, D> & N,
 ): Kind<S, D> & N => it;
-
-const otherThan = (value: string, served: readonly string[]): string[] =>
-  served.includes(value) ? [] : [` ${value}`];
 
 /**
  * In the order in which a boot gives out PCI slots and ids. A VM has any number of the devices with
@@ -93,6 +94,7 @@ export const DEVICES = {
     check: (config, at) => Net.check(config, at),
     create: (config, context) => new Net(config, context),
     found: ({ hostMac }) => ({ host_mac: hostMac }),
+    kept: ({ kept }) => kept,
     unserved: (config) => Net.unserved(config),
   }),
   rng: kind({
@@ -120,7 +122,17 @@ export const DEVICES = {
     check: (config) => Vsock.check(config),
     create: (config, context) => new Vsock(config, context),
   }),
-  balloon: kind({ schema: BalloonConfig, id: '__balloon' }),
+  memory: kind({
+    schema: MemoryConfig,
+    id: 'mem0',
+    isPresent: hasBlocks,
+    create: (_, context) => new Mem(context.blocks, context),
+  }),
+  balloon: kind({
+    schema: BalloonConfig,
+    id: '__balloon',
+    create: (config, context) => new Balloon(config, context),
+  }),
   watchdog: kind({ schema: WatchdogConfig, id: '__watchdog' }),
   vdpa: kind({ schema: VdpaConfig, idPrefix: '_vdpa' }),
   rtc: kind({ schema: RtcConfig, id: '__rtc' }),
@@ -133,7 +145,7 @@ export const DEVICES = {
     schema: DebugConsoleConfig,
     id: '__debug_console',
     isOffBus: true,
-    unserved: ({ mode }) => otherThan(mode, ['Off']),
+    unserved: () => [],
   }),
 } as const;
 
@@ -219,6 +231,12 @@ export function checkPluggable(wanted: WantedDevice): void {
 
 export const notSupported = (names: readonly string[]): string =>
   `Not supported yet: ${names.join(', ')}`;
+
+export const findBalloon = (devices: Iterable<VirtioDevice | PciFunction>): Balloon | undefined =>
+  [...devices].find((device) => device instanceof Balloon);
+
+export const findMem = (devices: Iterable<VirtioDevice | PciFunction>): Mem | undefined =>
+  [...devices].find((device) => device instanceof Mem);
 
 /** The id of a device in a config whose devices have all got theirs. */
 export const deviceId = ({ kind, config }: WantedDevice): string =>

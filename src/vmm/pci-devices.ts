@@ -9,12 +9,17 @@ import { DEVICE_SLOTS, type PciBus } from '../devices/pci/bus.ts';
 import type { PciHotplug } from '../devices/pci/hotplug.ts';
 import type { VirtioDevice } from '../devices/virtio/device.ts';
 import { BAR_BYTES } from '../devices/virtio/pci-capabilities.ts';
-import { VirtioPci, type VirtioPciOptions } from '../devices/virtio/transport-pci.ts';
+import {
+  sharedMemoryBarBytes,
+  VirtioPci,
+  type VirtioPciOptions,
+} from '../devices/virtio/transport-pci.ts';
 import { VmmError } from '../errors.ts';
 import type { GuestMemory, Vm } from '../native.ts';
 import { highestFree, lowestFree } from './allocator.ts';
 import { bdfOf, type DeviceTree, functionNodes } from './device-tree.ts';
 import { deviceId, type WantedDevice } from './devices.ts';
+import type { OnEvent } from './events.ts';
 import { type DeviceArea, type GpaRange, MEMORY } from './layout.ts';
 
 /** As far apart BARs lie. A guest's firmware tables tell of the windows, not of this. */
@@ -31,8 +36,7 @@ export interface PciDevicesOptions
   bus: PciBus;
   hotplug: Pick<PciHotplug, 'plug' | 'unplug' | 'forget'>;
   area: DeviceArea;
-  /** A device that was to be removed is gone, and all that it had is free. */
-  onRemoved?(device: { id: string; bdf: string }): void;
+  onEvent: OnEvent;
 }
 
 interface Attached {
@@ -41,6 +45,7 @@ interface Attached {
   kind: string;
   windows: GpaRange[];
   slot: number;
+  device: VirtioDevice | PciFunction;
   pci: PciFunction;
   isVirtio: boolean;
   isRemovable: boolean;
@@ -57,6 +62,8 @@ export class PciDevices {
   #reserved: GpaRange[] = [];
   /** By device id, what each found out of what its config leaves open. */
   readonly found = new Map<string, object>();
+  /** What of that the next boot must not find otherwise. */
+  readonly kept = new Map<string, object>();
 
   private constructor(options: PciDevicesOptions) {
     this.#options = options;
@@ -82,8 +89,25 @@ export class PciDevices {
     return devices;
   }
 
+  get all(): (VirtioDevice | PciFunction)[] {
+    return this.#attached.map(({ device }) => device);
+  }
+
+  /** Whether one of them could not be told of another region of RAM. */
+  get hasMostMemory(): boolean {
+    const count = this.#options.memory.regions().length;
+    return this.all.some(({ regionsMax = Number.POSITIVE_INFINITY }) => count >= regionsMax);
+  }
+
+  /** Resolves when all know where RAM is now. */
+  async memoryChanged(): Promise<void> {
+    await Promise.all(this.all.map((device) => device.memoryChanged?.()));
+  }
+
   get nodes(): DeviceTree {
-    return functionNodes(this.#attached.map(({ pci, ...rest }) => ({ ...rest, bars: pci.bars })));
+    return functionNodes(
+      this.#attached.map(({ device: _, pci, ...rest }) => ({ ...rest, bars: pci.bars })),
+    );
   }
 
   /** Of each device that counts, by id. */
@@ -136,8 +160,8 @@ export class PciDevices {
    */
   async resize(id: string, sizeBytes: number): Promise<void> {
     const device = this.#attached.find((other) => other.id === id && !other.isWanted);
-    if (!device?.pci.resize) throw unknownId(id);
-    await device.pci.resize(sizeBytes);
+    if (!device?.pci.resizeDisk) throw unknownId(id);
+    await device.pci.resizeDisk(sizeBytes);
   }
 
   /** Resolves when no request is in flight anywhere. The vCPUs stand still meanwhile. */
@@ -157,14 +181,14 @@ export class PciDevices {
 
   /** @param isPlugged the guest may be at work on the bus. */
   async #attach(wanted: WantedDevice, slot: number, isPlugged: boolean): Promise<void> {
-    const { vm, bus, memory, console, rateLimitGroups, onWarning } = this.#options;
+    const { vm, bus, memory, console, rateLimitGroups, onWarning, blocks } = this.#options;
     const { kind, config } = wanted;
     const id = deviceId(wanted);
     const windows: GpaRange[] = [];
     const placeBar = (width: 32 | 64, sizeBytes: number) => this.#placeBar(id, width, sizeBytes);
     try {
       const device = await kind.create?.(config, {
-        ...{ id, memory, rateLimitGroups, onWarning, console, vm, placeBar },
+        ...{ id, memory, rateLimitGroups, onWarning, console, vm, placeBar, blocks },
         mapFile: (mapping) => {
           const window = this.#place(id, mapping, isPlugged);
           this.#map(id, mapping, window, windows);
@@ -178,9 +202,10 @@ export class PciDevices {
       const pci = isVirtio ? await this.#carry(device, id, width) : device;
       bus.add(slot, pci.space);
       const isRemovable = 'idPrefix' in kind;
-      const attached = { ...{ id, kind: wanted.at, windows, slot, pci }, isVirtio, isRemovable };
-      this.#attached.push({ ...attached, isWanted: false });
+      const attached = { ...{ id, kind: wanted.at, windows, slot, device, pci }, isVirtio };
+      this.#attached.push({ ...attached, isRemovable, isWanted: false });
       if (kind.found) this.found.set(id, kind.found(device));
+      if (kind.kept) this.kept.set(id, kind.kept(device));
     } catch (error) {
       await this.#unmap(windows);
       throw error;
@@ -190,7 +215,7 @@ export class PciDevices {
   }
 
   async #detach({ id, slot, pci, windows }: Attached): Promise<void> {
-    const { bus, hotplug, onWarning, onRemoved } = this.#options;
+    const { bus, hotplug, onWarning, onEvent } = this.#options;
     bus.remove(slot);
     pci.unplug();
     hotplug.forget(slot);
@@ -203,16 +228,22 @@ export class PciDevices {
     this.found.delete(id);
     const at = this.#attached.findIndex((other) => other.pci === pci);
     if (at !== -1) this.#attached.splice(at, 1);
-    onRemoved?.({ id, bdf: bdfOf(slot) });
+    onEvent({ source: 'vm', event: 'device-removed', properties: { id, bdf: bdfOf(slot) } });
   }
 
   /** The transport of a virtio device, which is disposed of if there can be none. */
   async #carry(device: VirtioDevice, id: string, width: 32 | 64): Promise<VirtioPci> {
-    const { memory, vm, native, onWarning } = this.#options;
+    const { memory, vm, native, onWarning, onEvent } = this.#options;
     try {
       const bar = { width, gpa: this.#placeBar(id, width, BAR_BYTES) };
       const warn = (reason: string) => onWarning(`Device ${id}: ${reason}`);
-      return new VirtioPci({ device, memory, vm, native, bar, onWarning: warn });
+      const tell = (event: 'activated' | 'reset') => () =>
+        onEvent({ source: 'virtio-device', event, properties: { id } });
+      const sharedMemoryGpa = this.#placeSharedMemory(device, id);
+      return new VirtioPci({
+        ...{ device, memory, vm, native, bar, sharedMemoryGpa, onWarning: warn },
+        ...{ onActivated: tell('activated'), onReset: tell('reset') },
+      });
     } catch (cause) {
       await device[Symbol.asyncDispose]();
       if (cause instanceof VmmError) throw cause;
@@ -227,6 +258,11 @@ export class PciDevices {
     if (gpa === undefined) throw noAddresses(id);
     this.#reserved.push({ gpa, sizeBytes });
     return gpa;
+  }
+
+  #placeSharedMemory({ sharedMemory }: VirtioDevice, id: string): number | undefined {
+    if (!sharedMemory) return undefined;
+    return this.#placeBar(id, 64, sharedMemoryBarBytes(sharedMemory.sizeBytes));
   }
 
   /** Where BARs are now, wherever the guest has put them, and files. */

@@ -3,6 +3,7 @@
  * are stands in their own files; here only who gets which address, line and callback.
  */
 import { Ged } from '../devices/acpi/ged.ts';
+import { MEMORY_SCAN, MemoryHotplug } from '../devices/acpi/memory-hotplug.ts';
 import { Shutdown } from '../devices/acpi/shutdown.ts';
 import type { AmlSource, BusDevice } from '../devices/device.ts';
 import { Cmos } from '../devices/legacy/cmos.ts';
@@ -11,7 +12,15 @@ import { Serial } from '../devices/legacy/serial.ts';
 import { DEVICE_SLOTS, PciBus } from '../devices/pci/bus.ts';
 import { PCI_SCAN, PciHotplug } from '../devices/pci/hotplug.ts';
 import type { Vm } from '../native.ts';
-import { type DeviceArea, ECAM_SEGMENT_BYTES, GSI, MEMORY, PORTS, ramRegions } from './layout.ts';
+import {
+  type DeviceArea,
+  ECAM_SEGMENT_BYTES,
+  type GpaRange,
+  GSI,
+  MEMORY,
+  PORTS,
+  ramRegions,
+} from './layout.ts';
 
 export interface PlatformOptions {
   vm: Vm;
@@ -30,6 +39,10 @@ export interface Platform {
   pci: PciBus;
   pciHotplug: PciHotplug;
   pressPowerButton: () => void;
+  /** Whether another module of memory can be plugged. */
+  readonly hasMemorySlot: boolean;
+  /** Puts a module of memory there, and has the guest look. */
+  plugMemory: (range: GpaRange) => void;
   /** All that the guest's firmware tables tell of. */
   aml: AmlSource[];
 }
@@ -45,9 +58,10 @@ export function buildPlatform(options: PlatformOptions): Platform {
     window64: area.pci64,
   });
   const shutdown = new Shutdown({ port: PORTS.shutdown.base, onReset, onPowerOff });
+  const memory = new MemoryHotplug({ gpa: area.memoryHotplug.gpa });
   const ged = new Ged({
     ...{ gpa: area.ged.gpa, gsi: GSI.ged, irq: vm.irq(GSI.ged) },
-    scans: { pci: PCI_SCAN },
+    scans: { memory: MEMORY_SCAN, pci: PCI_SCAN },
   });
   const pciHotplug = new PciHotplug({
     ...{ gpa: area.pciHotplug.gpa, slots: DEVICE_SLOTS, onEject },
@@ -63,7 +77,7 @@ export function buildPlatform(options: PlatformOptions): Platform {
   const i8042 = new I8042({ port: PORTS.i8042.base, onReset });
   const serial = new Serial({ port: PORTS.serial.base, gsi: GSI.serial });
 
-  for (const device of [pci.ports, pci.ecam, pciHotplug, shutdown, ged, cmos, i8042])
+  for (const device of [pci.ports, pci.ecam, pciHotplug, shutdown, ged, cmos, i8042, memory])
     claim(vm, device);
   vm.pmTimer(PORTS.pmTimer.base);
   for (const { base, count } of [PORTS.post, PORTS.firmwareDebug]) vm.sink(base, count);
@@ -72,7 +86,14 @@ export function buildPlatform(options: PlatformOptions): Platform {
     pci,
     pciHotplug,
     pressPowerButton,
-    aml: [pci, pciHotplug, shutdown, ged, cmos, ...(options.serial ? [serial] : [])],
+    get hasMemorySlot() {
+      return memory.hasRoom;
+    },
+    plugMemory: ({ gpa, sizeBytes }) => {
+      memory.insert(gpa, sizeBytes);
+      ged.notify('memory');
+    },
+    aml: [pci, pciHotplug, shutdown, ged, cmos, memory, ...(options.serial ? [serial] : [])],
   };
 }
 

@@ -5,7 +5,7 @@
 import { closeSync } from 'node:fs';
 import { errorChain, VmmError } from '../errors.ts';
 import { checkBootable, checkChange, checkConfig } from './config/check.ts';
-import { ramBytes } from './config/memory.ts';
+import { ramBytes, resizedRam } from './config/memory.ts';
 import {
   checkDiskSize,
   type ResizeDiskConfig,
@@ -24,6 +24,7 @@ import {
   lastDevice,
   withFound,
 } from './devices.ts';
+import type { OnEvent, VmmEvent } from './events.ts';
 import { nextState, notCreated, type State, type Verb } from './states.ts';
 import { checkFiles, Vm } from './vm.ts';
 
@@ -35,6 +36,7 @@ export interface VmmOptions {
   /** A guest has begun to run. */
   onBooted: () => void;
   onWarning: (message: string) => void;
+  onEvent: OnEvent;
 }
 
 export interface VmInfo<Dialect> {
@@ -66,6 +68,17 @@ export interface PlacedDevice {
   id: string;
   bdf: string;
 }
+
+/** What the event monitor is told of a VM. */
+type VmStep = Exclude<Extract<VmmEvent, { source: 'vm' }>['event'], 'device-removed'>;
+
+/** Of verbs: before the work, and after it if it did not fail. */
+const STEPS: { readonly [V in Verb]?: readonly [VmStep, VmStep] } = {
+  boot: ['booting', 'booted'],
+  pause: ['pausing', 'paused'],
+  resume: ['resuming', 'resumed'],
+  resize: ['resizing', 'resized'],
+};
 
 /** The outermost text of a failure, by verb. */
 const FAILURE: Record<Verb | 'info', string> = {
@@ -120,7 +133,7 @@ export class Vmm<Dialect> {
     if (!this.#created) throw new VmmError('not-created', FAILURE.info, notCreated());
     const { dialect, found } = this.#created;
     const config = withFound(this.#created.config, found);
-    const memoryActualSize = ramBytes(config.memory);
+    const memoryActualSize = this.#vm?.memoryActualSize ?? ramBytes(config.memory);
     const tree = this.#vm && { deviceTree: this.#vm.deviceTree };
     return { config, dialect, state: this.#state, memoryActualSize, ...tree };
   }
@@ -168,10 +181,7 @@ export class Vmm<Dialect> {
 
   delete(): Promise<void> {
     return this.#do('delete', async () => {
-      await this.#shutdown();
-      this.#created?.consoles.close();
-      closeAll(this.#created?.fds);
-      this.#created = undefined;
+      await this.#delete();
     });
   }
 
@@ -201,7 +211,7 @@ export class Vmm<Dialect> {
         );
       if (ramBytes !== undefined)
         await this.#amend(
-          ({ memory, ...rest }) => ({ ...rest, memory: { ...memory, size: ramBytes } }),
+          ({ memory, ...rest }) => ({ ...rest, memory: resizedRam(memory, ramBytes) }),
           (vm) => vm.resizeRam(ramBytes),
         );
       if (balloonBytes !== undefined)
@@ -260,9 +270,8 @@ export class Vmm<Dialect> {
   async exit(code: number): Promise<void> {
     if (this.#exiting) return;
     this.#exiting = true;
-    await this.#exclusively(() => this.#shutdown());
-    this.#created?.consoles.close();
-    this.#options.onExit(code);
+    await this.#exclusively(() => this.#delete());
+    this.#leave(code);
   }
 
   /** Changes the config, and first the VM if it is booted: a config that it refuses is not kept. */
@@ -312,6 +321,7 @@ export class Vmm<Dialect> {
       onPowerOff: once(() => this.#powerOff()),
       onError: (error) => this.#options.onWarning(error.message),
       onWarning: this.#options.onWarning,
+      onEvent: this.#options.onEvent,
     });
     created.config = config;
     created.found = this.#vm.found;
@@ -320,6 +330,8 @@ export class Vmm<Dialect> {
   }
 
   async #shutdown(): Promise<void> {
+    if (this.#vm && this.#created)
+      this.#created.config = withFound(this.#created.config, this.#vm.kept);
     await this.#vm?.shutdown();
     this.#vm = undefined;
     this.#owed = undefined;
@@ -329,6 +341,26 @@ export class Vmm<Dialect> {
   async #powerDown(): Promise<void> {
     await this.#shutdown();
     this.#created?.consoles.hangUp();
+    this.#tell('shutdown');
+  }
+
+  async #delete(): Promise<void> {
+    const { vm, created } = { vm: this.#vm, created: this.#created };
+    await this.#shutdown();
+    if (vm) this.#tell('shutdown');
+    created?.consoles.close();
+    closeAll(created?.fds);
+    this.#created = undefined;
+    if (created) this.#tell('deleted');
+  }
+
+  #leave(code: number): void {
+    this.#options.onEvent({ source: 'vmm', event: 'shutdown' });
+    this.#options.onExit(code);
+  }
+
+  #tell(event: VmStep): void {
+    this.#options.onEvent({ source: 'vm', event });
   }
 
   #keep(config: VmConfig, dialect: Dialect): void {
@@ -346,9 +378,11 @@ export class Vmm<Dialect> {
   }
 
   async #reboot(): Promise<void> {
+    this.#tell('rebooting');
     await this.#shutdown();
     try {
       await this.#boot();
+      this.#tell('rebooted');
       this.#state = 'Running';
     } catch (error) {
       this.#state = 'Created';
@@ -361,7 +395,8 @@ export class Vmm<Dialect> {
     this.#state = 'Created';
     if (this.#options.noShutdown || this.#exiting) return;
     this.#exiting = true;
-    this.#options.onExit(0);
+    await this.#delete();
+    this.#leave(0);
   }
 
   /**
@@ -386,8 +421,12 @@ export class Vmm<Dialect> {
     return this.#exclusively(async () => {
       try {
         const next = nextState(this.#state, verb);
+        // A config alone changes unheard.
+        const [before, after] = (verb === 'boot' || this.#vm ? STEPS[verb] : undefined) ?? [];
+        if (before) this.#tell(before);
         const result = await work();
         this.#state = next;
+        if (after) this.#tell(after);
         return result;
       } catch (cause) {
         throw new VmmError(cause instanceof VmmError ? cause.kind : 'internal', failure, cause);

@@ -7,7 +7,10 @@ enum {
   VIRTIO_BLOCK = 2,
   VIRTIO_CONSOLE = 3,
   VIRTIO_RNG = 4,
+  VIRTIO_BALLOON = 5,
   VIRTIO_VSOCK = 19,
+  VIRTIO_MEM = 24,
+  VIRTIO_FS = 26,
   VIRTIO_PMEM = 27
 };
 enum {

@@ -201,7 +201,7 @@ export class Block implements VirtioDevice {
   }
 
   /** What lies beyond a smaller size is gone. §5.2.5: the driver reads the capacity again. */
-  async resize(sizeBytes: number): Promise<void> {
+  async resizeDisk(sizeBytes: number): Promise<void> {
     const engine = this.#engine;
     if (!this.#isPaused) await engine?.pause();
     try {

@@ -3,6 +3,7 @@
  * of the VMM: it has features, a configuration space and, while a driver runs it, virtqueues.
  */
 import type { Virtqueue } from '../../native.ts';
+import type { FileWindow } from '../../native-vhost.ts';
 
 // Bits that any device may offer, §6. The transport offers VERSION_1 for all.
 export const F_INDIRECT_DESC = 1n << 28n;
@@ -30,6 +31,8 @@ export interface VirtioDevice {
   readonly queueSizes: readonly number[];
   /** The configuration space as the driver reads it now. */
   readonly config: Uint8Array;
+  /** Region 0 of the memory that it shares with the driver, if it has one. §2.10 */
+  readonly sharedMemory?: FileWindow | undefined;
   /** The driver wrote within `config`, after DRIVER or before. No writable field if absent. */
   writeConfig?(offset: number, sizeBytes: number, value: number): void;
 
@@ -40,13 +43,17 @@ export interface VirtioDevice {
   /** Resolves when no request is in flight. Virtqueues served in TypeScript pause by themselves. */
   pause(): Promise<void>;
   resume(): void;
+  /** How many regions of RAM it can be told of; any number if absent. */
+  readonly regionsMax?: number;
+  /** There is more RAM. Resolves when whoever else serves its queues can reach it. */
+  memoryChanged?(): Promise<void>;
   /** What it counted since it was made, by the names of `vm.counters`. At any time. */
   counters?(): Readonly<Record<string, number>>;
   /**
    * Of a disk: changes its size, in bytes, and tells the driver. Not while another verb is at work.
    * @throws VmmError
    */
-  resize?(sizeBytes: number): Promise<void>;
+  resizeDisk?(sizeBytes: number): Promise<void>;
   /** Closes what the constructor opened. The device is reset before. Idempotent. */
   [Symbol.asyncDispose](): Promise<void>;
 }

@@ -11,11 +11,13 @@ import { Msix } from '../pci/msix.ts';
 import { CommonConfig, type QueueSetup } from './common-config.ts';
 import { F_EVENT_IDX, F_INDIRECT_DESC, F_VERSION_1, type VirtioDevice } from './device.ts';
 import {
+  addSharedMemoryCapability,
   addVirtioCapabilities,
   BAR,
   BAR_BYTES,
   NOTIFY_MULTIPLIER,
   PARTS,
+  SHARED_MEMORY_BAR,
 } from './pci-capabilities.ts';
 
 const VENDOR = 0x1af4;
@@ -33,11 +35,20 @@ const ISR_CONFIG = 2;
 export interface VirtioPciOptions {
   device: VirtioDevice;
   memory: GuestMemory;
-  vm: Pick<Vm, 'claim' | 'release' | 'attachKick' | 'detachKick' | 'msi'>;
+  vm: Pick<
+    Vm,
+    'claim' | 'release' | 'attachKick' | 'detachKick' | 'attachWindow' | 'detachWindow' | 'msi'
+  >;
   native: Pick<Native, 'EventFd' | 'Virtqueue'>;
   /** Where the BAR of `BAR_BYTES` lies at first. */
   bar: { width: 32 | 64; gpa: number };
+  /** Where that of the device's shared memory does, if it has any. */
+  sharedMemoryGpa?: number | undefined;
   onWarning(message: string): void;
+  /** A driver has it running. */
+  onActivated(): void;
+  /** A driver that had it running has reset it. */
+  onReset(): void;
 }
 
 /** The part of the BAR that one handler answers. */
@@ -49,7 +60,7 @@ interface Region {
 
 export class VirtioPci implements AccessHandler, PciFunction {
   readonly space: ConfigSpace;
-  readonly resize: ((sizeBytes: number) => Promise<void>) | undefined;
+  readonly resizeDisk: ((sizeBytes: number) => Promise<void>) | undefined;
   readonly #options: VirtioPciOptions;
   readonly #device: VirtioDevice;
   readonly #common: CommonConfig;
@@ -65,6 +76,7 @@ export class VirtioPci implements AccessHandler, PciFunction {
   #barGpa: number;
   /** Where the BAR answers now; undefined if nowhere. */
   #claimedGpa: number | undefined;
+  #isActive = false;
   /** The kicks that KVM signals by itself at `#claimedGpa`. */
   readonly #attached = new Set<EventFd>();
 
@@ -74,13 +86,13 @@ export class VirtioPci implements AccessHandler, PciFunction {
     this.#options = options;
     this.#device = device;
     this.#barGpa = bar.gpa;
-    this.resize = device.resize?.bind(device);
+    this.resizeDisk = device.resizeDisk?.bind(device);
     this.#common = new CommonConfig({
       features: device.features | F_VERSION_1,
       queueSizes: device.queueSizes,
       vectorCount: device.queueSizes.length + 1,
       onDriverOk: () => this.#activate(),
-      onReset: () => this.#reset(),
+      onReset: () => this.#resetByDriver(),
     });
     this.space = identify(device);
     this.space.addBar({
@@ -90,6 +102,7 @@ export class VirtioPci implements AccessHandler, PciFunction {
       onMove: (gpa) => this.#moveBar(gpa),
     });
     addVirtioCapabilities(this.space, this, device.config.length > 0);
+    this.#addSharedMemory();
     this.#polled = new native.EventFd();
     try {
       for (const _ of device.queueSizes) this.#kicks.push(new native.EventFd());
@@ -152,6 +165,25 @@ export class VirtioPci implements AccessHandler, PciFunction {
     await this.#device[Symbol.asyncDispose]();
     this.#msix.close();
     this.#closeEventFds();
+  }
+
+  #addSharedMemory(): void {
+    const { device, vm, sharedMemoryGpa: gpa } = this.#options;
+    const { sharedMemory: window } = device;
+    if (!window || gpa === undefined) return;
+    this.space.addBar({
+      ...{ index: SHARED_MEMORY_BAR, width: 64, prefetchable: true, gpa },
+      sizeBytes: sharedMemoryBarBytes(window.sizeBytes),
+      onMove: (gpa) => {
+        vm.detachWindow(window);
+        try {
+          if (gpa !== undefined) vm.attachWindow(gpa, window);
+        } catch {
+          // The guest has put it where something else is: it answers nowhere.
+        }
+      },
+    });
+    addSharedMemoryCapability(this.space, window.sizeBytes);
   }
 
   #closeEventFds(): void {
@@ -262,6 +294,8 @@ export class VirtioPci implements AccessHandler, PciFunction {
       }
       const configChanged = () => ifCurrent(() => this.#configChanged());
       this.#device.activate({ features, queues, configChanged, needsReset });
+      this.#isActive = true;
+      this.#options.onActivated();
     } catch (error) {
       for (const queue of queues) queue?.close();
       this.#needsReset(`It cannot start: ${(error as Error).message}`);
@@ -305,6 +339,12 @@ export class VirtioPci implements AccessHandler, PciFunction {
     this.#msix.irq(this.#common.configVector)?.signal();
   }
 
+  async #resetByDriver(): Promise<void> {
+    await this.#reset();
+    if (this.#isActive) this.#options.onReset();
+    this.#isActive = false;
+  }
+
   /** The queues go first: the device gets no more requests, answers to old ones lead nowhere. */
   async #reset(): Promise<void> {
     for (const queue of this.#queues) queue?.close();
@@ -331,6 +371,10 @@ function identify({ virtioId }: VirtioDevice): ConfigSpace {
     subsystemId: deviceId,
   });
 }
+
+/** A BAR is a power of two. */
+export const sharedMemoryBarBytes = (sizeBytes: number): number =>
+  2 ** Math.ceil(Math.log2(sizeBytes));
 
 const claimAt = (gpa: number) => ({ space: 'mmio', base: gpa, sizeBytes: BAR_BYTES }) as const;
 const kickGpa = (barGpa: number, queue: number): number =>

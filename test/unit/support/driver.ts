@@ -61,6 +61,7 @@ export interface DriverOptions {
   /** To share an address space with other functions. */
   vm?: FakeVm;
   bar?: { width: 32 | 64; gpa: number };
+  sharedMemoryGpa?: number;
   /** Instead of fakes: whose queues `offer` and `request` know nothing of. */
   core?: { memory: GuestMemory; native: Pick<Native, 'EventFd' | 'Virtqueue'> };
 }
@@ -80,6 +81,8 @@ export class Driver {
   /** Every queue that the function ever built. */
   readonly built: FakeVirtqueue[] = [];
   readonly warnings: string[] = [];
+  /** What the machine around it was told. */
+  readonly events: string[] = [];
   readonly #device: VirtioDevice;
 
   /** The BAR answers; the device is as after power-on. */
@@ -104,7 +107,10 @@ export class Driver {
       vm: this.vm,
       ...(options.core ?? fakes),
       bar: options.bar ?? { width: 64, gpa: 0xff_ff80_0000 },
+      sharedMemoryGpa: options.sharedMemoryGpa,
       onWarning: (message) => this.warnings.push(message),
+      onActivated: () => this.events.push('activated'),
+      onReset: () => this.events.push('reset'),
     });
     this.config(COMMAND, 2, MEMORY_AND_MASTER);
   }

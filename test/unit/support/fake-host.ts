@@ -13,6 +13,7 @@ import type {
   VirtqueueOptions,
   Vm,
 } from '../../../src/native.ts';
+import type { FileWindow } from '../../../src/native-vhost.ts';
 
 export class FakeEventFd implements EventFd {
   /** How often it was ever signalled. */
@@ -115,6 +116,11 @@ export class FakeChain implements Chain {
     return bytes.length;
   }
 
+  /** As if the room were the first of RAM. */
+  writableRanges(): Float64Array {
+    return Float64Array.of(0, this.#writable.length);
+  }
+
   complete(writtenBytes: number): void {
     this.completeCount++;
     this.#finish?.(this.#writable.subarray(0, writtenBytes));
@@ -206,6 +212,7 @@ export class FakeVirtqueue implements Virtqueue {
       writableBytes: chain.writableBytes,
       read: (into, offset) => (isOut() ? chain.read(into, offset) : 0),
       write: (from, offset) => (isOut() ? chain.write(from, offset) : 0),
+      writableRanges: () => chain.writableRanges(),
       complete: (writtenBytes) => {
         if (!this.#out.delete(chain)) return;
         chain.complete(writtenBytes);
@@ -229,11 +236,15 @@ export const NO_MEMORY: GuestMemory = {
   write: () => {},
   load: async () => {},
   prefault: async () => {},
+  discard: async () => {},
   regions: () => [],
   close: async () => {},
 };
 
-type HostVm = Pick<Vm, 'claim' | 'release' | 'attachKick' | 'detachKick' | 'msi'>;
+type HostVm = Pick<
+  Vm,
+  'claim' | 'release' | 'attachKick' | 'detachKick' | 'attachWindow' | 'detachWindow' | 'msi'
+>;
 
 /** The address space of a guest: MMIO ranges that are claimed, and kicks that the kernel takes. */
 export class FakeVm implements HostVm {
@@ -241,7 +252,7 @@ export class FakeVm implements HostVm {
   readonly kicks = new Map<number, EventFd>();
   readonly claims: (Claim & { handler: AccessHandler })[] = [];
   /** As if the host had no more of what this is called with. */
-  refuse: (what: 'kick' | 'msi') => boolean = () => false;
+  refuse: (what: 'kick' | 'msi' | 'window') => boolean = () => false;
 
   claim(claim: Claim, handler: AccessHandler): void {
     const overlaps = this.claims.some(
@@ -254,6 +265,18 @@ export class FakeVm implements HostVm {
   release({ base }: Claim): void {
     const at = this.claims.findIndex((claim) => claim.base === base);
     if (at >= 0) this.claims.splice(at, 1);
+  }
+
+  /** Where each is. */
+  readonly windows = new Map<FileWindow, number>();
+
+  attachWindow(gpa: number, window: FileWindow): void {
+    if (this.refuse('window')) throw new Error('EEXIST: File exists');
+    this.windows.set(window, gpa);
+  }
+
+  detachWindow(window: FileWindow): void {
+    this.windows.delete(window);
   }
 
   /** Guest RAM of the tests is in no VM. */

@@ -12,6 +12,7 @@ import { Echo } from '../support/echo.ts';
 import { FakeCharHost } from '../support/fake-char-host.ts';
 import { FakeEventFd, FakeVirtqueue, FakeVm, NO_MEMORY } from '../support/fake-host.ts';
 
+const NO_BLOCKS = { gpa: 0, regionBytes: 0, blockBytes: 1, usableBytes: 0, requestedBytes: 0 };
 const AREA = deviceArea(40, 512 * MIB);
 
 /** A machine with two kinds of toy: `plain` ones, and `disks`, whose BARs have 32 bits. */
@@ -54,10 +55,14 @@ function machine(make: (id: string) => Echo = () => new Echo(), others: Kinds = 
   const attach = (config: object, area = AREA, memory = NO_MEMORY) =>
     PciDevices.attach(pciDevices(config, kinds), {
       hotplug: { plug: tell('plug'), unplug: tell('unplug'), forget: tell('forget') },
-      onRemoved: ({ id, bdf }) => removed.push(`${id} ${bdf}`),
       ...{ bus, area, vm, native, memory, console: new FakeCharHost() },
       rateLimitGroups: new Map(),
+      blocks: NO_BLOCKS,
       onWarning: (message) => warnings.push(message),
+      onEvent: (event) => {
+        if (event.event === 'device-removed')
+          removed.push(`${event.properties.id} ${event.properties.bdf}`);
+      },
     });
   /** Slots of the bus that have a function, with its device id. */
   const slots = () => Array.from({ length: 32 }, (_, slot) => bus.ecam.read(slot << 15, 4) >>> 16);

@@ -405,7 +405,7 @@ test('a new size is the file’s and the guest’s, and nothing is in flight mea
   disk.activate({ features: FLUSH, queues: [], configChanged, needsReset: vi.fn() });
 
   for (const sizeBytes of [64 * MIB, 16 * MIB]) {
-    await disk.resize(sizeBytes);
+    await disk.resizeDisk(sizeBytes);
     expect(statSync(image).size).toBe(sizeBytes);
     expect(Buffer.from(disk.config).readBigUInt64LE(0)).toBe(BigInt(sizeBytes / 512));
   }
@@ -418,7 +418,7 @@ test('a paused disk stays so when it gets a new size', async () => {
   const disk = diskOf();
   activate(disk);
   await disk.pause();
-  await disk.resize(64 * MIB);
+  await disk.resizeDisk(64 * MIB);
   expect(engine.resume).not.toHaveBeenCalled();
   disk.resume();
   expect(engine.resume).toHaveBeenCalledOnce();
@@ -428,7 +428,7 @@ test('an image of another format keeps its size, and its disk goes on', async ()
   const disk = diskOf({ path: imageOf('qcow2') });
   activate(disk);
   const before = Buffer.from(disk.config);
-  await expect(disk.resize(64 * MIB)).rejects.toMatchObject({ kind: 'invalid-config' });
+  await expect(disk.resizeDisk(64 * MIB)).rejects.toMatchObject({ kind: 'invalid-config' });
   expect(Buffer.from(disk.config)).toEqual(before);
   expect(engine.resume).toHaveBeenCalledOnce();
 });
