@@ -320,6 +320,8 @@ export interface Vm {
   pmTimer(port: number): void;
   /** Ports that swallow writes and read all ones on vCPU threads: 0x80 and the like. */
   sink(port: number, count: number): void;
+  /** A port that prints to `output`, which is to be open until the Vm has stopped. */
+  debugPort(port: number, output: BytePort): void;
   /** Carries the plan out; vCPUs exist afterwards, and have not run. Once in the life of a Vm. */
   boot(plan: BootPlan): Promise<void>;
   run(): void;

@@ -25,6 +25,7 @@ import { type Consoles, Ports } from './consoles.ts';
 import { apicId, flatTopology, guestCpuid, physBits, type Topology } from './cpuid.ts';
 import { type DeviceTree, platformNodes } from './device-tree.ts';
 import { findBalloon, findMem, pciDevices } from './devices.ts';
+import type { OnEvent } from './events.ts';
 import { deviceArea, MEMORY } from './layout.ts';
 import { PciDevices } from './pci-devices.ts';
 import { buildPlatform, type Platform } from './platform.ts';
@@ -42,6 +43,8 @@ export interface VmHooks {
   onError: (error: Error) => void;
   /** Something of a device is odd, but contained. */
   onWarning: (message: string) => void;
+  /** Of its devices and the guest in it. */
+  onEvent: OnEvent;
 }
 
 export class Vm {
@@ -84,7 +87,7 @@ export class Vm {
       const platform = buildPlatform({ vm, serial: consoles.serial.isThere, ...machine, ...hooks });
       devices = await PciDevices.attach(pciDevices(config), {
         ...{ vm, memory, native, bus: platform.pci, area: machine.area },
-        ...{ console: ports.console, onWarning: hooks.onWarning },
+        ...{ console: ports.console, onWarning: hooks.onWarning, onEvent: hooks.onEvent },
         ...{ rateLimitGroups: rateLimitGroups(config), blocks: ram.blocks },
       });
       await vm.boot(plan(config, payload, { ...machine, tscKhz: vm.tscKhz() }, platform));
@@ -132,7 +135,7 @@ export class Vm {
    * @throws VmmError 'invalid-config' if it cannot have so much, 'host' if the host has not got it.
    */
   async resizeRam(sizeBytes: number): Promise<void> {
-    const mem = findMem(this.#devices.all);
+    const mem = findMem(this.#devices.virtio);
     if (mem) {
       const requestedBytes = this.#ram.requested(sizeBytes);
       if (await this.#ram.makeUsable(requestedBytes, this.#native))
@@ -157,7 +160,7 @@ export class Vm {
    * @throws VmmError 'invalid-config' if it has no balloon, or not so much.
    */
   async resizeBalloon(sizeBytes: number): Promise<void> {
-    const balloon = findBalloon(this.#devices.all);
+    const balloon = findBalloon(this.#devices.virtio);
     if (!balloon)
       throw refusedByDevices(
         "Missing virtio-balloon, can't proceed as expected",
@@ -173,13 +176,14 @@ export class Vm {
 
   /** RAM that the guest has now: without what it says that it lends, which may be anything. */
   get memoryActualSize(): number {
-    const heldBytes = findBalloon(this.#devices.all)?.heldBytes ?? 0;
-    const pluggedBytes = findMem(this.#devices.all)?.pluggedBytes ?? 0;
+    const heldBytes = findBalloon(this.#devices.virtio)?.heldBytes ?? 0;
+    const pluggedBytes = findMem(this.#devices.virtio)?.pluggedBytes ?? 0;
     return Math.max(0, this.#ram.sizeBytes + pluggedBytes - heldBytes);
   }
 
   get deviceTree(): DeviceTree {
-    const platform = platformNodes({ serial: this.#ports.serial !== undefined });
+    const { serial, debug } = this.#ports;
+    const platform = platformNodes({ serial: !!serial, debugConsole: !!debug });
     return { ...platform, ...this.#devices.nodes };
   }
 
@@ -191,6 +195,11 @@ export class Vm {
   /** By device id, what each found out of what its config leaves open. */
   get found(): ReadonlyMap<string, object> {
     return this.#devices.found;
+  }
+
+  /** What of that the next boot must not find otherwise. */
+  get kept(): ReadonlyMap<string, object> {
+    return this.#devices.kept;
   }
 
   /** Ends it, whatever the guest does. What it has written to its consoles is kept. */
