@@ -36,10 +36,6 @@ export interface PciFunction {
   resume(): void;
   /** What it counted since it was made, by the names of `vm.counters`. At any time. */
   counters?(): Readonly<Record<string, number>> | undefined;
-  /** Most regions of RAM that it can be told of; any number if absent. */
-  readonly regionsMax?: number;
-  /** Resolves when it knows where RAM is now. */
-  memoryChanged?(): Promise<void>;
   /** Of a disk: see `VirtioDevice.resizeDisk`. */
   readonly resizeDisk?: ((sizeBytes: number) => Promise<void>) | undefined;
   /** Its BARs answer nowhere from now on. While the VM runs, before it is disposed of. */

@@ -232,10 +232,10 @@ export function checkPluggable(wanted: WantedDevice): void {
 export const notSupported = (names: readonly string[]): string =>
   `Not supported yet: ${names.join(', ')}`;
 
-export const findBalloon = (devices: Iterable<VirtioDevice | PciFunction>): Balloon | undefined =>
+export const findBalloon = (devices: Iterable<VirtioDevice>): Balloon | undefined =>
   [...devices].find((device) => device instanceof Balloon);
 
-export const findMem = (devices: Iterable<VirtioDevice | PciFunction>): Mem | undefined =>
+export const findMem = (devices: Iterable<VirtioDevice>): Mem | undefined =>
   [...devices].find((device) => device instanceof Mem);
 
 /** The id of a device in a config whose devices have all got theirs. */

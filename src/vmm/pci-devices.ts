@@ -89,19 +89,19 @@ export class PciDevices {
     return devices;
   }
 
-  get all(): (VirtioDevice | PciFunction)[] {
-    return this.#attached.map(({ device }) => device);
+  get virtio(): VirtioDevice[] {
+    return this.#attached.flatMap(({ device }) => ('virtioId' in device ? [device] : []));
   }
 
   /** Whether one of them could not be told of another region of RAM. */
   get hasMostMemory(): boolean {
     const count = this.#options.memory.regions().length;
-    return this.all.some(({ regionsMax = Number.POSITIVE_INFINITY }) => count >= regionsMax);
+    return this.virtio.some(({ regionsMax = Number.POSITIVE_INFINITY }) => count >= regionsMax);
   }
 
   /** Resolves when all know where RAM is now. */
   async memoryChanged(): Promise<void> {
-    await Promise.all(this.all.map((device) => device.memoryChanged?.()));
+    await Promise.all(this.virtio.map((device) => device.memoryChanged?.()));
   }
 
   get nodes(): DeviceTree {

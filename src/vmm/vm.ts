@@ -145,7 +145,7 @@ export class Vm {
    * @throws VmmError 'invalid-config' if it cannot have so much, 'host' if the host has not got it.
    */
   async resizeRam(sizeBytes: number): Promise<void> {
-    const mem = findMem(this.#devices.all);
+    const mem = findMem(this.#devices.virtio);
     if (mem) {
       const requestedBytes = this.#ram.requested(sizeBytes);
       if (await this.#ram.makeUsable(requestedBytes, this.#native))
@@ -170,7 +170,7 @@ export class Vm {
    * @throws VmmError 'invalid-config' if it has no balloon, or not so much.
    */
   async resizeBalloon(sizeBytes: number): Promise<void> {
-    const balloon = findBalloon(this.#devices.all);
+    const balloon = findBalloon(this.#devices.virtio);
     if (!balloon)
       throw refusedByDevices(
         "Missing virtio-balloon, can't proceed as expected",
@@ -186,8 +186,8 @@ export class Vm {
 
   /** RAM that the guest has now: without what it says that it lends, which may be anything. */
   get memoryActualSize(): number {
-    const heldBytes = findBalloon(this.#devices.all)?.heldBytes ?? 0;
-    const pluggedBytes = findMem(this.#devices.all)?.pluggedBytes ?? 0;
+    const heldBytes = findBalloon(this.#devices.virtio)?.heldBytes ?? 0;
+    const pluggedBytes = findMem(this.#devices.virtio)?.pluggedBytes ?? 0;
     return Math.max(0, this.#ram.sizeBytes + pluggedBytes - heldBytes);
   }
 
