@@ -145,7 +145,8 @@ void Vcpu::Rest(uint32_t given) {
 /// One that could not go on can again.
 void Vcpu::Reset() {
   if (exit_unfinished_) CompleteExit();
-  const Status status = ResetToPowerOn(fd_.get(), static_cast<int>(index_), *msrs_);
+  const Status status =
+      ResetToPowerOn(fd_.get(), static_cast<int>(index_), options_.apic_id, *msrs_);
   dead_ = !status.ok();
   if (dead_)
     Fail("It could not be reset: " + std::string(status.call) +

@@ -80,8 +80,9 @@ Status ResetExtendedState(int vcpu_fd, int index) {
   return SetFpu(vcpu_fd, index);
 }
 
-/// Its timer is stopped, which would go on for a vCPU that never runs, and nothing is pending.
-Status ResetLapic(int vcpu_fd, int index) {
+/// Its timer is stopped, which would go on for a vCPU that never runs, and nothing is pending. Its
+/// id is that of xAPIC mode, which KVM of Linux 6.1 does not see to when it leaves x2APIC mode.
+Status ResetLapic(int vcpu_fd, int index, uint32_t apic_id) {
   constexpr size_t kId = 0x20, kVersion = 0x30, kFormat = 0xe0, kSpurious = 0xf0;
   constexpr std::array<size_t, 7> kVectors{0x2f0, 0x320, 0x330, 0x340, 0x350, 0x360, 0x370};
   kvm_lapic_state now;
@@ -90,8 +91,8 @@ Status ResetLapic(int vcpu_fd, int index) {
   const auto set = [&](size_t at, uint32_t value) {
     std::memcpy(lapic.regs + at, &value, sizeof(value));
   };
-  for (const size_t at : {kId, kVersion})
-    std::memcpy(lapic.regs + at, now.regs + at, sizeof(uint32_t));
+  std::memcpy(lapic.regs + kVersion, now.regs + kVersion, sizeof(uint32_t));
+  set(kId, apic_id << 24);
   set(kFormat, ~uint32_t{0});
   set(kSpurious, 0xff);
   for (const size_t at : kVectors) set(at, 1 << 16);  // masked
@@ -176,14 +177,15 @@ Status SetEntry(int vcpu_fd, const EntryState& entry) {
 }
 
 /// All of it by the thread of the vCPU, or before there is one.
-Status ResetToPowerOn(int vcpu_fd, int index, const std::vector<kvm_msr_entry>& msrs) {
+Status ResetToPowerOn(int vcpu_fd, int index, uint32_t apic_id,
+                      const std::vector<kvm_msr_entry>& msrs) {
   Status status = ForgetEvents(vcpu_fd, index);
   kvm_mp_state waiting{KVM_MP_STATE_UNINITIALIZED};
   if (status.ok() && ioctl(vcpu_fd, KVM_SET_MP_STATE, &waiting) < 0)
     status = {errno, "ioctl(KVM_SET_MP_STATE)", index};
   if (status.ok()) status = ResetSystemRegisters(vcpu_fd, index);
   if (status.ok()) status = ResetExtendedState(vcpu_fd, index);
-  if (status.ok()) status = ResetLapic(vcpu_fd, index);
+  if (status.ok()) status = ResetLapic(vcpu_fd, index, apic_id);
   ResetOtherMsrs(vcpu_fd, index);
   if (status.ok()) status = SetMsrs(vcpu_fd, index, msrs);
   return status;

@@ -21,6 +21,7 @@ Status SetEntry(int vcpu_fd, const EntryState& entry);
 
 /// Makes it again what a new vCPU is, one that waits for INIT and SIPI, whatever a guest has done
 /// to it. What INIT itself will do is left to it (SDM vol. 3 §10.1.1): general and debug registers.
-Status ResetToPowerOn(int vcpu_fd, int index, const std::vector<kvm_msr_entry>& msrs);
+Status ResetToPowerOn(int vcpu_fd, int index, uint32_t apic_id,
+                      const std::vector<kvm_msr_entry>& msrs);
 
 }  // namespace vmm

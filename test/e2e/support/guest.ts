@@ -23,6 +23,8 @@ export interface GuestOptions {
   /** 1 if not given. */
   cpus?: number;
   /** See Machine. */
+  cpusMax?: number;
+  /** See Machine. */
   topology?: string;
   /** As in `512M`, which it is if not given. */
   memory?: string;
@@ -215,6 +217,7 @@ async function machineOf(
   const console = terminal === 'virtio-tty' ? 'hvc0' : 'ttyS0';
   return {
     cpus: options.cpus ?? 1,
+    ...(options.cpusMax && { cpusMax: options.cpusMax }),
     ...(options.topology && { topology: options.topology }),
     memory: options.memory ?? '512M',
     kernel: await host.stage(images[kernel]),

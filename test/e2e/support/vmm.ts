@@ -19,6 +19,8 @@ export interface Disk {
 /** A guest to start. Paths are the host's. */
 export interface Machine {
   cpus: number;
+  /** How many there can be; as many as `cpus` if not given. */
+  cpusMax?: number;
   /** As the command line takes it, `2:2:1:1`; the VMM's own if not given. */
   topology?: string;
   /** As in `512M`. */
@@ -52,7 +54,7 @@ export const product: Vmm = {
   async argv(host, machine) {
     if (!existsSync(DIST)) throw new Error(`There is no ${DIST}: run \`npm run build\` first`);
     const dist = await host.stage(DIST);
-    const { cpus, topology, memory, kernel, initramfs, cmdline, disks, nics } = machine;
+    const { memory, kernel, initramfs, cmdline, disks, nics } = machine;
     const serial = {
       'serial-tty': ['--serial', 'tty', '--console', 'off'],
       'serial-file': ['--serial', `file=${machine.terminalPath}`, '--console', 'off'],
@@ -62,14 +64,7 @@ export const product: Vmm = {
     return [
       `${dist}/cloud-hypervisor`,
       ...['--api-socket', machine.apiSocket, '--kernel', kernel, '--initramfs', initramfs],
-      ...[
-        '--cmdline',
-        cmdline,
-        '--cpus',
-        `boot=${cpus}${topology ? `,topology=${topology}` : ''}`,
-        '--memory',
-        `size=${memory}`,
-      ],
+      ...['--cmdline', cmdline, '--cpus', cpusSetting(machine), '--memory', `size=${memory}`],
       ...(disks.length > 0 ? ['--disk', ...disks.map(diskSetting)] : []),
       ...(nics.length > 0 ? ['--net', ...nics.map(netSetting)] : []),
       ...serial,
@@ -77,6 +72,9 @@ export const product: Vmm = {
     ];
   },
 };
+
+const cpusSetting = ({ cpus, cpusMax = cpus, topology }: Machine): string =>
+  [`boot=${cpus},max=${cpusMax}`, topology && `topology=${topology}`].filter(Boolean).join();
 
 const diskSetting = ({ path, format, settings }: Disk): string =>
   [`path=${path}`, format && `image_type=${format}`, settings].filter(Boolean).join();
@@ -89,7 +87,7 @@ export const qemu: Vmm = {
   name: 'qemu',
   hasApi: false,
   async argv(_host, machine) {
-    const { cpus, memory, kernel, initramfs, cmdline, disks } = machine;
+    const { cpus, cpusMax = cpus, memory, kernel, initramfs, cmdline, disks } = machine;
     const console = {
       'serial-tty': ['-serial', 'stdio'],
       'serial-file': ['-serial', `file:${machine.terminalPath}`],
@@ -101,7 +99,8 @@ export const qemu: Vmm = {
     }[machine.terminal];
     return [
       'qemu-system-x86_64',
-      ...['-M', 'q35', '-accel', 'kvm', '-cpu', 'host', '-smp', `${cpus}`, '-m', memory],
+      ...['-M', 'q35', '-accel', 'kvm', '-cpu', 'host', '-m', memory],
+      ...['-smp', `${cpus},maxcpus=${cpusMax}`],
       ...['-nodefaults', '-display', 'none', '-monitor', 'none', '-no-reboot'],
       ...['-kernel', kernel, '-initrd', initramfs, '-append', cmdline],
       ...disks.flatMap(qemuDisk),

@@ -77,10 +77,11 @@ test('each is made with its own APIC id, in CPUID too, and where it may run', as
   const facts = [...made].map(([vcpu, { apicId, hostCpus, cpuid }]) => [
     ...[vcpu, apicId, hostCpus],
     (cpuid.find((leaf) => leaf.function === 1)?.ebx ?? 0) >>> 24,
+    cpuid.find((leaf) => leaf.function === 0xb)?.edx,
   ]);
   expect(facts).toEqual([
-    [1, 1, [], 1],
-    [2, 2, [7], 2],
+    [1, 1, [], 1, 1],
+    [2, 2, [7], 2, 2],
   ]);
 });
 
