@@ -50,7 +50,7 @@ class Vm : private VcpuOwner {
   Vm(const Vm&) = delete;
   Vm& operator=(const Vm&) = delete;
 
-  /// Gives the guest the regions that its memory has gained. Each stays as long as the Vm.
+  /// Takes from the guest the regions that its memory has lost, gives it those that it has gained.
   Status MapMemory();
   /// The guest finds the window at `gpa`, and nowhere else. 0, or a negative errno: -EEXIST if RAM
   /// or another window is there, -ENOSPC if there are too many.
@@ -100,6 +100,7 @@ class Vm : private VcpuOwner {
  private:
   Vm(const VmOptions& options, VmFds fds, std::shared_ptr<GuestMemory> memory,
      std::function<void()> wake);
+  Status SetSlot(size_t slot, const Region& region) const;
   int SetWindow(size_t index, uint64_t gpa, uint64_t size_bytes, std::byte* host) const;
   Status PlaceKvmPages(uint64_t tss_gpa) const;
   int SetKick(uint64_t gpa, const EventFd& kick, bool attached) const;
@@ -132,9 +133,11 @@ class Vm : private VcpuOwner {
   std::optional<uint64_t> paused_clock_ns_;
 
   std::vector<std::shared_ptr<FileWindow>> windows_;  // JS thread only: by slot; null if free
-  uint32_t slots_ = 0;                                // JS thread only: regions that the guest has
-  bool running_ = false;                              // JS thread only: threads exist
-  std::vector<std::unique_ptr<Vcpu>> vcpus_;          // last: their threads use all of the above
+  /// JS thread only: by slot, the region that the guest has there; of 0 bytes where it has none.
+  /// What KVM maps is unmapped after it, for the slot has a share.
+  std::vector<Region> slots_;
+  bool running_ = false;                      // JS thread only: threads exist
+  std::vector<std::unique_ptr<Vcpu>> vcpus_;  // last: their threads use all of the above
 };
 
 }  // namespace vmm
