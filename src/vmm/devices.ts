@@ -17,6 +17,7 @@ import {
   GenericVhostUserConfig,
   openGeneric,
 } from '../devices/vhost-user/generic.ts';
+import { checkVhostUserNet, openVhostUserNet } from '../devices/vhost-user/net.ts';
 import { Balloon, BalloonConfig } from '../devices/virtio/balloon.ts';
 import { Block, DiskConfig } from '../devices/virtio/block.ts';
 import { Console, ConsoleConfig } from '../devices/virtio/console.ts';
@@ -91,11 +92,12 @@ export const DEVICES = {
   net: kind({
     schema: NetConfig,
     idPrefix: '_net',
-    check: (config, at) => Net.check(config, at),
-    create: (config, context) => new Net(config, context),
-    found: ({ hostMac }) => ({ host_mac: hostMac }),
-    kept: ({ kept }) => kept,
-    unserved: (config) => Net.unserved(config),
+    check: (config, at) =>
+      config.vhost_user ? checkVhostUserNet(config, at) : Net.check(config, at),
+    create: (config, context): Promise<VirtioDevice> | VirtioDevice =>
+      config.vhost_user ? openVhostUserNet(config, context) : new Net(config, context),
+    found: (card) => (card instanceof Net ? { host_mac: card.hostMac } : {}),
+    kept: (card) => (card instanceof Net ? card.kept : {}),
   }),
   rng: kind({
     schema: RngConfig,

@@ -29,6 +29,9 @@ const create = (devices: object) =>
 const disk = (fields: object = {}) => ({
   disks: [{ vhost_user: true, vhost_socket: socket(), ...fields }],
 });
+const card = (fields: object = {}) => ({
+  net: [{ vhost_user: true, vhost_socket: socket(), ...fields }],
+});
 const share = (fields: object = {}) => ({ fs: [{ tag: 't', socket: socket(), ...fields }] });
 const generic = (fields: object = {}) => ({
   generic_vhost_user: [{ socket: socket(), queue_sizes: [64], device_type: 4, ...fields }],
@@ -66,6 +69,7 @@ test.each<[string, () => object, string, string]>([
     'disks[0].vhost_so',
   ],
   ['a disk with a long one', () => disk({ vhost_socket: LONG }), 'path (108)', 'at most 107 bytes'],
+  ['a card with a long one', () => card({ vhost_socket: LONG }), '(108)', 'net[0].vhost_socket is'],
   ['a share with a long one', () => share({ socket: LONG }), 'path (108)', 'fs[0].socket is /ss'],
   ['a share without a queue', () => share({ num_queues: 0 }), 'virtio-fs (0)', 'num_queues is 0'],
   ['a share with 256', () => share({ num_queues: 256 }), 'virtio-fs (256)', 'give 1 to 255'],
@@ -85,6 +89,7 @@ test.each<[string, () => object, string, string]>([
     'shared memory',
     'disks[0] is given',
   ],
+  ['a card and private RAM', () => ({ ...UNSHARED, ...card() }), 'shared', 'net[0] is given'],
   [
     'a share and private RAM',
     () => ({ ...UNSHARED, ...share() }),
@@ -150,6 +155,13 @@ test('a backend that lies: 500 at vm.boot, and says how', async () => {
 
   expect(answer.status).toBe(500);
   expect(texts(answer)[5]).toBe('vhost-user: the backend knows no VIRTIO 1');
+});
+
+test('a card of a backend boots', async () => {
+  serve();
+  expect(await create(card())).toMatchObject({ status: 204 });
+  expect(await vmm.put('vm.boot')).toMatchObject({ status: 204 });
+  expect((await vmm.get('vm.counters')).body).toMatchObject({ _net0: { reconnects: 0 } });
 });
 
 describe('a backend that goes away while the VM runs', () => {

@@ -3,12 +3,17 @@
  * is looked for until it is back.
  */
 import { osError, VmmError } from '../../errors.ts';
+import { native } from '../../native.ts';
+import { Door } from './door.ts';
 import { Frontend, type FrontendOptions } from './frontend.ts';
 import type { SharedMemory } from './shared-memory.ts';
 
 /** From vm.boot on: a backend that was started just before may not listen yet. */
 const OPEN_TIMEOUT_MS = 5000;
 const OPEN_RETRY_MS = 20;
+
+/** For a backend that is to connect to us, which may be started after the boot. */
+const ARRIVAL_TIMEOUT_MS = 60_000;
 
 /** How long it is before a lost backend is looked for again: twice as long each time. */
 const RETRY_MS_MIN = 50;
@@ -27,6 +32,8 @@ export interface BackendPlace {
   field: string;
   /** What the device is called: `virtio-fs`. */
   kind: string;
+  /** The backend connects there, and we listen. */
+  isServer?: boolean;
 }
 
 export interface BackendOptions extends BackendPlace {
@@ -44,12 +51,15 @@ export class Backend {
   #isClosed = false;
   /** Ends the wait that is under way. */
   #cutShort = (): void => {};
+  /** If the backend comes to us. */
+  readonly #door: Door | undefined;
   #frontend: Frontend | undefined;
   #retryMs = RETRY_MS_MIN;
   #since = 0;
 
   private constructor(options: BackendOptions) {
     this.#options = options;
+    this.#door = options.isServer ? new Door(options.socket) : undefined;
   }
 
   /**
@@ -57,17 +67,34 @@ export class Backend {
    * @throws VmmError 'invalid-config' if nobody listens, 'host' if who does is no fit backend.
    */
   static async open(options: BackendOptions): Promise<Backend> {
-    const backend = new Backend(options);
-    const late = Date.now() + OPEN_TIMEOUT_MS;
+    const backend = Backend.#make(options);
+    const waitMs = options.isServer ? ARRIVAL_TIMEOUT_MS : OPEN_TIMEOUT_MS;
+    const late = Date.now() + waitMs;
+    const timer = setTimeout(() => backend.#door?.close(), waitMs);
     for (;;) {
       try {
         backend.#adopt(await backend.#connect());
+        clearTimeout(timer);
         return backend;
       } catch (error) {
-        const isAbsent = ABSENT.includes((error as NodeJS.ErrnoException).code);
-        if (!isAbsent || Date.now() > late) throw unusable(options, error as Error, isAbsent);
+        const isLate = Date.now() >= late;
+        const { code } = error as NodeJS.ErrnoException;
+        const isAbsent = ABSENT.includes(code) || (isLate && options.isServer === true);
+        if (!isAbsent || isLate) {
+          clearTimeout(timer);
+          backend.close();
+          throw unusable(options, error as Error, isAbsent);
+        }
         await backend.#wait(OPEN_RETRY_MS);
       }
+    }
+  }
+
+  static #make(options: BackendOptions): Backend {
+    try {
+      return new Backend(options);
+    } catch (error) {
+      throw unusable(options, error as Error);
     }
   }
 
@@ -90,6 +117,7 @@ export class Backend {
   close(): void {
     this.#isClosed = true;
     this.#cutShort();
+    this.#door?.close();
     this.#frontend?.close();
     this.#frontend = undefined;
   }
@@ -102,8 +130,8 @@ export class Backend {
       await this.#wait(this.#retryMs);
       if (this.#isClosed) return;
       const frontend = await this.#connect().catch(() => undefined);
+      if (this.#isClosed) return frontend?.close();
       if (!frontend) continue;
-      if (this.#isClosed) return frontend.close();
       this.#adopt(frontend);
       return this.#options.onBack(frontend);
     }
@@ -137,7 +165,8 @@ export class Backend {
         if (frontend) this.lose(frontend, reason);
       },
     };
-    frontend = await Frontend.connect(this.#options.socket, options);
+    const fd = await (this.#door?.next() ?? native.unixStreams.connect(this.#options.socket));
+    frontend = await Frontend.open(fd, options);
     try {
       this.#options.check(frontend);
       if (lost) throw lost;
@@ -166,13 +195,13 @@ export function checkPlace({ socket, field }: Pick<BackendPlace, 'socket' | 'fie
 
 /** In the words that clients know. */
 export function unusable(
-  { socket, field, kind }: BackendPlace,
+  { socket, field, kind, isServer }: BackendPlace,
   error: Error,
   isAbsent = false,
 ): VmmError {
   const remedy = isAbsent
-    ? `${field} is ${socket}: start the backend that listens there, or name another path`
-    : `${field} is ${socket}: have a backend listen there that serves such a device`;
+    ? `${field} is ${socket}: start the backend that ${isServer ? 'connects' : 'listens'} there, or name another path`
+    : `${field} is ${socket}: have a backend ${isServer ? 'connect' : 'listen'} there that serves such a device`;
   const said = (error as NodeJS.ErrnoException).errno === undefined ? error : osError(error);
   const why = isAbsent
     ? `vhost-user: can't connect to peer: ${said.message}`

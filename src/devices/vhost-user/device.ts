@@ -17,7 +17,6 @@ import {
 } from '../virtio/device.ts';
 import { Backend, type BackendPlace, unusable } from './backend.ts';
 import type { Frontend, InflightNote } from './frontend.ts';
-
 import { REGIONS_MAX } from './protocol.ts';
 import { SharedMemory } from './shared-memory.ts';
 
@@ -50,8 +49,29 @@ export interface Personality extends BackendPlace {
   isStateless?: true;
   /** Of region 0, which the backend puts files into; a multiple of 4 KiB. None if absent. */
   sharedMemoryBytes?: number | undefined;
+  /** Requests may be done twice, or never: they are frames. A backend that comes back goes on. */
+  isLossy?: true;
+  /** How many queues the backend must say it has, if it counts others than there are. */
+  queuesNeeded?: number;
+  /**
+   * Some queues are served here, or by nobody; of the others, so many are enabled at first.
+   */
+  local?: LocalQueues;
+  /** Told to the backend before it starts. */
+  mtu?: number | undefined;
+  /** Makes the configuration space tell of a backend that is lost, or back. */
+  showBackend?(config: Uint8Array, isThere: boolean): void;
   /** Whether a driver may write there. */
   isWritable?(offset: number, sizeBytes: number): boolean;
+}
+
+export interface LocalQueues {
+  /** How many queues are the backend's if the driver accepted `features`. */
+  shared(features: bigint): number;
+  /** Serves the others. `enable` has the backend use so many of its queues, from 0 on. */
+  serve(activation: Activation, enable: (count: number) => void): void;
+  /** How many it uses from the start. */
+  readonly enabled: number;
 }
 
 export type VhostUserContext = Pick<DeviceContext, 'id' | 'memory' | 'onWarning'>;
@@ -69,6 +89,9 @@ interface Run {
   /** By queue, where it was stopped; what is not known is in the ring. */
   bases: (number | undefined)[];
   note: InflightNote | undefined;
+  /** Queues from here on are not enabled: as it should be, and as the backend knows. */
+  enabled: number;
+  told: number;
   state: 'new' | 'started' | 'stopped' | 'dead';
 }
 
@@ -89,6 +112,7 @@ export class VhostUserDevice implements VirtioDevice {
   /** One conversation at a time. Never rejects. */
   #turn: Promise<void> = Promise.resolve();
   #isSyncing = false;
+  #isEnabling = false;
   /** What the driver has written of `config` and the backend does not know yet. */
   #dirty: { start: number; end: number } | undefined;
   #reconnects = 0;
@@ -167,9 +191,21 @@ export class VhostUserDevice implements VirtioDevice {
   }
 
   activate(activation: Activation): void {
-    const queues = activation.queues.map((queue) => queue?.share());
-    const run: Run = { activation, queues, bases: [], note: undefined, state: 'new' };
+    const { local } = this.#personality;
+    const sharedCount = local?.shared(activation.features) ?? activation.queues.length;
+    const queues = activation.queues.slice(0, sharedCount).map((queue) => queue?.share());
+    const enabled = local?.enabled ?? queues.length;
+    const run: Run = {
+      activation,
+      queues,
+      bases: [],
+      note: undefined,
+      enabled,
+      told: 0,
+      state: 'new',
+    };
     this.#run = run;
+    local?.serve(activation, (count) => this.#enable(run, count));
     void this.#converse((frontend) => this.#start(frontend, run));
   }
 
@@ -220,21 +256,40 @@ export class VhostUserDevice implements VirtioDevice {
     if (this.#run !== run || this.#isPaused) return;
     if (run.state !== 'new' && run.state !== 'stopped') return;
     const isAgain = run.state === 'stopped';
+    run.told = run.enabled;
     run.state = 'started'; // from here on requests may be lost with the backend
     if (run.note && !frontend.hasInflight) throw new Error('it cannot go on where another stopped');
     const features = (run.activation.features & this.#features) | F_VERSION_1;
     await frontend.begin(features, this.#context.memory.regions());
+    const { mtu } = this.#personality;
+    if (mtu !== undefined) await frontend.setMtu(mtu);
     if (frontend.hasInflight) {
       run.note ??= await frontend.inflightNote(run.queues.length, Math.max(...this.queueSizes));
       await frontend.setInflight(run.note);
     }
     for (const [n, queue] of run.queues.entries()) {
       if (!queue) continue;
-      await frontend.startQueue(n, queue, run.bases[n] ?? this.#usedIndex(queue));
+      const base = run.bases[n] ?? this.#usedIndex(queue);
+      await frontend.startQueue(n, queue, base, n < run.told);
       // Its predecessor may have finished requests without a word.
       if (isAgain) queue.interrupt();
     }
     await frontend.settle();
+  }
+
+  /** However often a driver changes its mind, it waits for its turn once. */
+  #enable(run: Run, count: number): void {
+    run.enabled = count;
+    if (this.#isEnabling) return;
+    this.#isEnabling = true;
+    void this.#converse(async (frontend) => {
+      this.#isEnabling = false;
+      if (this.#run !== run || run.state !== 'started') return;
+      const { told, enabled } = run;
+      run.told = enabled;
+      for (let n = Math.min(told, enabled); n < Math.max(told, enabled); n++)
+        if (run.queues[n]) await frontend.enableQueue(n, enabled > told);
+    });
   }
 
   async #stop(frontend: Frontend, run: Run): Promise<void> {
@@ -272,10 +327,12 @@ export class VhostUserDevice implements VirtioDevice {
 
   #onLost(reason: Error): void {
     this.#warn(`Its backend at ${this.#personality.socket} is lost: ${reason.message}`);
+    this.#showBackend(false);
     const run = this.#run;
     if (run?.state !== 'started') return;
-    const isIdle = this.#personality.isStateless && this.#isIdle(run);
-    run.state = run.note || isIdle ? 'stopped' : 'dead';
+    const { isStateless, isLossy } = this.#personality;
+    const goesOn = run.note || isLossy || (isStateless && this.#isIdle(run));
+    run.state = goesOn ? 'stopped' : 'dead';
     run.bases = [];
     if (run.state === 'dead') run.activation.needsReset('Requests are lost with its backend');
   }
@@ -283,9 +340,17 @@ export class VhostUserDevice implements VirtioDevice {
   #onBack(): void {
     this.#reconnects++;
     this.#warn(`Its backend at ${this.#personality.socket} is back`);
+    this.#showBackend(true);
     const run = this.#run;
     if (run) void this.#converse((frontend) => this.#start(frontend, run));
     this.#sync();
+  }
+
+  #showBackend(isThere: boolean): void {
+    const { showBackend } = this.#personality;
+    if (!showBackend) return;
+    showBackend(this.config, isThere);
+    this.#run?.activation.configChanged();
   }
 
   /** Both ways; however often it is asked for, it waits for its turn once. */
@@ -309,7 +374,7 @@ export class VhostUserDevice implements VirtioDevice {
     this.#turn = this.#turn.then(async () => {
       const { frontend } = this.#backend;
       if (!frontend) {
-        this.#isSyncing = false;
+        this.#isSyncing = this.#isEnabling = false;
         return;
       }
       const lose = (reason: Error) => this.#backend.lose(frontend, reason);
@@ -338,11 +403,9 @@ function openSharedMemory(personality: Personality): SharedMemory | undefined {
 
 /** @throws Error, with what is missing. */
 function checkFit(personality: Personality, frontend: Frontend, features: bigint): void {
-  const { queueSizes, config, isConfigOptional } = personality;
-  if (queueSizes.length > frontend.queuesMax)
-    throw new Error(
-      `the device has ${queueSizes.length} queues, the backend ${frontend.queuesMax}`,
-    );
+  const { queueSizes, config, isConfigOptional, queuesNeeded = queueSizes.length } = personality;
+  if (queuesNeeded > frontend.queuesMax)
+    throw new Error(`the device has ${queuesNeeded} queues, the backend ${frontend.queuesMax}`);
   if ((frontend.features & F_VERSION_1) === 0n) throw new Error('the backend knows no VIRTIO 1');
   const missing = features & ~frontend.features;
   if (missing !== 0n) throw new Error(`the backend lacks features ${hex(missing)}`);

@@ -4,7 +4,6 @@
  * backend that breaks the protocol, refuses or is late ends it.
  */
 import { closeSync } from 'node:fs';
-import { native } from '../../native.ts';
 import type { SharedQueue, SharedRegion } from '../../native-vhost.ts';
 import { Channel, openPair } from './channel.ts';
 import {
@@ -70,7 +69,7 @@ export class Frontend {
   readonly #channel: Channel;
   readonly #requests: Channel | undefined;
 
-  /** Of a conversation that has begun: see `connect`. */
+  /** Of a conversation that has begun: see `open`. */
   constructor(parts: FrontendParts) {
     this.features = parts.features;
     this.queuesMax = parts.queuesMax;
@@ -80,15 +79,15 @@ export class Frontend {
   }
 
   /**
-   * Connects and agrees on what both can.
-   * @throws SystemError if nobody listens at `path`; Error if who does is no backend.
+   * Agrees on what both can.
+   * @param fd is a connection, ours from now on.
+   * @throws Error if who is at its other end is no backend.
    */
-  static async connect(path: string, options: FrontendOptions): Promise<Frontend> {
+  static async open(fd: number, options: FrontendOptions): Promise<Frontend> {
     const onRequest = () => {
       throw new ProtocolError('a request on the connection for answers');
     };
     const { onLost } = options;
-    const fd = native.unixStreams.connect(path);
     const channel = new Channel(fd, { onRequest, onLost });
     try {
       return await negotiate(channel, options);
@@ -151,14 +150,24 @@ export class Frontend {
   }
 
   /** The queue runs, from the request at `base` on; a kick that came before is not lost. */
-  async startQueue(n: number, queue: SharedQueue, base: number): Promise<void> {
+  async startQueue(n: number, queue: SharedQueue, base: number, isEnabled: boolean): Promise<void> {
     await this.#tell('setVringNum', encodeVring(n, queue.size));
     await this.#tell('setVringBase', encodeVring(n, base));
     await this.#tell('setVringAddr', encodeVringAddr(n, queue));
     await this.#tell('setVringCall', encodeU64(n), [queue.irqFd]);
     await this.#tell('setVringKick', encodeU64(n), [queue.kickFd]);
-    await this.#tell('setVringEnable', encodeVring(n, 1));
+    await this.enableQueue(n, isEnabled);
     queue.kick();
+  }
+
+  /** A queue that runs and is not enabled takes nothing of what matters. */
+  enableQueue(n: number, isEnabled: boolean): Promise<void> {
+    return this.#tell('setVringEnable', encodeVring(n, isEnabled ? 1 : 0));
+  }
+
+  /** Nothing happens if the backend does not care. */
+  async setMtu(bytes: number): Promise<void> {
+    if ((this.#protocol & PROTOCOL.netMtu) !== 0n) await this.#tell('netSetMtu', encodeU64(bytes));
   }
 
   /** Resolves when what was sent has been done, or has ended the connection. */

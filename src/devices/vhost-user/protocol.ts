@@ -23,6 +23,7 @@ export const REQUEST = {
   setProtocolFeatures: 16,
   getQueueNum: 17,
   setVringEnable: 18,
+  netSetMtu: 20,
   setBackendReqFd: 21,
   getConfig: 24,
   setConfig: 25,
@@ -49,6 +50,7 @@ export const F_PROTOCOL_FEATURES = 1n << 30n;
 export const PROTOCOL = {
   mq: 1n << 0n,
   replyAck: 1n << 3n,
+  netMtu: 1n << 4n,
   backendReq: 1n << 5n,
   config: 1n << 9n,
   backendSendFd: 1n << 10n,

@@ -94,12 +94,7 @@ export class Net implements VirtioDevice {
 
   /** Whether its tap can be had; another may take it before the boot. @throws VmmError */
   static check(config: NetConfig, at: string): void {
-    if (!config.vhost_user) NetTap.check(config, at);
-  }
-
-  /** What of the config is not served yet, each as ` vhost_user`. */
-  static unserved({ vhost_user }: NetConfig): string[] {
-    return vhost_user ? [' vhost_user'] : [];
+    NetTap.check(config, at);
   }
 
   /** @throws VmmError 'invalid-config' or 'conflict' if the tap cannot be had. */

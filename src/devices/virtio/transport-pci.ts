@@ -156,6 +156,8 @@ export class VirtioPci implements AccessHandler, PciFunction {
   /** KVM kicks nothing any more, either. */
   unplug(): void {
     this.#moveBar(undefined);
+    const { device, vm } = this.#options;
+    if (device.sharedMemory) vm.detachWindow(device.sharedMemory);
   }
 
   /** A Vm that has stopped took the BAR and the kicks with it. */

@@ -41,6 +41,8 @@ export interface BackendOptions {
   script?: Script;
   /** To its own requests. */
   wantsAnswers?: true;
+  /** It connects to whoever listens at its path. */
+  connects?: true;
 }
 
 export class ScriptedBackend {
@@ -49,13 +51,17 @@ export class ScriptedBackend {
   readonly answers: bigint[] = [];
   connections = 0;
   readonly #options: BackendOptions;
-  readonly #listener: FdListener;
+  readonly #listener: FdListener | undefined;
   #socket: FdSocket | undefined;
   /** Where it asks by itself. */
   #requests: FdSocket | undefined;
 
   constructor(options: BackendOptions) {
     this.#options = options;
+    if (options.connects) {
+      this.#serve(native.unixStreams.connect(options.path));
+      return;
+    }
     this.#listener = new native.FdListener({
       path: options.path,
       replaceStale: true,
@@ -98,7 +104,7 @@ export class ScriptedBackend {
 
   /** As if its process had been killed, and nobody listened any more. */
   die(): void {
-    this.#listener.close();
+    this.#listener?.close();
     this.#socket?.destroy();
     this.#requests?.destroy();
   }

@@ -55,6 +55,8 @@ test('the guest finds it where it puts it, and nowhere while it does not answer'
   expect(at()).toBeUndefined();
   driver.config(COMMAND, 2, 2);
   expect(at()).toBe(GPA + 0x20_0000);
+  driver.pci.unplug();
+  expect(at()).toBeUndefined();
 });
 
 test('put where something else is, it answers nowhere', () => {
