@@ -27,7 +27,7 @@ const FIRST_SLOT = 1;
 
 export interface PciDevicesOptions
   extends Pick<VirtioPciOptions, 'memory' | 'native'>,
-    Omit<DeviceContext, 'id' | 'memory' | 'vm' | 'mapFile' | 'placeBar'> {
+    Omit<DeviceContext, 'id' | 'memory' | 'vm' | 'mapFile' | 'placeBar' | 'onPanic'> {
   vm: VirtioPciOptions['vm'] & Pick<Vm, 'mapMemory'>;
   bus: PciBus;
   area: DeviceArea;
@@ -102,13 +102,15 @@ export class PciDevices {
   }
 
   async #attach(wanted: WantedDevice, slot: number): Promise<void> {
-    const { vm, bus, memory, console, rateLimitGroups, onWarning } = this.#options;
+    const { vm, bus, memory, console, rateLimitGroups } = this.#options;
+    const { onWarning, onEvent, resetGuest } = this.#options;
     const { kind, config } = wanted;
     const id = deviceId(wanted);
     const windows: GpaRange[] = [];
     const placeBar = (width: 32 | 64, sizeBytes: number) => this.#placeBar(id, width, sizeBytes);
     const device = await kind.create?.(config, {
-      ...{ id, memory, rateLimitGroups, onWarning, console, vm, placeBar },
+      ...{ id, memory, rateLimitGroups, onWarning, console, vm, placeBar, resetGuest },
+      onPanic: (event) => onEvent({ source: 'guest', event: 'panic', properties: { event } }),
       mapFile: (mapping) => {
         const gpa = this.#mapFile(id, mapping);
         windows.push({ gpa, sizeBytes: mapping.sizeBytes });

@@ -36,7 +36,9 @@ import { buildSmbios } from './smbios.ts';
  * What a running VM tells of itself. Each is called in the middle of other work: start, don't do.
  */
 export interface VmHooks {
-  /** The guest asked to be reset: by ACPI, the keyboard controller, CMOS, or a triple fault. */
+  /**
+   * The guest asked to be reset: by ACPI, the keyboard controller, CMOS, a triple
+   * fault, or by no longer stroking its watchdog. */
   onReset: () => void;
   onPowerOff: () => void;
   /** A vCPU cannot go on, or a device of ours threw. The VM stays until it is shut down. */
@@ -86,6 +88,7 @@ export class Vm {
       devices = await PciDevices.attach(pciDevices(config), {
         ...{ vm, memory, native, bus: platform.pci, area: machine.area },
         ...{ console: ports.console, onWarning: hooks.onWarning, onEvent: hooks.onEvent },
+        resetGuest: hooks.onReset,
         rateLimitGroups: rateLimitGroups(config),
       });
       await vm.boot(plan(config, payload, { ...machine, tscKhz: vm.tscKhz() }, platform));

@@ -52,6 +52,7 @@ function machine(make: (id: string) => Echo = () => new Echo(), others: Kinds = 
     PciDevices.attach(pciDevices(config, kinds), {
       ...{ bus, area, vm, native, memory: NO_MEMORY, console: new FakeCharHost() },
       rateLimitGroups: new Map(),
+      resetGuest: () => {},
       onWarning: (message) => warnings.push(message),
       onEvent: () => {},
     });
