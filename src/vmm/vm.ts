@@ -264,7 +264,7 @@ function plan(
     ...payload,
     cmdline: cmdline(config),
     ramBytes,
-    tables: [acpi, buildSmbios()],
+    tables: [acpi, buildSmbios(config.platform)],
     rsdpGpa: acpi.gpa,
     cpuid: guestCpuid(host, {
       vcpus: cpus.boot_vcpus,
