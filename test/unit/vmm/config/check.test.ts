@@ -113,16 +113,6 @@ test.each<[body: object, text: string, remedy: string]>([
     'platform.system_version is "a\\u0000b"',
   ],
   [{ platform: { oem_strings: ['a', ''] } }, 'is empty', 'platform.oem_strings[1] is ""'],
-  [
-    { platform: { oem_strings: Array(256).fill('a') } },
-    'Too many SMBIOS OEM strings',
-    'platform.oem_strings has 256: give at most 255',
-  ],
-  [
-    { platform: { chassis_asset_tag: 'x'.repeat(61_440) } },
-    'SMBIOS strings are too long',
-    'have 61441 bytes: give at most 61440',
-  ],
   [{ landlock_rules: [{ path: '/', access: 'x' }] }, 'Invalid access: x', 'rules[0].access is x'],
 
   [disk({ queue_size: 3 }), 'power of 2 no greater than 32768: 3', 'disks[1].queue_size is 3'],
@@ -312,6 +302,21 @@ test.each<[string, object, boolean]>([
   ],
 ])('RAM where %s: shared is as %j makes it', (_, body, shared) => {
   expect(configOf(body).memory.shared).toBe(shared);
+});
+
+test.each<[string, object, string, string]>([
+  ['many', { oem_strings: Array(256).fill('a') }, 'Too many SMBIOS OEM strings', 'has 256: give'],
+  [
+    'long',
+    { chassis_asset_tag: 'x'.repeat(61_440) },
+    'SMBIOS strings are too long',
+    'have 61441 bytes: give at most 61440',
+  ],
+])('too %s strings of platform are refused', (_, platform, text, remedy) => {
+  const chain = errorChain(refusalOf(() => checkConfig(configOf({ platform }), host)));
+
+  expect(chain[1]).toBe(text);
+  expect(chain[2]).toContain(remedy);
 });
 
 test('a VM without a payload can be created, but not booted', () => {
