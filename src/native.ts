@@ -413,6 +413,8 @@ export interface Native {
   trimMemory: () => Promise<void>;
   /** Ends the process at once; process.exit waits until our threads are out of system calls. */
   exitNow: (code: number) => never;
+  /** The host's clock, CLOCK_REALTIME: nanoseconds since 1970, UTC. */
+  wallClockNs: () => bigint;
   /** What KVM can show a guest of this host's CPUID. */
   supportedCpuid: () => CpuidEntry[];
 }
@@ -494,6 +496,9 @@ export const native: Native = {
   },
   get exitNow() {
     return addon().exitNow;
+  },
+  get wallClockNs() {
+    return addon().wallClockNs;
   },
   get supportedCpuid() {
     return addon().supportedCpuid;

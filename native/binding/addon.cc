@@ -1,6 +1,7 @@
 #include <napi.h>
 #include <unistd.h>
 
+#include "../base/clock.h"
 #include "../sys/trim.h"
 #include "addon_data.h"
 #include "block_counters_wrap.h"
@@ -33,6 +34,11 @@ static Napi::Value Trim(const Napi::CallbackInfo& info) {
 
 static void PrepareVm(const Napi::CallbackInfo& info) {
   vmm::AddonData::Of(info.Env()).spare_vm.Prepare();
+}
+
+/// JavaScript's own Date has milliseconds.
+static Napi::Value WallClockNs(const Napi::CallbackInfo& info) {
+  return Napi::BigInt::New(info.Env(), vmm::WallNowNs());
 }
 
 /// Unlike process.exit, this does not join our threads first, which may be in a long system call.
@@ -69,6 +75,7 @@ static Napi::Object Init(Napi::Env env, Napi::Object exports) {
   exports.Set("disks", vmm::DefineDisks(env));
   exports.Set("taps", vmm::DefineTaps(env));
   exports.Set("unixStreams", vmm::DefineUnixStreams(env));
+  exports.Set("wallClockNs", Napi::Function::New<WallClockNs>(env));
   exports.Set("exitNow", Napi::Function::New<ExitNow>(env));
   return exports;
 }

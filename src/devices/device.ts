@@ -44,6 +44,9 @@ export interface PciFunction {
   [Symbol.asyncDispose](): Promise<void>;
 }
 
+/** As clients read it. */
+export type PanicEvent = 'panic' | 'crash_loaded' | 'unknown_event';
+
 /** What a device is given when it is made, besides its config. */
 export interface DeviceContext {
   /** As in the config: unique in the VM. */
@@ -57,6 +60,10 @@ export interface DeviceContext {
   readonly blocks: PluggableBlocks;
   /** For the console. */
   readonly console: CharHost;
+  /** The guest's kernel says that it has come to its end. */
+  onPanic(event: PanicEvent): void;
+  /** As if the guest had asked for it. */
+  resetGuest(): void;
   /**
    * Puts a file, a multiple of 4 KiB of it, at guest physical addresses of its own, and returns the
    * first. It stays there as long as the VM. @throws VmmError if there is no room for it.

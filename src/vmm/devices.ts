@@ -6,7 +6,7 @@ import type { Static, TSchema } from '@sinclair/typebox';
 import type { DeviceContext, PciFunction } from '../devices/device.ts';
 import { DebugConsoleConfig } from '../devices/legacy/debug-console.ts';
 import { SerialConfig } from '../devices/legacy/serial.ts';
-import { PvpanicConfig } from '../devices/pvpanic.ts';
+import { Pvpanic, PvpanicConfig } from '../devices/pvpanic.ts';
 import { TpmConfig } from '../devices/tpm.ts';
 import { VdpaConfig } from '../devices/vdpa.ts';
 import { UserDeviceConfig, VfioConfig } from '../devices/vfio.ts';
@@ -26,10 +26,11 @@ import { Mem } from '../devices/virtio/mem.ts';
 import { Net, NetConfig } from '../devices/virtio/net.ts';
 import { Pmem, PmemConfig } from '../devices/virtio/pmem.ts';
 import { Rng, RngConfig } from '../devices/virtio/rng.ts';
-import { RtcConfig } from '../devices/virtio/rtc.ts';
+import { Rtc, RtcConfig } from '../devices/virtio/rtc.ts';
 import { Vsock, VsockConfig } from '../devices/virtio/vsock.ts';
-import { WatchdogConfig } from '../devices/virtio/watchdog.ts';
+import { Watchdog, WatchdogConfig } from '../devices/virtio/watchdog.ts';
 import { VmmError } from '../errors.ts';
+import { native } from '../native.ts';
 import { hasBlocks, MemoryConfig } from './config/memory.ts';
 
 /** What is in a slot, or what a virtio transport carries there. */
@@ -135,12 +136,24 @@ export const DEVICES = {
     id: '__balloon',
     create: (config, context) => new Balloon(config, context),
   }),
-  watchdog: kind({ schema: WatchdogConfig, id: '__watchdog' }),
+  watchdog: kind({
+    schema: WatchdogConfig,
+    id: '__watchdog',
+    create: (_, context) => new Watchdog(context),
+  }),
   vdpa: kind({ schema: VdpaConfig, idPrefix: '_vdpa' }),
-  rtc: kind({ schema: RtcConfig, id: '__rtc' }),
+  rtc: kind({
+    schema: RtcConfig,
+    id: '__rtc',
+    create: () => new Rtc(() => native.wallClockNs()),
+  }),
   devices: kind({ schema: VfioConfig, idPrefix: '_vfio' }),
   user_devices: kind({ schema: UserDeviceConfig, idPrefix: '_vfio_user' }),
-  pvpanic: kind({ schema: PvpanicConfig, id: '__pvpanic' }),
+  pvpanic: kind({
+    schema: PvpanicConfig,
+    id: '__pvpanic',
+    create: (_, context) => new Pvpanic(context),
+  }),
   tpm: kind({ schema: TpmConfig, id: '__tpm', isOffBus: true }),
   serial: kind({ schema: SerialConfig, id: '__serial', isOffBus: true, unserved: () => [] }),
   debug_console: kind({

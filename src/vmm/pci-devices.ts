@@ -30,7 +30,7 @@ const WINDOW_STEP = 128 * MIB;
 
 export interface PciDevicesOptions
   extends Pick<VirtioPciOptions, 'native'>,
-    Omit<DeviceContext, 'id' | 'vm' | 'mapFile' | 'placeBar'> {
+    Omit<DeviceContext, 'id' | 'vm' | 'mapFile' | 'placeBar' | 'onPanic'> {
   memory: GuestMemory;
   vm: VirtioPciOptions['vm'] & Pick<Vm, 'mapMemory'>;
   bus: PciBus;
@@ -179,14 +179,16 @@ export class PciDevices {
 
   /** @param isPlugged the guest may be at work on the bus. */
   async #attach(wanted: WantedDevice, slot: number, isPlugged: boolean): Promise<void> {
-    const { vm, bus, memory, console, rateLimitGroups, onWarning, blocks } = this.#options;
+    const { vm, bus, memory, console, rateLimitGroups, blocks } = this.#options;
+    const { onWarning, onEvent, resetGuest } = this.#options;
     const { kind, config } = wanted;
     const id = deviceId(wanted);
     const windows: GpaRange[] = [];
     const placeBar = (width: 32 | 64, sizeBytes: number) => this.#placeBar(id, width, sizeBytes);
     try {
       const device = await kind.create?.(config, {
-        ...{ id, memory, rateLimitGroups, onWarning, console, vm, placeBar, blocks },
+        ...{ id, memory, rateLimitGroups, onWarning, console, vm, placeBar, blocks, resetGuest },
+        onPanic: (event) => onEvent({ source: 'guest', event: 'panic', properties: { event } }),
         mapFile: (mapping) => {
           const window = this.#place(id, mapping, isPlugged);
           this.#map(id, mapping, window, windows);

@@ -36,7 +36,9 @@ import { buildSmbios } from './smbios.ts';
  * What a running VM tells of itself. Each is called in the middle of other work: start, don't do.
  */
 export interface VmHooks {
-  /** The guest asked to be reset: by ACPI, the keyboard controller, CMOS, or a triple fault. */
+  /**
+   * The guest asked to be reset: by ACPI, the keyboard controller, CMOS, a triple
+   * fault, or by no longer stroking its watchdog. */
   onReset: () => void;
   onPowerOff: () => void;
   /** A vCPU cannot go on, or a device of ours threw. The VM stays until it is shut down. */
@@ -95,6 +97,7 @@ export class Vm {
         ...{ vm, memory, native, bus: platform.pci, area: machine.area },
         hotplug: platform.pciHotplug,
         ...{ console: ports.console, onWarning: hooks.onWarning, onEvent: hooks.onEvent },
+        resetGuest: hooks.onReset,
         ...{ rateLimitGroups: rateLimitGroups(config), blocks: ram.blocks },
       });
       const facts = { ...machine, tscKhz: vm.tscKhz() };
@@ -340,7 +343,7 @@ function plan(
     ...payload,
     cmdline: cmdline(config),
     ramBytes,
-    tables: [acpi, buildSmbios()],
+    tables: [acpi, buildSmbios(config.platform)],
     rsdpGpa: acpi.gpa,
     cpuid: vcpuCpuid(config.cpus, machine, 0, config.cpus.boot_vcpus),
   });

@@ -23,7 +23,7 @@ const turns = async (count: number): Promise<void> => {
   for (let i = 0; i < count; i++) await turn();
 };
 
-describe.each(SUBJECTS)('$name', ({ create, request }) => {
+describe.each(SUBJECTS)('$name', ({ create, request, atOnce = 100 }) => {
   const started = () => {
     const rig = new Rig(create());
     rig.start();
@@ -48,7 +48,7 @@ describe.each(SUBJECTS)('$name', ({ create, request }) => {
 
   test('touches nothing of requests that a reset took from it', async () => {
     await using rig = started();
-    rig.send(request, 50);
+    rig.send(request, atOnce / 2);
     await turn();
 
     await rig.driver.reset();
@@ -163,7 +163,7 @@ describe.each(SUBJECTS)('$name', ({ create, request }) => {
 
   test('pauses in the middle of its work, and does the rest afterwards, each once', async () => {
     await using rig = started();
-    const count = Math.min(100, rig.ring(request.queue).size / 2); // two entries each
+    const count = Math.min(atOnce, rig.ring(request.queue).size / 2); // two entries each
     rig.send(request, count);
     await turn();
 
@@ -201,7 +201,7 @@ describe.each(SUBJECTS)('$name', ({ create, request }) => {
 
   test('goes away in the middle of its work', async () => {
     const rig = started();
-    rig.send(request, 100);
+    rig.send(request, atOnce);
 
     await rig[Symbol.asyncDispose]();
     const before = rig.snapshot();

@@ -16,7 +16,8 @@ static const struct subject subjects[] = {
     {"rng", VIRTIO_RNG, 0, 0},         {"control of net", VIRTIO_NET, 2, F_CTRL_VQ},
     {"console", VIRTIO_CONSOLE, 1, 0}, {"pmem", VIRTIO_PMEM, 0, 0},
     {"vsock", VIRTIO_VSOCK, 1, 0},     {"balloon", VIRTIO_BALLOON, 0, 0},
-    {"mem", VIRTIO_MEM, 0, 0}};
+    {"mem", VIRTIO_MEM, 0, 0},         {"watchdog", VIRTIO_WATCHDOG, 0, 0},
+    {"rtc", VIRTIO_RTC, 0, 0}};
 enum { SUBJECTS = sizeof(subjects) / sizeof(subjects[0]) };
 
 static u8* buffer;

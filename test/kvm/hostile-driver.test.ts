@@ -24,7 +24,7 @@ async function attack(): Promise<Map<string, string>> {
       ...['--serial', 'tty', '--console', `file=${join(folder, 'console')}`],
       ...['--disk', `path=${disk},image_type=raw`, '--net', 'tap='],
       ...['--pmem', `file=${pmem}`, '--vsock', `cid=3,socket=${join(folder, 'vsock')}`],
-      ...['--balloon', 'size=0'],
+      ...['--balloon', 'size=0', '--watchdog', '--rtc'],
     ]);
     expect(stdout.trimEnd().endsWith('done')).toBe(true);
     expect(readFileSync(disk)).toEqual(Buffer.alloc(1 << 20));
@@ -37,15 +37,8 @@ async function attack(): Promise<Map<string, string>> {
 
 const outcomes = await attack();
 const DEVICES = [
-  'block',
-  'net',
-  'rng',
-  'control of net',
-  'console',
-  'pmem',
-  'vsock',
-  'balloon',
-  'mem',
+  ...['block', 'net', 'rng', 'control of net', 'console', 'pmem', 'vsock', 'balloon', 'mem'],
+  ...['watchdog', 'rtc'],
 ];
 const RULES = [...new Set([...outcomes.keys()].map((key) => key.split(', ')[1]))];
 

@@ -9,6 +9,7 @@ import { MEMORY_RULES } from './rules/memory.ts';
 import { NETWORK_RULES } from './rules/network.ts';
 import { PCI_RULES } from './rules/pci.ts';
 import type { Fault } from './rules/rule.ts';
+import { SMBIOS_RULES } from './rules/smbios.ts';
 import { STORAGE_RULES } from './rules/storage.ts';
 
 const RULES = [
@@ -18,6 +19,7 @@ const RULES = [
   ...STORAGE_RULES,
   ...NETWORK_RULES,
   ...MACHINE_RULES,
+  ...SMBIOS_RULES,
 ];
 
 /**
@@ -50,19 +52,6 @@ function failure({ text, remedy, kind }: Fault): VmmError {
   return new VmmError(kind ?? 'invalid-config', 'Failed to validate config', cause);
 }
 
-/** What SMBIOS tells the guest of the machine. */
-const STRINGS = [
-  'system_serial_number',
-  'system_uuid',
-  'oem_strings',
-  'system_manufacturer',
-  'system_product_name',
-  'system_version',
-  'system_family',
-  'system_sku_number',
-  'chassis_asset_tag',
-] as const;
-
 /** Settings beside the devices that nothing serves yet; a boot must not ignore them. */
 const UNSUPPORTED: Readonly<Record<string, (config: VmConfig) => unknown>> = {
   'payload.firmware': ({ payload }) => payload?.firmware,
@@ -76,7 +65,6 @@ const UNSUPPORTED: Readonly<Record<string, (config: VmConfig) => unknown>> = {
   pci_segments: ({ pci_segments }) => pci_segments?.length,
   'platform.num_pci_segments': ({ platform }) => (platform?.num_pci_segments ?? 1) > 1,
   'platform.iommu_segments': ({ platform }) => platform?.iommu_segments?.length,
-  'platform strings': ({ platform }) => STRINGS.some((name) => platform?.[name] !== undefined),
   'platform.iommufd': ({ platform }) => platform?.iommufd,
   'platform.tdx': ({ platform }) => platform?.tdx,
   'platform.sev_snp': ({ platform }) => platform?.sev_snp,

@@ -11,7 +11,9 @@ import { Mem } from '../../../src/devices/virtio/mem.ts';
 import { Net, type NetConfig } from '../../../src/devices/virtio/net.ts';
 import { Pmem, type PmemConfig } from '../../../src/devices/virtio/pmem.ts';
 import { Rng } from '../../../src/devices/virtio/rng.ts';
+import { Rtc } from '../../../src/devices/virtio/rtc.ts';
 import { Vsock, type VsockConfig } from '../../../src/devices/virtio/vsock.ts';
+import { Watchdog } from '../../../src/devices/virtio/watchdog.ts';
 import { native } from '../../../src/native.ts';
 import { tapFiles } from '../../support/tap-exec.ts';
 import { Echo } from '../../unit/support/echo.ts';
@@ -31,6 +33,8 @@ export interface Subject {
   request: Request;
   /** How often its driver does its worst at a time, where that takes long. */
   rounds?: number;
+  /** How many its queue holds, two descriptors each; 100 if absent. */
+  atOnce?: number;
 }
 
 function disk(): Block {
@@ -141,6 +145,17 @@ export const SUBJECTS: readonly Subject[] = [
     // A packet of zeros, of no type: it is taken, and reset where there is room for that.
     request: { queue: 1, readableBytes: 44, writableBytes: 0 },
     rounds: 20, // each has a thread start and end
+  },
+  {
+    name: 'watchdog',
+    create: () => new Watchdog({ resetGuest: () => {}, onWarning: () => {} }),
+    request: { queue: 0, readableBytes: 0, writableBytes: 1 },
+    atOnce: 4,
+  },
+  {
+    name: 'rtc',
+    create: () => new Rtc(() => 0n),
+    request: { queue: 0, readableBytes: 16, writableBytes: 16 },
   },
   {
     name: 'toy',

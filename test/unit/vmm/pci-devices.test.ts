@@ -58,6 +58,7 @@ function machine(make: (id: string) => Echo = () => new Echo(), others: Kinds = 
       ...{ bus, area, vm, native, memory, console: new FakeCharHost() },
       rateLimitGroups: new Map(),
       blocks: NO_BLOCKS,
+      resetGuest: () => {},
       onWarning: (message) => warnings.push(message),
       onEvent: (told) => {
         if (told.event === 'device-removed')

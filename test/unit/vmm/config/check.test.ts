@@ -107,6 +107,12 @@ test.each<[body: object, text: string, remedy: string]>([
     'Failure to parse uuid: nonsense',
     'system_uuid is nonsense',
   ],
+  [
+    { platform: { system_version: 'a\0b' } },
+    'SMBIOS string is empty or has a zero byte',
+    'platform.system_version is "a\\u0000b"',
+  ],
+  [{ platform: { oem_strings: ['a', ''] } }, 'is empty', 'platform.oem_strings[1] is ""'],
   [{ landlock_rules: [{ path: '/', access: 'x' }] }, 'Invalid access: x', 'rules[0].access is x'],
 
   [disk({ queue_size: 3 }), 'power of 2 no greater than 32768: 3', 'disks[1].queue_size is 3'],
@@ -311,6 +317,21 @@ test.each<[string, object, boolean]>([
   expect(configOf(body).memory.shared).toBe(shared);
 });
 
+test.each<[string, object, string, string]>([
+  ['many', { oem_strings: Array(256).fill('a') }, 'Too many SMBIOS OEM strings', 'has 256: give'],
+  [
+    'long',
+    { chassis_asset_tag: 'x'.repeat(61_440) },
+    'SMBIOS strings are too long',
+    'have 61441 bytes: give at most 61440',
+  ],
+])('too %s strings of platform are refused', (_, platform, text, remedy) => {
+  const chain = errorChain(refusalOf(() => checkConfig(configOf({ platform }), host)));
+
+  expect(chain[1]).toBe(text);
+  expect(chain[2]).toContain(remedy);
+});
+
 test('a VM without a payload can be created, but not booted', () => {
   const { config } = normalise({});
 
@@ -325,6 +346,8 @@ test('a boot names everything that is not supported yet, and nothing that has no
     ...memory(GIB, { shared: true, hotplug_size: GIB }),
     ...vcpus(2, 4),
     iommu: true,
+    platform: { oem_strings: ['x'] },
+    ...{ watchdog: true, pvpanic: true, rtc: {}, debug_console: { mode: 'Null' } },
   });
   const asking = configOf({
     ...memory(0, { zones: [{ id: 'z', size: GIB }] }),
@@ -332,13 +355,14 @@ test('a boot names everything that is not supported yet, and nothing that has no
       { path: '/e', image_type: 'Vhdx', rate_limiter_config: { ops: { size: 9, refill_time: 9 } } },
     ],
     net: [{ vhost_user: true, vhost_socket: '/s' }],
-    watchdog: true,
-    platform: { oem_strings: ['x'] },
+    tpm: { socket: '/s' },
+    vdpa: [{ path: '/d' }],
+    platform: { tdx: true },
   });
 
   expect(() => checkBootable(fine)).not.toThrow();
   expect(refusalOf(() => checkBootable(asking)).message).toBe(
-    'Not supported yet: memory.zones, platform strings, net[0] vhost_user, watchdog',
+    'Not supported yet: memory.zones, platform.tdx, net[0] vhost_user, vdpa[0], tpm',
   );
 });
 
