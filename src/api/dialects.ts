@@ -85,8 +85,10 @@ function fill(schema: Schema, value: unknown, source: Source): unknown {
   for (const [name, field] of Object.entries(properties)) {
     const given = givenValue(value, name, field, source);
     // Null stands for "absent" wherever a field may be absent; elsewhere the check refuses it.
-    const absent = given === undefined || (given === null && !required.includes(name));
-    const found = absent ? defaultValue(field, source) : given;
+    const otherwise = defaultValue(field, source);
+    const mayBeAbsent = otherwise !== undefined || !required.includes(name);
+    const absent = given === undefined || (given === null && mayBeAbsent);
+    const found = absent ? otherwise : given;
     if (found !== undefined) filled[name] = fill(field, found, source);
   }
   // A closed object keeps what it doesn't know, for the check to refuse.
