@@ -73,6 +73,7 @@ const TIERS: Tier[] = [
   script('native', 'scripts/native-tests.ts'),
   script('fuzz', 'scripts/fuzz.ts'),
   needs('/dev/kvm', vitest('kvm')),
+  needs('/dev/kvm', vitest('clients')),
   vitest('e2e'),
 ];
 
