@@ -64,6 +64,6 @@ await using host = await openHost();
 await using raw = await ScratchDisk.make(ALLOCATED_MIB, 'random');
 await using allocated = await DiskImage.make('qcow2 of version 3', raw.path);
 for (let round = 0; round < rounds; round++)
-  for (const vmm of vmms(peers)) await again(() => measure(vmm, allocated));
+  for (const vmm of vmms(peers)) await again(nameOf(vmm), () => measure(vmm, allocated));
 console.log('Microseconds a request');
 report('image', samples, GOALS, json, await placeOf(host));

@@ -91,5 +91,5 @@ await passOnGuestImages();
 await using host = await openHost();
 await using disk = await ScratchDisk.make(64, 'random');
 for (let round = 0; round < rounds; round++)
-  for (const vmm of vmms(peers)) await again(() => measure(vmm, disk));
+  for (const vmm of vmms(peers)) await again(nameOf(vmm), () => measure(vmm, disk));
 report('net', samples, GOALS, json, await placeOf(host));

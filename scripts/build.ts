@@ -1,5 +1,5 @@
 /**
- * Makes `dist/`, the product: the launcher, the bundle with its loader and code cache, the addon.
+ * Makes `dist/`, the product: the launchers, the bundles with their loader and code cache, the addon.
  * A running VMM of the old one is not disturbed: the directory is replaced as a whole.
  */
 import { mkdirSync, renameSync, rmSync } from 'node:fs';
@@ -24,9 +24,13 @@ rmSync(fresh, { recursive: true, force: true });
 mkdirSync(fresh, { recursive: true });
 await step('the addon (C++; skipped while unchanged)', () => buildAddon(root, fresh));
 await step('the bundle', () => bundle(root, fresh));
-await step('the launcher', async () => {
+await step('the launchers', async () => {
   const { helpText, VERSION_TEXT } = await import('../src/api/help.ts');
-  buildLauncher({ root, dist: fresh, help: helpText(), version: VERSION_TEXT });
+  const { remoteHelpText, REMOTE_VERSION_TEXT } = await import('../src/api/remote-help.ts');
+  const common = { root, dist: fresh };
+  buildLauncher({ ...common, help: helpText(), version: VERSION_TEXT });
+  const remote = { help: remoteHelpText(), version: REMOTE_VERSION_TEXT };
+  buildLauncher({ ...common, name: 'ch-remote', ...remote });
 });
 await step('the code cache', () => writeCodeCache(fresh));
 rmSync(dist, { recursive: true, force: true });

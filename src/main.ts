@@ -7,10 +7,11 @@ import { type CommandLine, parseCommandLine } from './api/cli.ts';
 import { UsageError } from './api/cli-scan.ts';
 import type { Dialect } from './api/dialects.ts';
 import type { WireServer } from './api/wire.ts';
-import { errorChain, VmmError } from './errors.ts';
+import { errorChain, osError, VmmError } from './errors.ts';
 import { child, configureLog, flushLog, limited } from './log.ts';
 import { native } from './native.ts';
 import type { VmConfig } from './vmm/config.ts';
+import type { EventMonitorOptions, OnEvent } from './vmm/events.ts';
 import { Vmm } from './vmm/vmm.ts';
 
 /** A VM that will not stop is not awaited longer. */
@@ -59,7 +60,7 @@ class Process {
   #stopped = false;
   #ending = false;
 
-  constructor(noShutdown: boolean) {
+  constructor(noShutdown: boolean, onEvent: OnEvent) {
     this.#vmm = new Vmm({
       noShutdown,
       onExit: (code) => {
@@ -68,6 +69,7 @@ class Process {
       },
       onBooted: settleLater,
       onWarning: limited(log), // a guest can cause them at will
+      onEvent,
     });
   }
 
@@ -152,12 +154,18 @@ async function settle(): Promise<void> {
 }
 
 /** Whoever asks for these must not think that he has them. */
-function refuseUnserved({ eventMonitor, restore }: CommandLine): void {
-  const names = Object.entries({ '--event-monitor': eventMonitor, '--restore': restore })
-    .filter(([, value]) => value !== undefined)
-    .map(([name]) => name);
-  if (names.length === 0) return;
-  throw new VmmError('invalid-config', `Not supported yet: ${names.join(', ')}`);
+function refuseUnserved({ restore }: CommandLine): void {
+  if (restore) throw new VmmError('invalid-config', 'Not supported yet: --restore');
+}
+
+async function openMonitor(where: EventMonitorOptions['where'] | undefined): Promise<OnEvent> {
+  if (where === undefined) return () => {};
+  const { EventMonitor } = await import('./vmm/events.ts');
+  try {
+    return new EventMonitor({ where, onLost: (reason) => log.warn(reason) }).tell;
+  } catch (error) {
+    throw new VmmError('host', 'Error doing event monitor I/O', osError(error));
+  }
 }
 
 async function main(): Promise<void> {
@@ -169,7 +177,8 @@ async function main(): Promise<void> {
   const { api } = takeLaunchFacts();
   if (api?.path) removeAtExit(api.path);
   const commandLine = readCommandLine();
-  const { apiSocket, config, logFile, logFormat, noShutdown, verbosity } = commandLine;
+  const { apiSocket, config, eventMonitor, logFile, logFormat, noShutdown, verbosity } =
+    commandLine;
   try {
     configureLog(verbosity, logFile, logFormat);
   } catch (error) {
@@ -177,7 +186,9 @@ async function main(): Promise<void> {
   }
   refuseUnserved(commandLine);
 
-  self = new Process(noShutdown);
+  const onEvent = await openMonitor(eventMonitor);
+  onEvent({ source: 'vmm', event: 'starting' });
+  self = new Process(noShutdown, onEvent);
   setInterval(() => {}, FOREVER_MS);
   if (config) await self.boot(config);
   if (apiSocket) await self.listen(api ?? apiSocket);

@@ -24,8 +24,6 @@ export interface TapFacts {
   mtu: number;
   /** Such as 12:34:56:78:90:ab. */
   mac: string;
-  /** The kernel takes UDP frames to be cut (USO), Linux 6.2. */
-  uso: boolean;
 }
 
 /** None waits; each throws a SystemError that names the call. */
@@ -33,11 +31,15 @@ export interface NativeTaps {
   /** Opens the interface, or makes it. */
   open(options: TapOptions): Tap;
   /**
-   * Makes a file that the user opened one for us, which it may be anything: a duplicate, ours to
-   * close. EBADF, or EINVAL if it is no tap with headers in front of its frames (IFF_VNET_HDR).
+   * Of the interface of a file that the user opened, which may be anything. EBADF, ENOTTY, or
+   * EINVAL if it is a tap without headers in front of its frames (IFF_VNET_HDR).
    */
+  name(fd: number): string;
+  /** Makes such a file one for us: a duplicate, ours to close. */
   adopt(fd: number): number;
   facts(fd: number): TapFacts;
+  /** Whether the kernel takes UDP frames to be cut (USO), Linux 6.2. All offloads are off then. */
+  probeUso(fd: number): boolean;
   setMac(name: string, mac: string): void;
   setMtu(name: string, mtu: number): void;
   /** IPv4, dotted. */

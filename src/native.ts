@@ -48,12 +48,20 @@ export interface RegionOptions {
   privateCopy?: boolean;
   /** The guest's writes go nowhere, and no device may write there. */
   readonly?: boolean;
+  /** The guest may give its contents back: it is RAM, not a file of somebody's. */
+  discardable?: boolean;
 }
 
 /** Guest RAM. Never an ArrayBuffer: a copy in or out is checked, whatever the guest does. */
 export interface GuestMemory {
   /** Reserves the range and gives it to the VM; pages come when they are touched. */
   addRegion(options: RegionOptions): void;
+  /**
+   * Takes out the region that begins at `gpa`: it is no RAM from now on, and `Vm.mapMemory` takes it
+   * from the guest. Resolves when the host has back what it consisted of; what is in flight there
+   * finds zeroes, and its writes go nowhere. @throws SystemError ENOENT
+   */
+  removeRegion(gpa: number): Promise<void>;
   /** @throws SystemError EFAULT, nothing copied, unless all of the range is RAM. */
   read(gpa: number, into: Uint8Array): void;
   write(gpa: number, from: Uint8Array): void;
@@ -64,6 +72,12 @@ export interface GuestMemory {
   load(gpa: number, fd: number, offset: number, length: number): Promise<void>;
   /** Touches every page on a worker thread, so that no access faults later. */
   prefault(): Promise<void>;
+  /**
+   * Gives the host back what lies in `ranges`, pairs of address and length, on a worker thread: it
+   * reads as zero afterwards. What is no discardable region, or no whole page, stays as it is.
+   * Rejects with the last failure when it has tried all of them.
+   */
+  discard(ranges: Float64Array): Promise<void>;
   /** What another process can map. */
   regions(): SharedRegion[];
   /** Idempotent. Call it when no Vm uses the RAM: what is mapped is unmapped, on a worker. */
@@ -160,6 +174,8 @@ export interface Chain {
   read(into: Uint8Array, offset?: number): number;
   /** Copies into the driver's room, from `offset` on. Returns how many bytes fitted. */
   write(from: Uint8Array, offset?: number): number;
+  /** Where the room is in guest RAM, in pairs of address and length; 1024 at most. */
+  writableRanges(): Float64Array;
   /** Gives it back with its first `writtenBytes` filled. A second time, or too late: nothing. */
   complete(writtenBytes: number): void;
 }
@@ -283,7 +299,10 @@ export interface Vm {
    * vCPUs run. @throws SystemError EEXIST on overlap, EINVAL if empty.
    */
   claim(claim: Claim, handler: AccessHandler): void;
-  /** Gives the guest the regions that its memory has gained. @throws SystemError */
+  /**
+   * Takes from the guest the regions that its memory has lost, and gives it those that it has
+   * gained. @throws SystemError
+   */
   mapMemory(): void;
   /** Accesses that come after this read all ones. Nothing happens if nobody claimed it. */
   release(claim: Claim): void;
@@ -301,6 +320,8 @@ export interface Vm {
   pmTimer(port: number): void;
   /** Ports that swallow writes and read all ones on vCPU threads: 0x80 and the like. */
   sink(port: number, count: number): void;
+  /** A port that prints to `output`, which is to be open until the Vm has stopped. */
+  debugPort(port: number, output: BytePort): void;
   /** Carries the plan out; vCPUs exist afterwards, and have not run. Once in the life of a Vm. */
   boot(plan: BootPlan): Promise<void>;
   run(): void;

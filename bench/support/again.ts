@@ -6,13 +6,14 @@ import { HostFaultError, HostLostError, HostTimeoutError } from '../../test/host
 const TRIES_MAX = 3;
 const FAILURES = [HostLostError, HostFaultError, HostTimeoutError, ConsoleTimeoutError];
 
-/** Does it again, with a word on the reason.  */
-export async function again<T>(work: () => Promise<T>): Promise<T> {
+/** Does it again, with a word on who was measured and the reason. */
+export async function again<T>(subject: string, work: () => Promise<T>): Promise<T> {
   for (let attempt = 1; ; attempt++)
     try {
       return await work();
     } catch (error) {
       if (attempt === TRIES_MAX || !FAILURES.some((kind) => error instanceof kind)) throw error;
-      console.log(`Measured again after this: ${error instanceof Error ? error.message : error}`);
+      const reason = error instanceof Error ? error.message : error;
+      console.log(`Measured again with ${subject} after this: ${reason}`);
     }
 }

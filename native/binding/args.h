@@ -53,4 +53,11 @@ inline Napi::Uint8Array ToBytes(Napi::Value value, const char* name) {
   return value.As<Napi::Uint8Array>();
 }
 
+/// Pairs of numbers, valid until control returns to JS.
+inline Napi::Float64Array ToRanges(Napi::Value value, const char* name) {
+  if (!value.IsTypedArray() || value.As<Napi::TypedArray>().TypedArrayType() != napi_float64_array)
+    throw Napi::TypeError::New(value.Env(), std::string(name) + " is no Float64Array");
+  return value.As<Napi::Float64Array>();
+}
+
 }  // namespace vmm

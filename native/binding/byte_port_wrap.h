@@ -16,6 +16,9 @@ class BytePortWrap : public Napi::ObjectWrap<BytePortWrap> {
   explicit BytePortWrap(const Napi::CallbackInfo& info);
   ~BytePortWrap() override { Detach(); }
 
+  /// Null once it is closed.
+  const std::shared_ptr<ByteSink>& output() const { return output_; }
+
  private:
   Napi::Value Write(const Napi::CallbackInfo& info);
   Napi::Value Read(const Napi::CallbackInfo& info);
@@ -26,7 +29,7 @@ class BytePortWrap : public Napi::ObjectWrap<BytePortWrap> {
   void Plug(Napi::Env env, Napi::Value line, Napi::Function on_input);
   void Detach();
 
-  std::shared_ptr<ByteSink> output_;  // null once it is closed
+  std::shared_ptr<ByteSink> output_;
   int fd_ = -1;
   // Of a line only.
   std::shared_ptr<Line> line_;

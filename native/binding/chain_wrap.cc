@@ -42,6 +42,7 @@ Napi::Function ChainWrap::Define(Napi::Env env) {
       {InstanceAccessor<&ChainWrap::ReadableBytes>("readableBytes"),
        InstanceAccessor<&ChainWrap::WritableBytes>("writableBytes"),
        InstanceMethod<&ChainWrap::Read>("read"), InstanceMethod<&ChainWrap::Write>("write"),
+       InstanceMethod<&ChainWrap::WritableRanges>("writableRanges"),
        InstanceMethod<&ChainWrap::Complete>("complete")});
 }
 
@@ -95,6 +96,16 @@ Napi::Value ChainWrap::Write(const Napi::CallbackInfo& info) {
                      std::memcpy(host, bytes + at, part);
                    });
   return ToNumber(info.Env(), done);
+}
+
+Napi::Value ChainWrap::WritableRanges(const Napi::CallbackInfo& info) {
+  auto ranges = Napi::Float64Array::New(info.Env(), 2 * writable_.pieces.size());
+  for (size_t i = 0; i < writable_.pieces.size(); ++i) {
+    const iovec& piece = writable_.pieces[i];
+    ranges[2 * i] = static_cast<double>(regions_->GpaOf(piece.iov_base));
+    ranges[2 * i + 1] = static_cast<double>(piece.iov_len);
+  }
+  return ranges;
 }
 
 Napi::Value ChainWrap::Complete(const Napi::CallbackInfo& info) {

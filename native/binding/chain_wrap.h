@@ -42,6 +42,7 @@ class ChainWrap : public Napi::ObjectWrap<ChainWrap> {
   Napi::Value WritableBytes(const Napi::CallbackInfo& info);
   Napi::Value Read(const Napi::CallbackInfo& info);
   Napi::Value Write(const Napi::CallbackInfo& info);
+  Napi::Value WritableRanges(const Napi::CallbackInfo& info);
   Napi::Value Complete(const Napi::CallbackInfo& info);
 
   std::shared_ptr<VirtqueueWrap::Link> link_;  // null once it does nothing

@@ -1,5 +1,10 @@
 #include "guest_memory_wrap.h"
 
+#include <errno.h>
+
+#include <utility>
+#include <vector>
+
 #include "args.h"
 #include "js_queue.h"
 #include "sys_error.h"
@@ -9,10 +14,12 @@ namespace vmm {
 Napi::Function GuestMemoryWrap::Define(Napi::Env env) {
   return DefineClass(env, "GuestMemory",
                      {InstanceMethod<&GuestMemoryWrap::AddRegion>("addRegion"),
+                      InstanceMethod<&GuestMemoryWrap::RemoveRegion>("removeRegion"),
                       InstanceMethod<&GuestMemoryWrap::Read>("read"),
                       InstanceMethod<&GuestMemoryWrap::Write>("write"),
                       InstanceMethod<&GuestMemoryWrap::Load>("load"),
                       InstanceMethod<&GuestMemoryWrap::Prefault>("prefault"),
+                      InstanceMethod<&GuestMemoryWrap::Discard>("discard"),
                       InstanceMethod<&GuestMemoryWrap::Regions>("regions"),
                       InstanceMethod<&GuestMemoryWrap::Close>("close")});
 }
@@ -33,8 +40,17 @@ Napi::Value GuestMemoryWrap::AddRegion(const Napi::CallbackInfo& info) {
   region.file_offset = number("fileOffset");
   region.private_copy = flag("privateCopy");
   region.readonly = flag("readonly");
+  region.discardable = flag("discardable");
   ThrowIfFailed(info.Env(), core_->Add(region), "mmap(guest RAM)");
   return info.Env().Undefined();
+}
+
+Napi::Value GuestMemoryWrap::RemoveRegion(const Napi::CallbackInfo& info) {
+  auto mapping = core_->Remove(ToU64(info[0], "gpa"));
+  if (mapping == nullptr) throw SysError(info.Env(), {ENOENT, "munmap(guest RAM)"});
+  return JsQueue::Of(info.Env()).RunOnWorker(info.Env(), [mapping = std::move(mapping)] {
+    return Status{-mapping->Empty(), "mmap(removed RAM)"};
+  });
 }
 
 Napi::Value GuestMemoryWrap::Read(const Napi::CallbackInfo& info) {
@@ -67,9 +83,22 @@ Napi::Value GuestMemoryWrap::Prefault(const Napi::CallbackInfo& info) {
   });
 }
 
+Napi::Value GuestMemoryWrap::Discard(const Napi::CallbackInfo& info) {
+  std::vector<vmm::Discard> discards;
+  const Napi::Float64Array ranges = ToRanges(info[0], "ranges");
+  for (size_t i = 0; i + 1 < ranges.ElementLength(); i += 2)
+    core_->FindDiscards(ToU64(ranges.Get(i), "gpa"), ToU64(ranges.Get(i + 1), "length"), &discards);
+  return JsQueue::Of(info.Env()).RunOnWorker(info.Env(), [discards = std::move(discards)] {
+    int failed = 0;
+    for (const vmm::Discard& discard : discards)
+      if (const int rc = discard.Run(); rc < 0) failed = rc;
+    return Status{-failed, "discard(guest RAM)"};
+  });
+}
+
 Napi::Value GuestMemoryWrap::Regions(const Napi::CallbackInfo& info) {
   const Napi::Array regions = Napi::Array::New(info.Env());
-  for (const Region& region : core_->Snapshot()->all()) {
+  for (const BackedRegion& region : core_->regions()) {
     if (region.file == nullptr) continue;
     Napi::Object shared = Napi::Object::New(info.Env());
     shared.Set("gpa", static_cast<double>(region.gpa));

@@ -17,10 +17,12 @@ class GuestMemoryWrap : public Napi::ObjectWrap<GuestMemoryWrap> {
 
  private:
   Napi::Value AddRegion(const Napi::CallbackInfo& info);
+  Napi::Value RemoveRegion(const Napi::CallbackInfo& info);
   Napi::Value Read(const Napi::CallbackInfo& info);
   Napi::Value Write(const Napi::CallbackInfo& info);
   Napi::Value Load(const Napi::CallbackInfo& info);
   Napi::Value Prefault(const Napi::CallbackInfo& info);
+  Napi::Value Discard(const Napi::CallbackInfo& info);
   Napi::Value Regions(const Napi::CallbackInfo& info);
   Napi::Value Close(const Napi::CallbackInfo& info);
 

@@ -38,6 +38,12 @@ Napi::Value Open(const Napi::CallbackInfo& info) {
   return object;
 }
 
+Napi::Value Name(const Napi::CallbackInfo& info) {
+  std::string name;
+  ThrowIfFailed(info.Env(), NameOfTap(ToFd(info[0], "fd"), &name));
+  return Napi::String::New(info.Env(), name);
+}
+
 Napi::Value Adopt(const Napi::CallbackInfo& info) {
   Fd file;
   ThrowIfFailed(info.Env(), AdoptTap(ToFd(info[0], "fd"), &file));
@@ -51,8 +57,13 @@ Napi::Value Facts(const Napi::CallbackInfo& info) {
   object.Set("name", facts.name);
   object.Set("mtu", facts.mtu);
   object.Set("mac", MacText(facts.mac));
-  object.Set("uso", facts.uso);
   return object;
+}
+
+Napi::Value ProbeUso(const Napi::CallbackInfo& info) {
+  bool takes = false;
+  ThrowIfFailed(info.Env(), ProbeTapUso(ToFd(info[0], "fd"), &takes));
+  return Napi::Boolean::New(info.Env(), takes);
 }
 
 void SetMac(const Napi::CallbackInfo& info) {
@@ -86,8 +97,10 @@ void SetQueue(const Napi::CallbackInfo& info) {
 Napi::Object DefineTaps(Napi::Env env) {
   Napi::Object taps = Napi::Object::New(env);
   taps.Set("open", Napi::Function::New<Open>(env));
+  taps.Set("name", Napi::Function::New<Name>(env));
   taps.Set("adopt", Napi::Function::New<Adopt>(env));
   taps.Set("facts", Napi::Function::New<Facts>(env));
+  taps.Set("probeUso", Napi::Function::New<ProbeUso>(env));
   taps.Set("setMac", Napi::Function::New<SetMac>(env));
   taps.Set("setMtu", Napi::Function::New<SetMtu>(env));
   taps.Set("setAddress", Napi::Function::New<SetAddress>(env));

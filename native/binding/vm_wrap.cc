@@ -6,10 +6,12 @@
 
 #include "../platform/pm_timer.h"
 #include "../platform/sink.h"
+#include "../serial/debug_port.h"
 #include "../serial/output.h"
 #include "addon_data.h"
 #include "args.h"
 #include "boot_plan_args.h"
+#include "byte_port_wrap.h"
 #include "event_fd_wrap.h"
 #include "guest_memory_wrap.h"
 #include "msi_wrap.h"
@@ -48,9 +50,10 @@ Napi::Function VmWrap::Define(Napi::Env env) {
        InstanceMethod<&VmWrap::AttachKick>("attachKick"),
        InstanceMethod<&VmWrap::DetachKick>("detachKick"), InstanceMethod<&VmWrap::CreateMsi>("msi"),
        InstanceMethod<&VmWrap::AddPmTimer>("pmTimer"), InstanceMethod<&VmWrap::AddSink>("sink"),
-       InstanceMethod<&VmWrap::Boot>("boot"), InstanceMethod<&VmWrap::Run>("run"),
-       InstanceMethod<&VmWrap::Pause>("pause"), InstanceMethod<&VmWrap::Resume>("resume"),
-       InstanceMethod<&VmWrap::Nmi>("nmi"), InstanceMethod<&VmWrap::Stop>("stop")});
+       InstanceMethod<&VmWrap::AddDebugPort>("debugPort"), InstanceMethod<&VmWrap::Boot>("boot"),
+       InstanceMethod<&VmWrap::Run>("run"), InstanceMethod<&VmWrap::Pause>("pause"),
+       InstanceMethod<&VmWrap::Resume>("resume"), InstanceMethod<&VmWrap::Nmi>("nmi"),
+       InstanceMethod<&VmWrap::Stop>("stop")});
 }
 
 VmWrap::VmWrap(const Napi::CallbackInfo& info) : ObjectWrap(info) {
@@ -207,6 +210,16 @@ Napi::Value VmWrap::AddSink(const Napi::CallbackInfo& info) {
   const int rc = Core(info.Env())
                      .AddNative(Space::kPort, ToU64(info[0], "port"), ToU64(info[1], "count"),
                                 std::make_shared<Sink>());
+  ThrowIfFailed(info.Env(), rc, "claim");
+  return info.Env().Undefined();
+}
+
+Napi::Value VmWrap::AddDebugPort(const Napi::CallbackInfo& info) {
+  const auto output = BytePortWrap::Unwrap(ToObject(info[1], "output"))->output();
+  if (output == nullptr) throw SysError(info.Env(), {EBADF, "debugPort"});
+  const int rc =
+      Core(info.Env())
+          .AddNative(Space::kPort, ToU64(info[0], "port"), 1, std::make_shared<DebugPort>(output));
   ThrowIfFailed(info.Env(), rc, "claim");
   return info.Env().Undefined();
 }

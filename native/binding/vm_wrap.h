@@ -43,6 +43,7 @@ class VmWrap : public Napi::ObjectWrap<VmWrap> {
   Napi::Value CreateUart(const Napi::CallbackInfo& info);
   Napi::Value AddPmTimer(const Napi::CallbackInfo& info);
   Napi::Value AddSink(const Napi::CallbackInfo& info);
+  Napi::Value AddDebugPort(const Napi::CallbackInfo& info);
   Napi::Value Boot(const Napi::CallbackInfo& info);
   Napi::Value Run(const Napi::CallbackInfo& info);
   Napi::Value Pause(const Napi::CallbackInfo& info);

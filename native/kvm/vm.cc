@@ -4,6 +4,7 @@
 #include <linux/kvm.h>
 #include <sys/ioctl.h>
 
+#include <algorithm>
 #include <utility>
 
 #include "../sys/host_cpus.h"
@@ -57,16 +58,38 @@ Status Vm::PlaceKvmPages(uint64_t tss_gpa) const {
 }
 
 Status Vm::MapMemory() {
-  const auto regions = memory_->Snapshot();
-  for (; slots_ < regions->all().size(); ++slots_) {
-    const Region& region = regions->all()[slots_];
-    const uint32_t flags = region.readonly ? KVM_MEM_READONLY : 0;
-    const kvm_userspace_memory_region mapped{slots_, flags, region.gpa, region.size_bytes,
-                                             reinterpret_cast<uint64_t>(region.host.get())};
-    if (ioctl(vm_.get(), KVM_SET_USER_MEMORY_REGION, &mapped) < 0)
-      return {errno, "ioctl(KVM_SET_USER_MEMORY_REGION)", static_cast<int>(slots_)};
+  const auto snapshot = memory_->Snapshot();
+  const auto holds = [](const std::vector<Region>& regions, const Region& wanted) {
+    return std::any_of(regions.begin(), regions.end(),
+                       [&](const Region& region) { return region.host == wanted.host; });
+  };
+  // First what goes: something else may come to its place.
+  for (size_t slot = 0; slot < slots_.size(); ++slot) {
+    const Region& had = slots_[slot];
+    if (had.size_bytes == 0 || holds(snapshot->all(), had)) continue;
+    const Region none{had.gpa, 0, nullptr};
+    if (Status status = SetSlot(slot, none); !status.ok()) return status;
+    slots_[slot] = none;
+  }
+  for (const Region& region : snapshot->all()) {
+    if (holds(slots_, region)) continue;
+    size_t slot = 0;
+    while (slot < slots_.size() && slots_[slot].size_bytes != 0) ++slot;
+    if (Status status = SetSlot(slot, region); !status.ok()) return status;
+    if (slot == slots_.size()) slots_.emplace_back();
+    slots_[slot] = region;
   }
   return {};
+}
+
+/// A region of 0 bytes empties the slot.
+Status Vm::SetSlot(size_t slot, const Region& region) const {
+  const uint32_t flags = region.readonly ? KVM_MEM_READONLY : 0;
+  const kvm_userspace_memory_region mapped{static_cast<uint32_t>(slot), flags, region.gpa,
+                                           region.size_bytes,
+                                           reinterpret_cast<uint64_t>(region.host.get())};
+  if (ioctl(vm_.get(), KVM_SET_USER_MEMORY_REGION, &mapped) == 0) return {};
+  return {errno, "ioctl(KVM_SET_USER_MEMORY_REGION)", static_cast<int>(slot)};
 }
 
 int Vm::AddNative(Space space, uint64_t base, uint64_t size_bytes,

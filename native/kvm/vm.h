@@ -49,7 +49,7 @@ class Vm : private VcpuOwner {
   Vm(const Vm&) = delete;
   Vm& operator=(const Vm&) = delete;
 
-  /// Gives the guest the regions that its memory has gained. Each stays as long as the Vm.
+  /// Takes from the guest the regions that its memory has lost, gives it those that it has gained.
   Status MapMemory();
   ExitBus& bus() { return bus_; }
   /// A device that lives at least as long as the Vm. 0 or as ExitBus::Claim.
@@ -95,6 +95,7 @@ class Vm : private VcpuOwner {
  private:
   Vm(const VmOptions& options, VmFds fds, std::shared_ptr<GuestMemory> memory,
      std::function<void()> wake);
+  Status SetSlot(size_t slot, const Region& region) const;
   Status PlaceKvmPages(uint64_t tss_gpa) const;
   int SetKick(uint64_t gpa, const EventFd& kick, bool attached) const;
   Status LoadBlobs(const std::vector<Blob>& blobs) const;
@@ -125,7 +126,9 @@ class Vm : private VcpuOwner {
   size_t ended_count_ = 0;
   std::optional<uint64_t> paused_clock_ns_;
 
-  uint32_t slots_ = 0;                        // JS thread only: regions that the guest has
+  /// JS thread only: by slot, the region that the guest has there; of 0 bytes where it has none.
+  /// What KVM maps is unmapped after it, for the slot has a share.
+  std::vector<Region> slots_;
   bool running_ = false;                      // JS thread only: threads exist
   std::vector<std::unique_ptr<Vcpu>> vcpus_;  // last: their threads use all of the above
 };

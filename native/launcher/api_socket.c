@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "launcher.h"
+#include "node.h"
 
 static const char kStart[] = "Failed to start the VMM thread";
 static const char kCreate[] = "Error creation API server's socket";
@@ -81,15 +82,6 @@ static int Bind(const char* path) {
   if (bind(fd, (const struct sockaddr*)&address, sizeof address) < 0) FailCreate(errno);
   if (listen(fd, SOMAXCONN) < 0) FailCreate(errno);
   return fd;
-}
-
-static bool ParseFd(const char* value, int* fd) {
-  if (strncmp(value, "fd=", 3) != 0 || value[3] == '\0') return false;
-  char* end;
-  const long number = strtol(value + 3, &end, 10);
-  if (*end != '\0' || number < 0 || number > 1 << 20) return false;
-  *fd = (int)number;
-  return true;
 }
 
 int OpenApiSocket(const char* value, bool standard_fd_was_closed[3], const char** path) {

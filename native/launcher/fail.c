@@ -7,6 +7,10 @@
 
 static bool log_line = true;
 
+static const char* program = "Cloud Hypervisor";
+
+void FailAs(const char* name) { program = name; }
+
 void FailWithoutLogLine(void) { log_line = false; }
 
 static double SecondsSinceStart(void) {
@@ -23,10 +27,10 @@ _Noreturn void Fail(int errno_value, const char* const links[]) {
     fprintf(stderr, "cloud-hypervisor: %10.6fs: <main> ERROR:%s:%d -- Fatal error: %s\r\n",
             SecondsSinceStart(), __FILE__, __LINE__, links[count - 1]);
   if (!many) {
-    fprintf(stderr, "Error: Cloud Hypervisor exited with the following error:\n  %s\n", links[0]);
+    fprintf(stderr, "Error: %s exited with the following error:\n  %s\n", program, links[0]);
     exit(1);
   }
-  fprintf(stderr, "Error: Cloud Hypervisor exited with the following chain of errors:\n");
+  fprintf(stderr, "Error: %s exited with the following chain of errors:\n", program);
   for (size_t i = 0; i < count; ++i) fprintf(stderr, "  %zu: %s\n", i, links[i]);
   if (errno_value)
     fprintf(stderr, "  %zu: %s (os error %d)\n", count, strerror(errno_value), errno_value);

@@ -1,4 +1,4 @@
-/// The `cloud-hypervisor` executable: what must happen before there is a JavaScript engine.
+/// Failures before there is a JavaScript engine, and what must happen before then.
 #ifndef NATIVE_LAUNCHER_LAUNCHER_H_
 #define NATIVE_LAUNCHER_LAUNCHER_H_
 
@@ -7,6 +7,9 @@
 /// Prints what the VMM prints when it cannot start, outermost first, and exits with 1. The list
 /// ends with a null. `errno_value` adds its text as the last link unless 0.
 _Noreturn void Fail(int errno_value, const char* const links[]);
+
+/// How a failure calls the program, instead of "Cloud Hypervisor".
+void FailAs(const char* program);
 
 /// With --log-file the first line of a failure belongs there, not to stderr.
 void FailWithoutLogLine(void);

@@ -15,51 +15,21 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include "build_config.h"  // generated: VERSION_LINE, HELP, NODE_CANDIDATES
+#include "build_config.h"  // generated: VERSION_LINE, HELP
 #include "launcher.h"
+#include "node.h"
 
 /// For main.ts. The socket's fd and, if we made it, its path, as in `5:/run/api.sock`.
-#define API_VARIABLE "CLOUD_HYPERVISOR_API"
+#define API_VARIABLE OUR_VARIABLES "API"
 /// The name that exec is about to replace by node's.
-#define COMM_VARIABLE "CLOUD_HYPERVISOR_COMM"
-
-extern char** environ;
-
-/// A file opened later must not become the process's stdout.
-static void OpenStandardFds(bool was_closed[3]) {
-  for (int fd = 0; fd < 3; ++fd) {
-    was_closed[fd] = fcntl(fd, F_GETFD) < 0;
-    if (was_closed[fd] && open("/dev/null", fd == 0 ? O_RDONLY : O_WRONLY) != fd) _exit(1);
-  }
-}
-
-static bool StartsWith(const char* text, const char* prefix) {
-  return strncmp(text, prefix, strlen(prefix)) == 0;
-}
-
-/// What would change how node starts. Anything a user sets for other programs is not meant for us.
-static bool IsUnwanted(const char* variable) {
-  return StartsWith(variable, "NODE_") || StartsWith(variable, "LD_") ||
-         StartsWith(variable, "OPENSSL_CONF=") || StartsWith(variable, API_VARIABLE "=") ||
-         StartsWith(variable, COMM_VARIABLE "=") ||
-         // With file capabilities, a code cache in the user's home would run with them.
-         (getauxval(AT_SECURE) &&
-          (StartsWith(variable, "HOME=") || StartsWith(variable, "XDG_CACHE_HOME=")));
-}
-
-static void CleanEnvironment(void) {
-  char** kept = environ;
-  for (char** variable = environ; *variable; ++variable)
-    if (!IsUnwanted(*variable)) *kept++ = *variable;
-  *kept = NULL;
-  setenv("MALLOC_ARENA_MAX", "1", 1);
-}
+#define COMM_VARIABLE OUR_VARIABLES "COMM"
 
 /// What argv says that cannot wait for node.
 struct Arguments {
   bool help;
   bool version;
   bool log_file;
+  const char* event_monitor;
   int api_sockets;
   const char* api_socket;  // null without a value: node then says what is wrong
 };
@@ -87,6 +57,10 @@ static struct Arguments ParseArguments(char** argv) {
     } else if (StartsWith(text, "--api-socket=")) {
       ++arguments.api_sockets;
       arguments.api_socket = text + strlen("--api-socket=");
+    } else if (strcmp(text, "--event-monitor") == 0) {
+      arguments.event_monitor = word[1];
+    } else if (StartsWith(text, "--event-monitor=")) {
+      arguments.event_monitor = text + strlen("--event-monitor=");
     }
   }
   return arguments;
@@ -106,27 +80,15 @@ static void KeepCapabilities(void) {
       prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, capability, 0, 0);
 }
 
-/// The loader beside this executable. Static storage: exec is next.
-static const char* LoaderPath(void) {
-  static char path[4096];
-  static const char kName[] = "loader.cjs";
-  const ssize_t length = readlink("/proc/self/exe", path, sizeof path - sizeof kName);
-  if (length < 0) {
-    const char* const links[] = {"Cannot find out where cloud-hypervisor lies: is /proc mounted?",
-                                 NULL};
-    Fail(errno, links);
-  }
-  path[length] = '\0';
-  strcpy(strrchr(path, '/') + 1, kName);
-  if (access(path, R_OK) < 0) {
-    char text[sizeof path + 200];
-    snprintf(text, sizeof text,
-             "Cannot read %s: copy the whole dist directory, or build it with `npm run build`",
-             path);
-    const char* const links[] = {text, NULL};
-    Fail(errno, links);
-  }
-  return path;
+/// Node is about to open descriptors of its own, and one of them may get this number.
+static void CheckEventMonitor(const char* value, const bool standard_fd_was_closed[3]) {
+  int fd;
+  if (!value || !ParseFd(value, &fd)) return;
+  const bool was_closed = fd < 3 && standard_fd_was_closed[fd];
+  const int flags = was_closed ? -1 : fcntl(fd, F_GETFL);
+  if (flags >= 0 && (flags & O_ACCMODE) != O_RDONLY) return;
+  const char* const links[] = {"Error doing event monitor I/O", NULL};
+  Fail(EBADF, links);
 }
 
 static void SetVariables(int api_fd, const char* api_path) {
@@ -136,21 +98,6 @@ static void SetVariables(int api_fd, const char* api_path) {
   char api[200];
   snprintf(api, sizeof api, "%d:%s", api_fd, api_path ? api_path : "");
   if (api_fd >= 0) setenv(API_VARIABLE, api, 1);
-}
-
-/// Returns only if no node could be started.
-static void ExecNode(char** argv, int argc, const char* loader) {
-  char** words = calloc((size_t)argc + 3, sizeof *words);
-  if (!words) return;
-  int count = 0;
-  words[count++] = argv[0];
-  words[count++] = "--v8-pool-size=1";  // else as many threads as the host has CPUs
-  words[count++] = (char*)loader;
-  for (int i = 1; i < argc; ++i) words[count++] = argv[i];
-
-  // Service managers give no PATH, and with file capabilities it is not to be trusted.
-  for (const char* const* node = NODE_CANDIDATES; *node; ++node) execv(*node, words);
-  if (!getauxval(AT_SECURE)) execvp("node", words);
 }
 
 int main(int argc, char** argv) {
@@ -167,7 +114,8 @@ int main(int argc, char** argv) {
   }
   if (arguments.log_file) FailWithoutLogLine();
 
-  const char* loader = LoaderPath();
+  CheckEventMonitor(arguments.event_monitor, was_closed);
+  const char* loader = ScriptPath("loader.cjs");
   CleanEnvironment();
   umask(077);
   int api_fd = -1;
@@ -179,8 +127,5 @@ int main(int argc, char** argv) {
   ExecNode(argv, argc, loader);
 
   if (api_path) unlink(api_path);
-  const char* const links[] = {
-      "Cannot start node: install Node.js 20 or later at /usr/bin or /usr/local/bin, or in PATH",
-      NULL};
-  Fail(errno, links);
+  FailWithoutNode();
 }

@@ -11,7 +11,6 @@
 #include <utility>
 
 #include "../base/bounded_list.h"
-#include "lost_pages.h"
 
 namespace vmm {
 namespace {
@@ -121,20 +120,52 @@ int GuestMemory::Add(const RegionOptions& options) {
   if (const int rc = OpenFile(options, &file); rc < 0) return rc;
   std::byte* host = MapHost(options, file.get());
   if (host == nullptr) return -errno;
-  const bool may_shrink = options.fd >= 0;
-  if (may_shrink) LostPages::Guard(host, size_bytes);
-  const auto unmap = [size_bytes, may_shrink](std::byte* p) {
-    if (may_shrink) LostPages::Release(p);
-    munmap(p, size_bytes);
-  };
-  Region region{gpa, size_bytes, std::shared_ptr<std::byte>(host, unmap), options.readonly, {}};
+  const auto mapping = std::make_shared<Mapping>(host, size_bytes, options.fd >= 0);
+  BackedRegion region{{gpa, size_bytes, {mapping, host}, options.readonly}, mapping, {}};
   if (file.ok() && !options.private_copy && !options.readonly) {
     region.file = std::make_shared<const Fd>(std::move(file));
     region.file_offset = options.file_offset;
   }
+  if (options.discardable) region.page_bytes = std::max(kPageBytes, options.huge_page_bytes);
   regions_.push_back(std::move(region));
   Publish();
   return 0;
+}
+
+std::shared_ptr<Mapping> GuestMemory::Remove(uint64_t gpa) {
+  const auto found = std::find_if(regions_.begin(), regions_.end(),
+                                  [gpa](const BackedRegion& region) { return region.gpa == gpa; });
+  if (found == regions_.end()) return nullptr;
+  auto mapping = std::move(found->mapping);
+  regions_.erase(found);
+  Publish();
+  return mapping;
+}
+
+int Discard::Run() const {
+  if (file == nullptr) return madvise(host.get(), len, MADV_DONTNEED) < 0 ? -errno : 0;
+  // Of a file, MADV_DONTNEED would only forget the way there.
+  constexpr int kPunch = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE;
+  const int rc =
+      fallocate(file->get(), kPunch, static_cast<off_t>(file_offset), static_cast<off_t>(len));
+  return rc < 0 ? -errno : 0;
+}
+
+void GuestMemory::FindDiscards(uint64_t gpa, uint64_t len, std::vector<Discard>* out) const {
+  const uint64_t wanted_end = len > kGpaEnd - std::min(gpa, kGpaEnd) ? kGpaEnd : gpa + len;
+  for (const BackedRegion& region : regions_) {
+    const uint64_t page = region.page_bytes;
+    const uint64_t begin = std::max(gpa, region.gpa);
+    const uint64_t end = std::min(wanted_end, region.gpa + region.size_bytes);
+    if (page == 0 || begin >= end) continue;
+    const uint64_t from = (begin - region.gpa + page - 1) / page * page;
+    const uint64_t to = (end - region.gpa) / page * page;
+    if (from >= to) continue;
+    out->push_back({{region.mapping, region.host.get() + from},
+                    to - from,
+                    region.file,
+                    region.file_offset + from});
+  }
 }
 
 int GuestMemory::Prefault() const {
@@ -184,7 +215,9 @@ int GuestMemory::Load(uint64_t gpa, int fd, uint64_t offset, uint64_t len) const
 }
 
 void GuestMemory::Publish() {
-  auto next = std::make_shared<const Regions>(regions_);
+  // Without their files, which must be closed whoever still looks at the bytes.
+  auto next =
+      std::make_shared<const Regions>(std::vector<Region>(regions_.begin(), regions_.end()));
   const std::lock_guard lock(mutex_);
   snapshot_.swap(next);  // the old one goes after the lock, for it may unmap
 }

@@ -11,17 +11,15 @@
 #include <vector>
 
 #include "../base/fd.h"
+#include "mapping.h"
 
 namespace vmm {
 
 struct Region {
   uint64_t gpa;
   uint64_t size_bytes;
-  std::shared_ptr<std::byte> host;  // its deleter unmaps
+  std::shared_ptr<std::byte> host;  // who has it may point there
   bool readonly = false;            // mapped so: a write of ours would end the process
-  /// What another process maps to have the same bytes, from `file_offset` on; null if none can.
-  std::shared_ptr<const Fd> file;
-  uint64_t file_offset = 0;
 };
 
 /// What guest RAM is at one moment; never changed once published. Every access is checked.
@@ -67,6 +65,16 @@ class Regions {
     return fits ? region->host.get() + (gpa - region->gpa) : nullptr;
   }
 
+  /// Where a byte lies that Map has handed out.
+  uint64_t GpaOf(const void* host) const {
+    const auto at = reinterpret_cast<uintptr_t>(host);
+    for (const Region& r : regions_) {
+      const auto start = reinterpret_cast<uintptr_t>(r.host.get());
+      if (at >= start && at - start < r.size_bytes) return r.gpa + (at - start);
+    }
+    return UINT64_MAX;
+  }
+
   /// The same for any length and across regions.
   [[nodiscard]] bool ReadPieces(uint64_t gpa, void* to, uint64_t len) const;
 
@@ -94,14 +102,37 @@ struct RegionOptions {
   uint64_t file_offset = 0;
   bool private_copy = false;  // of the file: what is written stays here
   bool readonly = false;      // the guest's writes go nowhere
+  /// The guest may give its contents back: it is RAM, not a file of somebody's.
+  bool discardable = false;
+};
+
+/// A region as its owner knows it.
+struct BackedRegion : Region {
+  std::shared_ptr<Mapping> mapping;
+  /// What another process maps to have the same bytes, from `file_offset` on; null if none can.
+  std::shared_ptr<const Fd> file;
+  uint64_t file_offset = 0;
+  uint64_t page_bytes = 0;  // what can be discarded; 0 if nothing can
+};
+
+/// Part of a region whose contents nobody needs any more.
+struct Discard {
+  std::shared_ptr<std::byte> host;
+  uint64_t len;
+  std::shared_ptr<const Fd> file;
+  uint64_t file_offset;
+
+  /// Gives the pages back to the host: they read as zero afterwards. 0 or a negative errno.
+  /// Long: any thread but the JS one.
+  int Run() const;
 };
 
 /// Guest RAM, which hotplug changes while engines run. Only the JS thread adds and removes.
 /// Methods return 0 or a negative errno.
 class GuestMemory {
  public:
-  /// Whoever uses RAM takes a snapshot and keeps it while it holds pointers: a region removed
-  /// meanwhile is unmapped when the last snapshot that has it goes.
+  /// Whoever uses RAM takes a snapshot and keeps it while it holds pointers: the addresses of a
+  /// region removed meanwhile stay mapped until the last snapshot that has it goes.
   std::shared_ptr<const Regions> Snapshot() const {
     const std::lock_guard lock(mutex_);
     return snapshot_;
@@ -109,7 +140,15 @@ class GuestMemory {
 
   /// -EINVAL unless page aligned and within 52 bits, -EEXIST on overlap, or what mmap says.
   int Add(const RegionOptions& options);
+  /// Takes out the region that begins at `gpa`: for who looks from now on, it is no RAM. What it
+  /// consists of is the caller's to Empty. Null if there is none.
+  std::shared_ptr<Mapping> Remove(uint64_t gpa);
   void Clear();
+  /// Appends to `out` what of a range can be discarded: whole pages of RAM, and nothing of files
+  /// that are somebody's.
+  void FindDiscards(uint64_t gpa, uint64_t len, std::vector<Discard>* out) const;
+  /// JS thread.
+  const std::vector<BackedRegion>& regions() const { return regions_; }
 
   /// Touches every page of RAM, so that no access faults later. Long: any thread but the JS one.
   int Prefault() const;
@@ -124,7 +163,7 @@ class GuestMemory {
  private:
   void Publish();
 
-  std::vector<Region> regions_;
+  std::vector<BackedRegion> regions_;
   // Not std::atomic<std::shared_ptr>: its load in libstdc++ 12 unlocks relaxed, which TSan rejects.
   mutable std::mutex mutex_;
   std::shared_ptr<const Regions> snapshot_ = std::make_shared<const Regions>(std::vector<Region>{});

@@ -89,13 +89,18 @@ Status OpenTap(const std::string& name, uint32_t queue_pairs, Tap* out) {
   return {};
 }
 
+Status NameOfTap(int fd, std::string* out) {
+  ifreq is{};
+  if (ioctl(fd, TUNGETIFF, &is) < 0) return {errno, "ioctl(TUNGETIFF)"};
+  if ((is.ifr_flags & (IFF_TAP | IFF_VNET_HDR)) != (IFF_TAP | IFF_VNET_HDR))
+    return {EINVAL, "ioctl(TUNGETIFF)"};
+  *out = is.ifr_name;
+  return {};
+}
+
 Status AdoptTap(int fd, Fd* out) {
   Fd file(fcntl(fd, F_DUPFD_CLOEXEC, 0));
   if (!file.ok()) return {errno, "fcntl(F_DUPFD_CLOEXEC)"};
-  ifreq is{};
-  if (ioctl(file.get(), TUNGETIFF, &is) < 0) return {errno, "ioctl(TUNGETIFF)"};
-  if ((is.ifr_flags & (IFF_TAP | IFF_VNET_HDR)) != (IFF_TAP | IFF_VNET_HDR))
-    return {EINVAL, "ioctl(TUNGETIFF)"};
   const int status_flags = fcntl(file.get(), F_GETFL);
   if (status_flags < 0 || fcntl(file.get(), F_SETFL, status_flags | O_NONBLOCK) < 0)
     return {errno, "fcntl(F_SETFL)"};
@@ -120,7 +125,11 @@ Status AskTap(int fd, TapFacts* out) {
     if (!status.ok()) return status;
     out->mtu = static_cast<uint32_t>(ours.ifr_mtu);
   }
-  out->uso = SetTapOffloads(fd, TUN_F_CSUM | kOffloadUso4 | kOffloadUso6).ok();
+  return {};
+}
+
+Status ProbeTapUso(int fd, bool* takes) {
+  *takes = SetTapOffloads(fd, TUN_F_CSUM | kOffloadUso4 | kOffloadUso6).ok();
   return SetTapOffloads(fd, 0);
 }
 

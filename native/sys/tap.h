@@ -26,8 +26,11 @@ struct Tap {
 /// as well.
 [[nodiscard]] Status OpenTap(const std::string& name, uint32_t queue_pairs, Tap* out);
 
-/// Makes a file that somebody else opened one as OpenTap's: `out` is a duplicate. EINVAL if it is a
-/// tap without headers; what TUNGETIFF says if it is none.
+/// Of the interface of a file that somebody else opened. EINVAL if it is a tap without headers;
+/// what TUNGETIFF says if it is none.
+[[nodiscard]] Status NameOfTap(int fd, std::string* out);
+
+/// Makes a file that NameOfTap takes one as OpenTap's: `out` is a duplicate.
 [[nodiscard]] Status AdoptTap(int fd, Fd* out);
 
 /// What the host says of the interface.
@@ -35,11 +38,12 @@ struct TapFacts {
   std::string name;
   uint32_t mtu = 0;  ///< 0 if it is in another network namespace, where nobody tells us
   ether_addr mac{};
-  bool uso = false;  ///< the kernel takes UDP frames to be cut, Linux 6.2
 };
-
-/// Leaves all offloads off, for the kernel tells only whether it takes them.
 [[nodiscard]] Status AskTap(int fd, TapFacts* out);
+
+/// Whether the kernel takes UDP frames to be cut, as since Linux 6.2. Leaves all offloads off: it
+/// can only be asked to.
+[[nodiscard]] Status ProbeTapUso(int fd, bool* takes);
 
 [[nodiscard]] Status SetTapMac(const std::string& name, const std::string& mac);
 [[nodiscard]] Status SetTapMtu(const std::string& name, uint32_t mtu);

@@ -1,13 +1,20 @@
-/** `dist/cloud-hypervisor`: the launcher, with what it says by itself compiled in. */
+/** `dist/cloud-hypervisor` and `dist/ch-remote`, with what they say by themselves compiled in. */
 import { execFileSync } from 'node:child_process';
-import { mkdirSync, readdirSync, writeFileSync } from 'node:fs';
+import { mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 
 const NODES = [...new Set([process.execPath, '/usr/bin/node', '/usr/local/bin/node'])];
 
+/** By executable, of native/launcher. */
+const SOURCES = {
+  'cloud-hypervisor': ['main.c', 'api_socket.c', 'fail.c', 'node.c'],
+  'ch-remote': ['remote.c', 'fail.c', 'node.c'],
+};
+
 export interface LauncherOptions {
   root: string;
   dist: string;
+  name?: keyof typeof SOURCES;
   help: string;
   version: string;
   /** Where node may be, before PATH is looked at. */
@@ -17,8 +24,9 @@ export interface LauncherOptions {
 const literal = (text: string): string =>
   `"${text.replace(/["\\]/g, '\\$&').replaceAll('\n', '\\n"\n  "')}"`;
 
-export function buildLauncher({ root, dist, help, version, nodes = NODES }: LauncherOptions): void {
-  const generated = join(root, 'build', 'launcher');
+export function buildLauncher(options: LauncherOptions): void {
+  const { root, dist, name = 'cloud-hypervisor', help, version, nodes = NODES } = options;
+  const generated = join(root, 'build', 'launcher', name);
   mkdirSync(generated, { recursive: true });
   writeFileSync(
     join(generated, 'build_config.h'),
@@ -28,7 +36,6 @@ static const char HELP[] =
 static const char* const NODE_CANDIDATES[] = {${nodes.map((path) => `${literal(path)}, `).join('')}NULL};
 `,
   );
-  const sources = readdirSync(join(root, 'native/launcher')).filter((name) => name.endsWith('.c'));
   const flags =
     '-std=c11 -O2 -static -s -Wall -Wextra -Wconversion -Wshadow -fstack-protector-strong';
   execFileSync(
@@ -38,8 +45,8 @@ static const char* const NODE_CANDIDATES[] = {${nodes.map((path) => `${literal(p
       '-D_GNU_SOURCE',
       `-I${generated}`,
       '-o',
-      join(dist, 'cloud-hypervisor'),
-      ...sources.map((name) => join('native/launcher', name)),
+      join(dist, name),
+      ...SOURCES[name].map((source) => join('native/launcher', source)),
     ],
     { cwd: root, stdio: 'inherit' },
   );

@@ -14,7 +14,7 @@ import { OPTIONS, PAYLOADS, type SECCOMP_VALUES } from './cli-options.ts';
 import { type Scanned, scan, UsageError } from './cli-scan.ts';
 import { normaliseCli, normaliseRestore } from './dialects.ts';
 import { helpText, VERSION_TEXT } from './help.ts';
-import { OptionError, parseOptions } from './option-string.ts';
+import { failure, readOptions } from './read-options.ts';
 
 /** A file by its name, or one that was inherited open. */
 type PathOrFd = { path: string } | { fd: number };
@@ -66,12 +66,6 @@ export function parseCommandLine(
   };
 }
 
-const failure = (cause: unknown, ...texts: string[]): VmmError =>
-  texts.reduceRight<unknown>(
-    (inner, text) => new VmmError('invalid-config', text, inner),
-    cause,
-  ) as VmmError;
-
 function checkLogFormat(format: string): void {
   const unknown = unknownToken(format);
   if (unknown !== undefined)
@@ -96,34 +90,16 @@ const MONITOR: Schema = {
 };
 
 function monitorOf(text: string): PathOrFd {
-  const options = parsed('event-monitor', MONITOR, text);
+  const options = readOptions('--event-monitor', MONITOR, text);
   if (Object.keys(options).length === 1) return options as PathOrFd;
   throw failure(new Error('Give either path= or fd='), 'Error parsing --event-monitor');
 }
 
 const restoreOf = (text: string): RestoreConfig =>
   within(
-    () => normaliseRestore(parsed('restore', SCHEMAS.restore, text)),
+    () => normaliseRestore(readOptions('--restore', SCHEMAS.restore, text)),
     (error) => failure(error, 'Error parsing restore'),
   );
-
-/** The options in an option's value, and the first that it lacks. */
-function parsed(name: string, schema: Schema, text: string): Record<string, unknown> {
-  let options: Record<string, unknown>;
-  try {
-    options = parseOptions(schema, text);
-  } catch (error) {
-    if (!(error instanceof OptionError)) throw error;
-    throw failure(error, `Error parsing --${name}`);
-  }
-  const lacking = schema.required?.find((field) => {
-    const { default: fallback, wire } = schema.properties?.[field] ?? {};
-    return options[field] === undefined && fallback === undefined && !wire?.drawn;
-  });
-  if (lacking === undefined) return options;
-  const key = schema.properties?.[lacking]?.cli?.key ?? lacking;
-  throw failure(undefined, `Error parsing --${name}: ${key} missing`);
-}
 
 function configOf(found: Scanned, host: HostFacts): VmConfig {
   const body = within(
@@ -177,5 +153,5 @@ const defaultOf = (field: string): unknown => SCHEMAS.vmCreate.properties?.[fiel
 
 function readValue(name: string, schema: Schema, text: string): unknown {
   if (schema.type === 'boolean') return true;
-  return schema.type === 'string' ? text : parsed(name, schema, text);
+  return schema.type === 'string' ? text : readOptions(`--${name}`, schema, text);
 }

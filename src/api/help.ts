@@ -38,7 +38,7 @@ function entry(option: CliOption): string[] {
 }
 
 /** Fills lines, never breaking a word; `separator` ends all but the last. */
-function wrap(words: readonly string[], separator: string): string[] {
+export function wrap(words: readonly string[], separator: string): string[] {
   const lines: string[] = [];
   for (const [i, word] of words.entries()) {
     const piece = i + 1 < words.length ? word + separator : word;
@@ -53,15 +53,15 @@ function wrap(words: readonly string[], separator: string): string[] {
 /** An option's keys, each with the form of its value. */
 function syntaxOf({ name, field }: CliOption): string[] {
   if (name === 'seccomp') return [SECCOMP_VALUES.join('|')];
-  if (name === 'restore') return keysOf(SCHEMAS.restore, '');
+  if (name === 'restore') return keysOf(SCHEMAS.restore);
   if (field === undefined) return [];
   const schema = field
     .split('.')
     .reduce<Schema | undefined>((at, part) => at?.properties?.[part], SCHEMAS.vmCreate);
-  return schema === undefined ? [] : keysOf(schema.items ?? schema, '');
+  return schema === undefined ? [] : keysOf(schema.items ?? schema);
 }
 
-function keysOf({ properties = {} }: Schema, prefix: string): string[] {
+export function keysOf({ properties = {} }: Schema, prefix = ''): string[] {
   return Object.entries(properties).flatMap(([name, schema]) => {
     const { hidden, old, key = name, flags, prefix: inner } = schema.cli ?? {};
     // What starts with an underscore is for developers.

@@ -167,6 +167,10 @@ function integerValue({ cli }: Schema, text: string): number | undefined {
   return Number(digits) * (SUFFIXES[suffix] ?? 1);
 }
 
+/** The bytes of a size such as 512M; undefined if it is none. */
+export const sizeOf = (text: string): number | undefined =>
+  integerValue({ type: 'integer', cli: { unit: 'size' } }, text);
+
 const inRange = ({ minimum = 0, maximum = 0 }: Schema, value: number | undefined) =>
   value !== undefined && value >= minimum && value <= maximum ? value : undefined;
 

@@ -2,9 +2,10 @@
  * What a device is to the machine around it. Interfaces only: a device imports this, its family's
  * `device.ts` and foundations; never another device, never the VMM.
  */
-import type { AccessHandler, Claim, GuestMemory, RegionOptions } from '../native.ts';
+import type { AccessHandler, Claim, GuestMemory, RegionOptions, Vm } from '../native.ts';
 import type { RateLimiter } from '../native-limits.ts';
 import type { Aml } from './acpi/aml.ts';
+import type { ConfigSpace } from './pci/config-space.ts';
 
 /** A device at fixed ports or guest physical addresses, answered on the JS thread. */
 export interface BusDevice extends AccessHandler {
@@ -15,6 +16,30 @@ export interface BusDevice extends AccessHandler {
 export interface AmlSource {
   /** Terms that stand in `\_SB_`. */
   aml(): Aml[];
+}
+
+/** A memory BAR as vm.info tells of it. */
+export interface FunctionBar {
+  index: number;
+  width: 32 | 64;
+  sizeBytes: number;
+  /** Where the guest has put it, also while it does not answer. */
+  gpa: number;
+}
+
+/** What stands in a slot of a PCI bus. */
+export interface PciFunction {
+  readonly space: ConfigSpace;
+  readonly bars: readonly FunctionBar[];
+  /** Resolves when no request is in flight. The vCPUs stand still meanwhile. */
+  pause(): Promise<void>;
+  resume(): void;
+  /** What it counted since it was made, by the names of `vm.counters`. At any time. */
+  counters?(): Readonly<Record<string, number>> | undefined;
+  /** Its BARs answer nowhere from now on. While the VM runs, before it is disposed of. */
+  unplug(): void;
+  /** Closes what it holds, once it is unplugged or the VM has stopped. Idempotent. */
+  [Symbol.asyncDispose](): Promise<void>;
 }
 
 /** What a device is given when it is made, besides its config. */
@@ -33,6 +58,10 @@ export interface DeviceContext {
    * first. It stays there as long as the VM. @throws VmmError if there is no room for it.
    */
   mapFile(options: FileMapping): number;
+  /** For the BARs of a PCI function that no virtio transport carries. */
+  readonly vm: Pick<Vm, 'claim' | 'release'>;
+  /** Finds a place for such a BAR, a power of two in size. @throws VmmError if none is left. */
+  placeBar(width: 32 | 64, sizeBytes: number): number;
 }
 
 export interface FileMapping extends Required<Pick<RegionOptions, 'privateCopy' | 'readonly'>> {

@@ -1,4 +1,5 @@
 /** The devices of a booted VM as vm.info lists them. */
+import type { FunctionBar } from '../devices/device.ts';
 
 /** Where a device answers, in the API's own terms. */
 interface PciBar {
@@ -30,43 +31,49 @@ export type DeviceTree = Readonly<Record<string, DeviceNode>>;
 const leaf = (id: string): DeviceNode => ({ id, resources: [], children: [] });
 
 /** The devices that are on no bus. */
-export function platformNodes({ serial }: { serial: boolean }): DeviceTree {
-  const ids = ['__ioapic', ...(serial ? ['__serial'] : [])];
+export function platformNodes(there: { serial: boolean; debugConsole: boolean }): DeviceTree {
+  const { serial, debugConsole } = there;
+  const ids = [
+    '__ioapic',
+    ...(serial ? ['__serial'] : []),
+    ...(debugConsole ? ['__debug_console'] : []),
+  ];
   return Object.fromEntries(ids.map((id) => [id, leaf(id)]));
 }
 
-/** A virtio device and the PCI function that carries it. */
+/** A device on the PCI bus. */
 export interface PlacedFunction {
   id: string;
   slot: number;
-  /** Where the guest has put the BAR by now. */
-  barGpa: number;
-  barWidth: 32 | 64;
-  barBytes: number;
-  /** Addresses of its own, beside its BAR. */
+  bars: readonly FunctionBar[];
+  /** Addresses of its own, beside its BARs. */
   windows: readonly { gpa: number; sizeBytes: number }[];
+  /** Its function is a node of its own. */
+  isVirtio: boolean;
 }
 
+const bdfOf = (slot: number): string => `0000:00:${slot.toString(16).padStart(2, '0')}.0`;
+
 export function functionNodes(functions: readonly PlacedFunction[]): DeviceTree {
-  const nodes = functions.flatMap((placed): DeviceNode[] => {
-    const { id, slot, barGpa, barWidth, barBytes, windows } = placed;
-    const parent = `_virtio-pci-${id}`;
-    const bar = { index: 0, base: barGpa, size: barBytes, prefetchable: false } as const;
+  const nodes = functions.flatMap(({ id, slot, bars, windows, isVirtio }): DeviceNode[] => {
+    const [pci_bdf, parent] = [bdfOf(slot), `_virtio-pci-${id}`];
+    const resources = bars.map(barResource);
+    const own = windows.map(({ gpa, sizeBytes }) => ({
+      MmioAddressRange: { base: gpa, size: sizeBytes },
+    }));
+    if (!isVirtio) return [{ ...leaf(id), resources: [...resources, ...own], pci_bdf }];
     return [
-      {
-        id: parent,
-        resources: [{ PciBar: { ...bar, type_: barWidth === 32 ? 'Mmio32' : 'Mmio64' } }],
-        children: [id],
-        pci_bdf: `0000:00:${slot.toString(16).padStart(2, '0')}.0`,
-      },
-      {
-        ...leaf(id),
-        resources: windows.map(({ gpa, sizeBytes }) => ({
-          MmioAddressRange: { base: gpa, size: sizeBytes },
-        })),
-        parent,
-      },
+      { id: parent, resources, children: [id], pci_bdf },
+      { ...leaf(id), resources: own, parent },
     ];
   });
   return Object.fromEntries(nodes.map((node) => [node.id, node]));
 }
+
+const barResource = ({ index, width, sizeBytes, gpa }: FunctionBar): PciBar => ({
+  PciBar: {
+    ...{ index, base: gpa, size: sizeBytes },
+    type_: width === 32 ? 'Mmio32' : 'Mmio64',
+    prefetchable: false,
+  },
+});

@@ -3,7 +3,7 @@
  * only place that knows them all, and it knows nothing else of any of them.
  */
 import type { Static, TSchema } from '@sinclair/typebox';
-import type { DeviceContext } from '../devices/device.ts';
+import type { DeviceContext, PciFunction } from '../devices/device.ts';
 import { DebugConsoleConfig } from '../devices/legacy/debug-console.ts';
 import { SerialConfig } from '../devices/legacy/serial.ts';
 import { PvpanicConfig } from '../devices/pvpanic.ts';
@@ -17,7 +17,7 @@ import {
   GenericVhostUserConfig,
   openGeneric,
 } from '../devices/vhost-user/generic.ts';
-import { BalloonConfig } from '../devices/virtio/balloon.ts';
+import { Balloon, BalloonConfig } from '../devices/virtio/balloon.ts';
 import { Block, DiskConfig } from '../devices/virtio/block.ts';
 import { Console, ConsoleConfig } from '../devices/virtio/console.ts';
 import type { VirtioDevice } from '../devices/virtio/device.ts';
@@ -28,10 +28,13 @@ import { RtcConfig } from '../devices/virtio/rtc.ts';
 import { Vsock, VsockConfig } from '../devices/virtio/vsock.ts';
 import { WatchdogConfig } from '../devices/virtio/watchdog.ts';
 
+/** What is in a slot, or what a virtio transport carries there. */
+type Device = VirtioDevice | PciFunction;
+
 type Named = { readonly id: string } | { readonly idPrefix: string };
 
 /** What the VMM knows of the devices under one field of the config. */
-interface Kind<S extends TSchema, D extends VirtioDevice> {
+interface Kind<S extends TSchema, D extends Device> {
   readonly schema: S;
   /** It takes no PCI slot. */
   readonly isOffBus?: true;
@@ -51,16 +54,15 @@ interface Kind<S extends TSchema, D extends VirtioDevice> {
   create?(config: Static<S>, context: DeviceContext): D | Promise<D>;
   /** What it found out of what its config leaves open: fields to be written there. */
   found?(device: D): object;
+  /** What of that the next boot must not find otherwise. */
+  kept?(device: D): object;
   /** What of a config cannot be served yet, such as ` image_type Qcow2`; '' is all of it. */
   unserved?(config: Static<S>): string[];
 }
 
-const kind = <S extends TSchema, D extends VirtioDevice, const N extends Named>(
+const kind = <S extends TSchema, D extends Device, const N extends Named>(
   it: Kind<S, D> & N,
 ): Kind<S, D> & N => it;
-
-const otherThan = (value: string, served: readonly string[]): string[] =>
-  served.includes(value) ? [] : [` ${value}`];
 
 /**
  * In the order in which a boot gives out PCI slots and ids. A VM has any number of the devices with
@@ -89,6 +91,7 @@ export const DEVICES = {
     check: (config, at) => Net.check(config, at),
     create: (config, context) => new Net(config, context),
     found: ({ hostMac }) => ({ host_mac: hostMac }),
+    kept: ({ kept }) => kept,
     unserved: (config) => Net.unserved(config),
   }),
   rng: kind({
@@ -116,7 +119,11 @@ export const DEVICES = {
     check: (config) => Vsock.check(config),
     create: (config, context) => new Vsock(config, context),
   }),
-  balloon: kind({ schema: BalloonConfig, id: '__balloon' }),
+  balloon: kind({
+    schema: BalloonConfig,
+    id: '__balloon',
+    create: (config, context) => new Balloon(config, context),
+  }),
   watchdog: kind({ schema: WatchdogConfig, id: '__watchdog' }),
   vdpa: kind({ schema: VdpaConfig, idPrefix: '_vdpa' }),
   rtc: kind({ schema: RtcConfig, id: '__rtc' }),
@@ -129,7 +136,7 @@ export const DEVICES = {
     schema: DebugConsoleConfig,
     id: '__debug_console',
     isOffBus: true,
-    unserved: ({ mode }) => otherThan(mode, ['Off']),
+    unserved: () => [],
   }),
 } as const;
 
@@ -138,7 +145,7 @@ type DeviceConfigs = { readonly [F in DeviceField]?: unknown };
 type Identified = { readonly id?: string };
 
 /** Any kind: the config that it is given is its own. */
-type AnyKind = Kind<TSchema, VirtioDevice> & Named;
+type AnyKind = Kind<TSchema, Device> & Named;
 export type Kinds = Readonly<Record<string, AnyKind>>;
 const KINDS = DEVICES as unknown as Kinds;
 
@@ -185,6 +192,9 @@ export function unsupportedDevices(config: DeviceConfigs): string[] {
     return unserved.map((what) => `${at}${what}`);
   });
 }
+
+export const findBalloon = (devices: Iterable<VirtioDevice | PciFunction>): Balloon | undefined =>
+  [...devices].find((device) => device instanceof Balloon);
 
 /** The id of a device in a config whose devices have all got theirs. */
 export const deviceId = ({ kind, config }: WantedDevice): string =>

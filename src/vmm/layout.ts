@@ -19,13 +19,14 @@
  * 0xfec0_0000│ IOAPIC
  * 0xfee0_0000│ local APICs and MSI
  * 4 GiB       ├ RAM above the hole
+ *             ├ RAM that can be plugged, from the next 128 MiB on
  *             ├ persistent memory, from the bottom up; BARs of 64 bits, from the top down
  * 2^bits−1088K├ registers of platform devices, 1 MiB
  * 2^bits−64K  └ unused; `bits` is the physical address width of the guest's CPUs
  * ```
  */
 import { strict as assert } from 'node:assert';
-import { GIB, hex, KIB, MIB } from '../bytes.ts';
+import { alignDown, alignUp, GIB, hex, KIB, MIB } from '../bytes.ts';
 import { VmmError } from '../errors.ts';
 
 /** A range of guest physical addresses. */
@@ -121,7 +122,12 @@ export function e820(ramBytes: number): E820Entry[] {
   ];
 }
 
+/** Linux plugs memory by sections of so much. */
+export const MEMORY_SECTION_BYTES = 128 * MIB;
+
 export interface DeviceArea {
+  /** Where RAM can be plugged, in whole sections; maybe none. */
+  pluggable: GpaRange;
   /** For BARs of 64 bits, and files mapped beside them. */
   pci64: GpaRange;
   /** The register of the generic event device. */
@@ -139,16 +145,21 @@ const TOP_UNUSED_BYTES = 64 * KIB;
  * What lies above RAM, which follows from how many address bits the guest's CPUs have.
  * @throws VmmError 'invalid-config' if RAM leaves no room for it.
  */
-export function deviceArea(physBits: number, ramBytes: number): DeviceArea {
+export function deviceArea(physBits: number, ramBytes: number, hotplugBytes = 0): DeviceArea {
   const platform = 2 ** physBits - TOP_UNUSED_BYTES - PLATFORM_BYTES;
-  const start = Math.max(ABOVE_HOLE, ABOVE_HOLE + ramBytes - HOLE);
+  const ramEnd = Math.max(ABOVE_HOLE, ABOVE_HOLE + ramBytes - HOLE);
+  const plugGpa = alignUp(ramEnd, MEMORY_SECTION_BYTES);
+  const pluggable = range(plugGpa, alignDown(hotplugBytes, MEMORY_SECTION_BYTES));
+  const start = pluggable.sizeBytes > 0 ? plugGpa + pluggable.sizeBytes : ramEnd;
   if (start >= platform)
     throw new VmmError(
       'invalid-config',
-      `Memory of ${ramBytes} bytes leaves no room for devices below ${hex(2 ** physBits)}, ` +
+      `Memory of ${ramBytes} bytes${hotplugBytes > 0 ? `, and ${hotplugBytes} to be plugged,` : ''} ` +
+        `leaves no room for devices below ${hex(2 ** physBits)}, ` +
         `which ${physBits} physical address bits reach: give the VM less memory`,
     );
   return {
+    pluggable,
     pci64: range(start, platform - start),
     ged: range(platform, 1),
     cpuHotplug: range(platform + 0x10, 0xc),

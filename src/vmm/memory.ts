@@ -1,35 +1,40 @@
 /** Guest RAM: what backs it, and where it lies. */
 import { closeSync } from 'node:fs';
-import { MIB } from '../bytes.ts';
 import { VmmError } from '../errors.ts';
 import type { GuestMemory } from '../native.ts';
 import { makeUnnamedFile } from '../unnamed-file.ts';
-import { type MemoryConfig, ramBytes } from './config/memory.ts';
-import { ramRegions } from './layout.ts';
-
-const HUGE_PAGE_BYTES = 2 * MIB;
+import { type MemoryConfig, pageBytes } from './config/memory.ts';
+import type { GpaRange } from './layout.ts';
 
 /**
- * Gives the guest its RAM; pages come when they are touched, or with `prefault` now.
- * @throws VmmError 'host' if the host has not got it.
+ * Gives the guest RAM in `regions`; pages come when they are touched, or with `prefault` now.
+ * @throws VmmError 'host' if the host has not got it, and then nothing has changed.
  */
-export async function addRam(memory: GuestMemory, config: MemoryConfig): Promise<void> {
+export async function addRam(
+  memory: GuestMemory,
+  config: MemoryConfig,
+  regions: readonly GpaRange[],
+): Promise<void> {
   const { shared = false, thp, mergeable, reserve, hugepages } = config;
-  const hugePageBytes = hugepages ? (config.hugepage_size ?? HUGE_PAGE_BYTES) : 0;
-  const fd = config.file === undefined ? -1 : openBacking(config.file, ramBytes(config));
+  const hugePageBytes = hugepages ? pageBytes(config) : 0;
+  const total = regions.reduce((sum, { sizeBytes }) => sum + sizeBytes, 0);
+  const fd = config.file === undefined ? -1 : openBacking(config.file, total);
+  const added: number[] = [];
   let fileOffset = 0;
   try {
-    for (const region of ramRegions(ramBytes(config))) {
-      const options = { shared, thp, mergeable, reserve, hugePageBytes };
+    for (const region of regions) {
+      const options = { shared, thp, mergeable, reserve, hugePageBytes, discardable: true };
       memory.addRegion({ ...region, ...options, ...(fd >= 0 && { fd, fileOffset }) });
+      added.push(region.gpa);
       fileOffset += region.sizeBytes;
     }
     if (config.prefault) await memory.prefault();
   } catch (cause) {
+    for (const gpa of added) await memory.removeRegion(gpa);
     const pages = hugepages ? ` in huge pages of ${hugePageBytes}` : '';
     throw new VmmError(
       'host',
-      `The host has no ${ramBytes(config)} bytes${pages} for memory.size: give the VM less`,
+      `The host has no ${total} bytes${pages} for memory.size: give the VM less`,
       cause,
     );
   } finally {

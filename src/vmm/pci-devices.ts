@@ -1,9 +1,9 @@
 /**
  * The devices of a booted VM on its PCI bus: made from the config, put into slots, paused and ended
- * together. Nothing here knows what any of them is.
+ * together. Nothing here knows what any of them is, but for whether it needs a virtio transport.
  */
 import { KIB, MIB } from '../bytes.ts';
-import type { DeviceContext, FileMapping } from '../devices/device.ts';
+import type { DeviceContext, FileMapping, PciFunction } from '../devices/device.ts';
 import { type PciBus, SLOT_COUNT } from '../devices/pci/bus.ts';
 import type { VirtioDevice } from '../devices/virtio/device.ts';
 import { BAR_BYTES } from '../devices/virtio/pci-capabilities.ts';
@@ -13,6 +13,7 @@ import type { Vm } from '../native.ts';
 import { RangeAllocator } from './allocator.ts';
 import { type DeviceTree, functionNodes } from './device-tree.ts';
 import { deviceId, type WantedDevice } from './devices.ts';
+import type { OnEvent } from './events.ts';
 import { type DeviceArea, type GpaRange, MEMORY } from './layout.ts';
 
 /** As far apart BARs lie. A guest's firmware tables tell of the windows, not of this. */
@@ -26,18 +27,20 @@ const FIRST_SLOT = 1;
 
 export interface PciDevicesOptions
   extends Pick<VirtioPciOptions, 'memory' | 'native'>,
-    Omit<DeviceContext, 'id' | 'memory' | 'mapFile'> {
+    Omit<DeviceContext, 'id' | 'memory' | 'vm' | 'mapFile' | 'placeBar'> {
   vm: VirtioPciOptions['vm'] & Pick<Vm, 'mapMemory'>;
   bus: PciBus;
   area: DeviceArea;
+  onEvent: OnEvent;
 }
 
 interface Attached {
   id: string;
   windows: GpaRange[];
   slot: number;
-  device: VirtioDevice;
-  pci: VirtioPci;
+  device: VirtioDevice | PciFunction;
+  pci: PciFunction;
+  isVirtio: boolean;
 }
 
 export class PciDevices {
@@ -46,6 +49,8 @@ export class PciDevices {
   readonly #attached: Attached[] = [];
   /** By device id, what each found out of what its config leaves open. */
   readonly found = new Map<string, object>();
+  /** What of that the next boot must not find otherwise. */
+  readonly kept = new Map<string, object>();
 
   private constructor(options: PciDevicesOptions) {
     this.#options = options;
@@ -75,18 +80,30 @@ export class PciDevices {
     return devices;
   }
 
+  get all(): (VirtioDevice | PciFunction)[] {
+    return this.#attached.map(({ device }) => device);
+  }
+
+  /** Whether one of them could not be told of another region of RAM. */
+  get hasMostMemory(): boolean {
+    const count = this.#options.memory.regions().length;
+    return this.all.some(({ regionsMax = Number.POSITIVE_INFINITY }) => count >= regionsMax);
+  }
+
+  /** Resolves when all know where RAM is now. */
+  async memoryChanged(): Promise<void> {
+    await Promise.all(this.all.map((device) => device.memoryChanged?.()));
+  }
+
   get nodes(): DeviceTree {
     return functionNodes(
-      this.#attached.map(({ id, slot, windows, pci }) => ({
-        ...{ id, slot, windows, barBytes: BAR_BYTES },
-        ...{ barGpa: pci.barGpa, barWidth: pci.barWidth },
-      })),
+      this.#attached.map(({ device: _, pci, ...rest }) => ({ ...rest, bars: pci.bars })),
     );
   }
 
   /** Of each device that counts, by id. */
   counters(): Record<string, Readonly<Record<string, number>>> {
-    const counted = this.#attached.map(({ id, device }) => [id, device.counters?.()] as const);
+    const counted = this.#attached.map(({ id, pci }) => [id, pci.counters?.()] as const);
     return Object.fromEntries(counted.flatMap(([id, counts]) => (counts ? [[id, counts]] : [])));
   }
 
@@ -105,13 +122,13 @@ export class PciDevices {
   }
 
   async #attach(wanted: WantedDevice, slot: number): Promise<void> {
-    const { bus, memory, vm, native, console, rateLimitGroups, onWarning } = this.#options;
+    const { vm, bus, memory, console, rateLimitGroups, onWarning } = this.#options;
     const { kind, config } = wanted;
     const id = deviceId(wanted);
-    const bar = this.#place(wanted, id);
     const windows: GpaRange[] = [];
+    const placeBar = (width: 32 | 64, sizeBytes: number) => this.#placeBar(id, width, sizeBytes);
     const device = await kind.create?.(config, {
-      ...{ id, memory, rateLimitGroups, onWarning, console },
+      ...{ id, memory, rateLimitGroups, onWarning, console, vm, placeBar },
       mapFile: (mapping) => {
         const gpa = this.#mapFile(id, mapping);
         windows.push({ gpa, sizeBytes: mapping.sizeBytes });
@@ -119,22 +136,36 @@ export class PciDevices {
       },
     });
     if (!device) return;
+    const isVirtio = !('space' in device);
+    const pci = isVirtio ? await this.#carry(device, id, kind.barWidth ?? 64) : device;
+    bus.add(slot, pci.space);
+    this.#attached.push({ id, slot, windows, device, pci, isVirtio });
+    if (kind.found) this.found.set(id, kind.found(device));
+    if (kind.kept) this.kept.set(id, kind.kept(device));
+  }
+  /** The transport of a virtio device, which is disposed of if there can be none. */
+  async #carry(device: VirtioDevice, id: string, width: 32 | 64): Promise<VirtioPci> {
+    const { memory, vm, native, onWarning, onEvent } = this.#options;
     try {
+      const bar = { width, gpa: this.#placeBar(id, width, BAR_BYTES) };
       const warn = (reason: string) => onWarning(`Device ${id}: ${reason}`);
-      const pci = new VirtioPci({ device, memory, vm, native, bar, onWarning: warn });
-      bus.add(slot, pci.space);
-      this.#attached.push({ id, slot, windows, device, pci });
+      const tell = (event: 'activated' | 'reset') => () =>
+        onEvent({ source: 'virtio-device', event, properties: { id } });
+      return new VirtioPci({
+        ...{ device, memory, vm, native, bar, onWarning: warn },
+        ...{ onActivated: tell('activated'), onReset: tell('reset') },
+      });
     } catch (cause) {
       await device[Symbol.asyncDispose]();
+      if (cause instanceof VmmError) throw cause;
       throw new VmmError('host', `The host cannot connect device ${id}`, cause);
     }
-    if (kind.found) this.found.set(id, kind.found(device));
   }
 
-  #place({ kind }: WantedDevice, id: string): VirtioPciOptions['bar'] {
-    const width = kind.barWidth ?? 64;
-    const gpa = this.#bars[width].allocate(BAR_BYTES, BAR_STEP[width]);
-    if (gpa !== undefined) return { width, gpa };
+  #placeBar(id: string, width: 32 | 64, sizeBytes: number): number {
+    const step = Math.max(BAR_STEP[width], sizeBytes);
+    const gpa = this.#bars[width].allocate(sizeBytes, step);
+    if (gpa !== undefined) return gpa;
     throw noAddresses(id);
   }
 

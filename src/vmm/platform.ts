@@ -3,6 +3,7 @@
  * are stands in their own files; here only who gets which address, line and callback.
  */
 import { Ged } from '../devices/acpi/ged.ts';
+import { MEMORY_SCAN, MemoryHotplug } from '../devices/acpi/memory-hotplug.ts';
 import { Shutdown } from '../devices/acpi/shutdown.ts';
 import type { AmlSource, BusDevice } from '../devices/device.ts';
 import { Cmos } from '../devices/legacy/cmos.ts';
@@ -10,7 +11,15 @@ import { I8042 } from '../devices/legacy/i8042.ts';
 import { Serial } from '../devices/legacy/serial.ts';
 import { PciBus } from '../devices/pci/bus.ts';
 import type { Vm } from '../native.ts';
-import { type DeviceArea, ECAM_SEGMENT_BYTES, GSI, MEMORY, PORTS, ramRegions } from './layout.ts';
+import {
+  type DeviceArea,
+  ECAM_SEGMENT_BYTES,
+  type GpaRange,
+  GSI,
+  MEMORY,
+  PORTS,
+  ramRegions,
+} from './layout.ts';
 
 export interface PlatformOptions {
   vm: Vm;
@@ -26,6 +35,10 @@ export interface PlatformOptions {
 export interface Platform {
   pci: PciBus;
   pressPowerButton: () => void;
+  /** Whether another module of memory can be plugged. */
+  readonly hasMemorySlot: boolean;
+  /** Puts a module of memory there, and has the guest look. */
+  plugMemory: (range: GpaRange) => void;
   /** All that the guest's firmware tables tell of. */
   aml: AmlSource[];
 }
@@ -41,7 +54,9 @@ export function buildPlatform(options: PlatformOptions): Platform {
     window64: area.pci64,
   });
   const shutdown = new Shutdown({ port: PORTS.shutdown.base, onReset, onPowerOff });
-  const ged = new Ged({ gpa: area.ged.gpa, gsi: GSI.ged, irq: vm.irq(GSI.ged), scans: {} });
+  const memory = new MemoryHotplug({ gpa: area.memoryHotplug.gpa });
+  const scans = { memory: MEMORY_SCAN };
+  const ged = new Ged({ gpa: area.ged.gpa, gsi: GSI.ged, irq: vm.irq(GSI.ged), scans });
   const cmos = new Cmos({
     port: PORTS.cmos.base,
     ramBelow4GibBytes: below?.sizeBytes ?? 0,
@@ -52,14 +67,21 @@ export function buildPlatform(options: PlatformOptions): Platform {
   const i8042 = new I8042({ port: PORTS.i8042.base, onReset });
   const serial = new Serial({ port: PORTS.serial.base, gsi: GSI.serial });
 
-  for (const device of [pci.ports, pci.ecam, shutdown, ged, cmos, i8042]) claim(vm, device);
+  for (const device of [pci.ports, pci.ecam, shutdown, ged, cmos, i8042, memory]) claim(vm, device);
   vm.pmTimer(PORTS.pmTimer.base);
   for (const { base, count } of [PORTS.post, PORTS.firmwareDebug]) vm.sink(base, count);
   const pressPowerButton = () => ged.notify('powerButton');
   return {
     pci,
     pressPowerButton,
-    aml: [pci, shutdown, ged, cmos, ...(options.serial ? [serial] : [])],
+    get hasMemorySlot() {
+      return memory.hasRoom;
+    },
+    plugMemory: ({ gpa, sizeBytes }) => {
+      memory.insert(gpa, sizeBytes);
+      ged.notify('memory');
+    },
+    aml: [pci, shutdown, ged, cmos, memory, ...(options.serial ? [serial] : [])],
   };
 }
 

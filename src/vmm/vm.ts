@@ -24,11 +24,12 @@ import type { VmConfig } from './config.ts';
 import { type Consoles, Ports } from './consoles.ts';
 import { apicId, flatTopology, guestCpuid, physBits, type Topology } from './cpuid.ts';
 import { type DeviceTree, platformNodes } from './device-tree.ts';
-import { pciDevices } from './devices.ts';
+import { findBalloon, pciDevices } from './devices.ts';
+import type { OnEvent } from './events.ts';
 import { deviceArea, MEMORY } from './layout.ts';
-import { addRam } from './memory.ts';
 import { PciDevices } from './pci-devices.ts';
 import { buildPlatform, type Platform } from './platform.ts';
+import { Ram, refused } from './ram.ts';
 import { buildSmbios } from './smbios.ts';
 
 /**
@@ -42,6 +43,8 @@ export interface VmHooks {
   onError: (error: Error) => void;
   /** Something of a device is odd, but contained. */
   onWarning: (message: string) => void;
+  /** Of its devices and the guest in it. */
+  onEvent: OnEvent;
 }
 
 export class Vm {
@@ -50,6 +53,7 @@ export class Vm {
   readonly #ports: Ports;
   readonly #platform: Platform;
   readonly #devices: PciDevices;
+  readonly #ram: Ram;
 
   private constructor(parts: Parts) {
     this.#memory = parts.memory;
@@ -57,6 +61,7 @@ export class Vm {
     this.#ports = parts.ports;
     this.#platform = parts.platform;
     this.#devices = parts.devices;
+    this.#ram = parts.ram;
   }
 
   /**
@@ -71,8 +76,8 @@ export class Vm {
     let ports: Ports | undefined;
     let devices: PciDevices | undefined;
     try {
-      await addRam(memory, config.memory);
       const machine = describe(config);
+      const ram = await Ram.add(memory, config.memory, machine.area);
       vm = new native.Vm(memory, {
         vcpus: vcpuOptions(config, machine.topology),
         tssGpa: MEMORY.kvmTss.gpa,
@@ -82,13 +87,13 @@ export class Vm {
       const platform = buildPlatform({ vm, serial: consoles.serial.isThere, ...machine, ...hooks });
       devices = await PciDevices.attach(pciDevices(config), {
         ...{ vm, memory, native, bus: platform.pci, area: machine.area },
-        ...{ console: ports.console, onWarning: hooks.onWarning },
+        ...{ console: ports.console, onWarning: hooks.onWarning, onEvent: hooks.onEvent },
         rateLimitGroups: rateLimitGroups(config),
       });
       await vm.boot(plan(config, payload, { ...machine, tscKhz: vm.tscKhz() }, platform));
       vm.run();
       ports.start();
-      return new Vm({ memory, native: vm, ports, platform, devices });
+      return new Vm({ memory, native: vm, ports, platform, devices, ram });
     } catch (cause) {
       await vm?.stop();
       await devices?.dispose();
@@ -124,16 +129,52 @@ export class Vm {
     throw new VmmError('host', 'vCPUs cannot be plugged yet');
   }
 
-  async resizeRam(_sizeBytes: number): Promise<void> {
-    throw new VmmError('host', 'RAM cannot be plugged yet');
+  /**
+   * Gives the guest RAM until it has so much in all. Resolves when it can see it; it may take it
+   * later, or never. Less than there is comes with the next boot.
+   * @throws VmmError 'invalid-config' if it cannot have so much, 'host' if the host has not got it.
+   */
+  async resizeRam(sizeBytes: number): Promise<void> {
+    const range = this.#ram.missing(sizeBytes);
+    if (!range) return;
+    if (!this.#platform.hasMemorySlot || this.#devices.hasMostMemory)
+      throw refused(
+        'No memory slot is left',
+        `desired_ram is ${sizeBytes}: reboot the VM, and the RAM that it has is one piece again`,
+      );
+    await this.#ram.plug(range, this.#native);
+    await this.#devices.memoryChanged();
+    this.#platform.plugMemory(range);
   }
 
-  async resizeBalloon(_sizeBytes: number): Promise<void> {
-    throw new VmmError('host', 'There is no balloon yet');
+  /**
+   * Asks the guest to lend so much of its RAM.
+   * @throws VmmError 'invalid-config' if it has no balloon, or not so much.
+   */
+  async resizeBalloon(sizeBytes: number): Promise<void> {
+    const balloon = findBalloon(this.#devices.all);
+    if (!balloon)
+      throw refusedByDevices(
+        "Missing virtio-balloon, can't proceed as expected",
+        `desired_balloon is ${sizeBytes}: create the VM with a balloon`,
+      );
+    if (sizeBytes >= this.#ram.sizeBytes)
+      throw refusedByDevices(
+        `Balloon size (${sizeBytes}) greater than RAM (${this.#ram.sizeBytes})`,
+        `desired_balloon is ${sizeBytes}: give less than the guest's RAM`,
+      );
+    balloon.resize(sizeBytes);
+  }
+
+  /** RAM that the guest has now: without what it says that it lends, which may be anything. */
+  get memoryActualSize(): number {
+    const heldBytes = findBalloon(this.#devices.all)?.heldBytes ?? 0;
+    return Math.max(0, this.#ram.sizeBytes - heldBytes);
   }
 
   get deviceTree(): DeviceTree {
-    const platform = platformNodes({ serial: this.#ports.serial !== undefined });
+    const { serial, debug } = this.#ports;
+    const platform = platformNodes({ serial: !!serial, debugConsole: !!debug });
     return { ...platform, ...this.#devices.nodes };
   }
 
@@ -145,6 +186,11 @@ export class Vm {
   /** By device id, what each found out of what its config leaves open. */
   get found(): ReadonlyMap<string, object> {
     return this.#devices.found;
+  }
+
+  /** What of that the next boot must not find otherwise. */
+  get kept(): ReadonlyMap<string, object> {
+    return this.#devices.kept;
   }
 
   /** Ends it, whatever the guest does. What it has written to its consoles is kept. */
@@ -163,7 +209,16 @@ interface Parts {
   ports: Ports;
   platform: Platform;
   devices: PciDevices;
+  ram: Ram;
 }
+
+/** In the words that clients know. */
+const refusedByDevices = (text: string, remedy: string): VmmError =>
+  new VmmError(
+    'invalid-config',
+    'Error from device manager',
+    new Error(text, { cause: new Error(remedy) }),
+  );
 
 /**
  * Finds what would keep the config from booting, as far as that can be known before: the files and
@@ -229,6 +284,7 @@ function describe({ cpus, memory }: VmConfig) {
   const host = hostCpuid;
   const bits = physBits(host, cpus.max_phys_bits);
   const bytes = ramBytes(memory);
+  const area = deviceArea(bits, bytes, memory.hotplug_size);
   const topology: Topology = cpus.topology
     ? {
         threadsPerCore: cpus.topology.threads_per_core,
@@ -237,7 +293,7 @@ function describe({ cpus, memory }: VmConfig) {
         packages: cpus.topology.packages,
       }
     : flatTopology(cpus.max_vcpus);
-  return { host, topology, physBits: bits, ramBytes: bytes, area: deviceArea(bits, bytes) };
+  return { host, topology, physBits: bits, ramBytes: bytes, area };
 }
 
 function plan(

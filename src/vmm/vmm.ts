@@ -10,6 +10,7 @@ import type { VmConfig } from './config.ts';
 import { Consoles } from './consoles.ts';
 import type { DeviceTree } from './device-tree.ts';
 import { assignIds, checkDevices, withFound } from './devices.ts';
+import type { OnEvent, VmmEvent } from './events.ts';
 import { nextState, notCreated, type State, type Verb } from './states.ts';
 import { checkFiles, Vm } from './vm.ts';
 
@@ -21,6 +22,7 @@ export interface VmmOptions {
   /** A guest has begun to run. */
   onBooted: () => void;
   onWarning: (message: string) => void;
+  onEvent: OnEvent;
 }
 
 export interface VmInfo<Dialect> {
@@ -44,6 +46,17 @@ interface Created<Dialect> {
   /** Of the next device that gets an id. */
   nextId: number;
 }
+
+/** What the event monitor is told of a VM. */
+type VmStep = Extract<VmmEvent, { source: 'vm' }>['event'];
+
+/** Of verbs: before the work, and after it if it did not fail. */
+const STEPS: { readonly [V in Verb]?: readonly [VmStep, VmStep] } = {
+  boot: ['booting', 'booted'],
+  pause: ['pausing', 'paused'],
+  resume: ['resuming', 'resumed'],
+  resize: ['resizing', 'resized'],
+};
 
 /** The outermost text of a failure, by verb. */
 const FAILURE: Record<Verb | 'info', string> = {
@@ -85,7 +98,7 @@ export class Vmm<Dialect> {
     if (!this.#created) throw new VmmError('not-created', FAILURE.info, notCreated());
     const { dialect, found } = this.#created;
     const config = withFound(this.#created.config, found);
-    const memoryActualSize = ramBytes(config.memory);
+    const memoryActualSize = this.#vm?.memoryActualSize ?? ramBytes(config.memory);
     const tree = this.#vm && { deviceTree: this.#vm.deviceTree };
     return { config, dialect, state: this.#state, memoryActualSize, ...tree };
   }
@@ -133,9 +146,7 @@ export class Vmm<Dialect> {
 
   delete(): Promise<void> {
     return this.#do('delete', async () => {
-      await this.#shutdown();
-      this.#created?.consoles.close();
-      this.#created = undefined;
+      await this.#delete();
     });
   }
 
@@ -183,9 +194,8 @@ export class Vmm<Dialect> {
   async exit(code: number): Promise<void> {
     if (this.#exiting) return;
     this.#exiting = true;
-    await this.#exclusively(() => this.#shutdown());
-    this.#created?.consoles.close();
-    this.#options.onExit(code);
+    await this.#exclusively(() => this.#delete());
+    this.#leave(code);
   }
 
   /** Changes the config, and first the VM if it is booted: a config that it refuses is not kept. */
@@ -217,6 +227,7 @@ export class Vmm<Dialect> {
       onPowerOff: once(() => this.#powerOff()),
       onError: (error) => this.#options.onWarning(error.message),
       onWarning: this.#options.onWarning,
+      onEvent: this.#options.onEvent,
     });
     created.config = config;
     created.found = this.#vm.found;
@@ -225,6 +236,8 @@ export class Vmm<Dialect> {
   }
 
   async #shutdown(): Promise<void> {
+    if (this.#vm && this.#created)
+      this.#created.config = withFound(this.#created.config, this.#vm.kept);
     await this.#vm?.shutdown();
     this.#vm = undefined;
     this.#owed = undefined;
@@ -234,6 +247,25 @@ export class Vmm<Dialect> {
   async #powerDown(): Promise<void> {
     await this.#shutdown();
     this.#created?.consoles.hangUp();
+    this.#tell('shutdown');
+  }
+
+  async #delete(): Promise<void> {
+    const { vm, created } = { vm: this.#vm, created: this.#created };
+    await this.#shutdown();
+    if (vm) this.#tell('shutdown');
+    created?.consoles.close();
+    this.#created = undefined;
+    if (created) this.#tell('deleted');
+  }
+
+  #leave(code: number): void {
+    this.#options.onEvent({ source: 'vmm', event: 'shutdown' });
+    this.#options.onExit(code);
+  }
+
+  #tell(event: VmStep): void {
+    this.#options.onEvent({ source: 'vm', event });
   }
 
   #keep(config: VmConfig, dialect: Dialect): void {
@@ -248,9 +280,11 @@ export class Vmm<Dialect> {
   }
 
   async #reboot(): Promise<void> {
+    this.#tell('rebooting');
     await this.#shutdown();
     try {
       await this.#boot();
+      this.#tell('rebooted');
       this.#state = 'Running';
     } catch (error) {
       this.#state = 'Created';
@@ -263,7 +297,8 @@ export class Vmm<Dialect> {
     this.#state = 'Created';
     if (this.#options.noShutdown || this.#exiting) return;
     this.#exiting = true;
-    this.#options.onExit(0);
+    await this.#delete();
+    this.#leave(0);
   }
 
   /**
@@ -288,8 +323,12 @@ export class Vmm<Dialect> {
     return this.#exclusively(async () => {
       try {
         const next = nextState(this.#state, verb);
+        // A config alone changes unheard.
+        const [before, after] = (verb === 'boot' || this.#vm ? STEPS[verb] : undefined) ?? [];
+        if (before) this.#tell(before);
         const result = await work();
         this.#state = next;
+        if (after) this.#tell(after);
         return result;
       } catch (cause) {
         throw new VmmError(cause instanceof VmmError ? cause.kind : 'internal', failure, cause);

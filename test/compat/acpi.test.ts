@@ -11,6 +11,7 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { MIB, Reader } from '../../src/bytes.ts';
 import * as aml from '../../src/devices/acpi/aml.ts';
 import { Ged } from '../../src/devices/acpi/ged.ts';
+import { MEMORY_SCAN, MemoryHotplug } from '../../src/devices/acpi/memory-hotplug.ts';
 import { Shutdown } from '../../src/devices/acpi/shutdown.ts';
 import { Cmos } from '../../src/devices/legacy/cmos.ts';
 import { Serial } from '../../src/devices/legacy/serial.ts';
@@ -42,7 +43,13 @@ function machine(boot = 1, max = 2) {
         onReset: noop,
       }),
       new Shutdown({ port: PORTS.shutdown.base, onReset: noop, onPowerOff: noop }),
-      new Ged({ gpa: area.ged.gpa, gsi: GSI.ged, irq: { trigger: noop }, scans: {} }),
+      new MemoryHotplug({ gpa: area.memoryHotplug.gpa }),
+      new Ged({
+        gpa: area.ged.gpa,
+        gsi: GSI.ged,
+        irq: { trigger: noop },
+        scans: { memory: MEMORY_SCAN },
+      }),
     ],
     boot,
   );
@@ -233,7 +240,29 @@ describe('the DSDT', () => {
     expect(await interpret('evaluate \\_SB.GED._EVT 13', dsdt, 8)).toMatch(
       /Device Notify on \[PWRB\] \S+ Value 0x80/,
     );
-    expect(await interpret('evaluate \\_SB.GED._EVT 13', dsdt, 0xf7)).not.toContain('Notify on');
+    expect(await interpret('evaluate \\_SB.GED._EVT 13', dsdt, 0xf7)).not.toContain('[PWRB]');
+  });
+
+  test('an event with the bit of memory notifies each module that has come', async () => {
+    const said = await interpret('evaluate \\_SB.GED._EVT 13', table('DSDT').bytes, 2);
+
+    const notified = [...said.matchAll(/System Notify on \[(\w+)\] \S+ Value (\w+)/g)];
+    expect(notified.map(([, device, value]) => `${device} ${value}`).sort()).toEqual(
+      Array.from({ length: 8 }, (_, slot) => `M00${slot} 0x01`),
+    );
+  });
+
+  test('a module is where its registers say, and there if they say so', async () => {
+    const evaluate = ['_STA', '_CRS'].map((name) => `evaluate \\_SB.MHPC.M002.${name}`).join(';');
+    const said = await interpret(evaluate, table('DSDT').bytes, 1);
+
+    expect(said).toContain('[Integer] = 000000000000000F');
+    // Lowest and highest address, and length; the low half of the first was the slot.
+    expect(said.replaceAll(/\s+[0-9A-F]{4}: |\s+\/\/.*|\s+/g, '')).toContain(
+      ['0200000001010101', '0201010102020202', '0000000000000000', '0101010101010101'].join(''),
+    );
+    const empty = await interpret('evaluate \\_SB.MHPC.M002._STA', table('DSDT').bytes, 0xfe);
+    expect(empty).toContain('[Integer] = 0000000000000000');
   });
 
   test('_OSC grants what the machine has, and marks what it withholds or does not know', async () => {
@@ -262,7 +291,7 @@ describe('the DSDT', () => {
   test('every _CRS survives the conversion to resources and back', async () => {
     const said = await interpret('resources', table('DSDT').bytes);
 
-    expect(said.match(/EndTag Resource/g)).toHaveLength(6);
+    expect(said.match(/EndTag Resource/g)).toHaveLength(15);
     expect(said).not.toMatch(/ERROR|Invalid|mismatch/i);
   });
 });

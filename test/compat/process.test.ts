@@ -180,14 +180,20 @@ test('a log format with a token that there is not is refused', () => {
   );
 });
 
-test.each([
-  ['--event-monitor', 'path=events'],
-  ['--restore', 'source_url=file:///nowhere'],
-])('%s is refused by name, for nothing serves it yet', (...args) => {
-  const { status, stderr } = runWith(...args);
+test('--restore is refused by name, for nothing serves it yet', () => {
+  const { status, stderr } = runWith('--restore', 'source_url=file:///nowhere');
 
   expect(status).toBe(1);
-  expect(stderr).toContain(`error:\n  Not supported yet: ${args[0]}\n`);
+  expect(stderr).toContain('error:\n  Not supported yet: --restore\n');
+});
+
+test('--event-monitor with a file that cannot be is refused', () => {
+  const { status, stderr } = runWith('--event-monitor', 'path=/nowhere/events');
+
+  expect(status).toBe(1);
+  expect(stderr).toContain(
+    '  0: Error doing event monitor I/O\n  1: No such file or directory (os error 2)\n',
+  );
 });
 
 /** A copy of the product that anybody may use. */

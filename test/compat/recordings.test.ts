@@ -278,14 +278,6 @@ const DIFFERENCES: readonly Difference[] = [
     reason: 'a feature of the library of the original, in no document',
   },
   {
-    what: 'A pty for debug_console',
-    match: ({ name, theirs, ours }) =>
-      /^info, Created/.test(name) && theirs.text === '' && !ours.text.includes('"_disk0"'),
-    ours: 'Not there yet; the serial port and the console have one',
-    holds: ({ theirs }) => JSON.stringify(theirs.body).includes('/dev/pts/'),
-    reason: 'the device is not built',
-  },
-  {
     what: 'A kernel or initramfs that cannot be opened or is none',
     match: named(
       ...['create: no kernel file', 'create: kernel is a directory', 'non-ASCII path'],

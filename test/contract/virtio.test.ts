@@ -163,7 +163,8 @@ describe.each(SUBJECTS)('$name', ({ create, request }) => {
 
   test('pauses in the middle of its work, and does the rest afterwards, each once', async () => {
     await using rig = started();
-    rig.send(request, 100);
+    const count = Math.min(100, rig.ring(request.queue).size / 2); // two entries each
+    rig.send(request, count);
     await turn();
 
     await rig.driver.pci.pause();
@@ -172,7 +173,7 @@ describe.each(SUBJECTS)('$name', ({ create, request }) => {
     expect(rig.snapshot().equals(before)).toBe(true);
     rig.driver.pci.resume();
 
-    expect(await rig.served(request.queue, 100)).toBe(100);
+    expect(await rig.served(request.queue, count)).toBe(count);
     await turns(10);
     expect(rig.ring(request.queue).used()).toEqual([]);
   });

@@ -11,7 +11,7 @@
 
 #include "../../native/engines/vsock_work.h"
 #include "../../native/sys/unix_listener.h"
-#include "ring_input.h"
+#include "driver_ring.h"
 
 namespace {
 
@@ -47,53 +47,6 @@ struct Host {
   vmm::Fd listener, server;
   const std::shared_ptr<vmm::EventFd> kicks[2] = {std::make_shared<vmm::EventFd>(),
                                                   std::make_shared<vmm::EventFd>()};
-};
-
-/// The driver's side of one ring, which it may corrupt.
-class Ring {
- public:
-  Ring(std::shared_ptr<vmm::GuestMemory> memory, uint64_t gpa)
-      : memory_(std::move(memory)), options_{kSize, gpa, gpa + 0x100, gpa + 0x180, false, false} {}
-
-  vmm::EngineQueue Device(const std::shared_ptr<vmm::EventFd>& event) const {
-    return {std::make_shared<vmm::Queue>(memory_, options_), event, event, [](const char*) {}};
-  }
-  void Describe(uint16_t index, const vmm::Descriptor& descriptor) const {
-    Write(options_.desc_gpa + uint64_t{16} * index, descriptor);
-  }
-  void Offer(uint16_t head) {
-    Write(options_.avail_gpa + 4 + uint64_t{2} * (avail_idx_++ % kSize), head);
-    Write(options_.avail_gpa + 2, avail_idx_);
-  }
-  void Corrupt(FuzzedDataProvider* input) {
-    Describe(input->ConsumeIntegralInRange<uint16_t>(0, kSize - 1),
-             DrawDescriptor(input, 0, kSize));
-    if (Rarely(input)) avail_idx_ = input->ConsumeIntegral<uint16_t>();
-  }
-  /// What came back next. False if there is nothing.
-  bool TakeUsed(uint32_t entry[2]) {
-    uint16_t idx = 0;
-    Read(options_.used_gpa + 2, &idx);
-    if (idx == used_idx_) return false;
-    const uint64_t at = options_.used_gpa + 4 + uint64_t{8} * (used_idx_++ % kSize);
-    Read(at, &entry[0]);
-    Read(at + 4, &entry[1]);
-    return true;
-  }
-
- private:
-  template <class T>
-  void Write(uint64_t gpa, const T& value) const {
-    HOLDS(memory_->CopyIn(gpa, &value, sizeof(value)) == 0);
-  }
-  template <class T>
-  void Read(uint64_t gpa, T* value) const {
-    HOLDS(memory_->CopyOut(gpa, value, sizeof(*value)) == 0);
-  }
-
-  const std::shared_ptr<vmm::GuestMemory> memory_;
-  const vmm::QueueOptions options_;
-  uint16_t avail_idx_ = 0, used_idx_ = 0;
 };
 
 class Harness {
@@ -254,7 +207,7 @@ class Harness {
   FuzzedDataProvider& input_;
   const Host& host_;
   const std::shared_ptr<vmm::GuestMemory> memory_ = ZeroedRam();
-  Ring rx_{memory_, 0x100}, tx_{memory_, 0x400};
+  Ring rx_{memory_, 0x100, kSize}, tx_{memory_, 0x400, kSize};
   std::unique_ptr<vmm::VsockWork> work_;
   std::vector<vmm::Fd> hosts_;
   uint16_t next_room_ = 0;

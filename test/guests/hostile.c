@@ -15,7 +15,7 @@ static const struct subject subjects[] = {
     {"block", VIRTIO_BLOCK, 0, 0},     {"net", VIRTIO_NET, 1, 0},
     {"rng", VIRTIO_RNG, 0, 0},         {"control of net", VIRTIO_NET, 2, F_CTRL_VQ},
     {"console", VIRTIO_CONSOLE, 1, 0}, {"pmem", VIRTIO_PMEM, 0, 0},
-    {"vsock", VIRTIO_VSOCK, 1, 0}};
+    {"vsock", VIRTIO_VSOCK, 1, 0},     {"balloon", VIRTIO_BALLOON, 0, 0}};
 enum { SUBJECTS = sizeof(subjects) / sizeof(subjects[0]) };
 
 static u8* buffer;
@@ -44,6 +44,9 @@ static void good_chain(const struct subject* subject, struct queue* queue) {
       memset(buffer, 0, 4);  // a flush
       describe(queue, 0, (u64)buffer, 4, NEXT, 1);
       return describe(queue, 1, (u64)buffer + 4, 4, WRITE, 0);
+    case VIRTIO_BALLOON:
+      memset(buffer, 0xff, 4);  // a page far outside RAM
+      return describe(queue, 0, (u64)buffer, 4, 0, 0);
     case VIRTIO_VSOCK:
       memset(buffer, 0, 44);  // a packet of no type
       return describe(queue, 0, (u64)buffer, 44, 0, 0);

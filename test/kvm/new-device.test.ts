@@ -28,6 +28,7 @@ test('a device is added by a file and a line of the list, and a guest boots with
     onReset: () => heard.push('reset'),
     onError: ({ message }) => heard.push(message),
     onWarning: (message) => heard.push(message),
+    onEvent: () => {},
   });
   await until(() => heard.length > 0);
   const { children } = vm.deviceTree['_virtio-pci-__echo'] ?? {};

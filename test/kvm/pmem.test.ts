@@ -69,6 +69,7 @@ async function boot(pmem: object): Promise<void> {
     onReset: () => heard.push('reset'),
     onError: ({ message }) => heard.push(message),
     onWarning: (message) => heard.push(message),
+    onEvent: () => {},
   });
 }
 

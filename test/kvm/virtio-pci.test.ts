@@ -128,6 +128,8 @@ class Machine implements AsyncDisposable {
         msi: (irq) => vm.msi(irq),
       },
       bar: { width: 32, gpa: BAR_GPA },
+      onActivated: () => {},
+      onReset: () => {},
       onWarning: (message) => this.warnings.push(message),
     });
     bus.add(1, this.pci.space);

@@ -3,9 +3,12 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <array>
+#include <atomic>
+#include <cstring>
 #include <random>
 #include <string>
 #include <thread>
@@ -230,9 +233,8 @@ void SharesRam() {
   shared.shared = true;
   CHECK(memory.Add(shared) == 0);
   CHECK(Add(&memory, 16 * kPage, kPage) == 0);
-  const auto regions = memory.Snapshot();
-  CHECK(regions->all()[1].file == nullptr);
-  const int fd = regions->all()[0].file->get();
+  CHECK(memory.regions()[1].file == nullptr);
+  const int fd = memory.regions()[0].file->get();
   void* theirs = mmap(nullptr, 2 * kPage, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
   CHECK(theirs != MAP_FAILED);
   static_cast<char*>(theirs)[kPage] = 7;
@@ -256,9 +258,72 @@ void SharesWritableFilesOnly() {
   CHECK(memory.Add(options) == 0);
   options.gpa = 2 * kPage, options.readonly = false;
   CHECK(memory.Add(options) == 0);
-  const auto regions = memory.Snapshot();
-  CHECK(regions->all()[0].file == nullptr && regions->all()[1].file == nullptr);
-  CHECK(regions->all()[2].file != nullptr && regions->all()[2].file_offset == kPage);
+  const auto& regions = memory.regions();
+  CHECK(regions[0].file == nullptr && regions[1].file == nullptr);
+  CHECK(regions[2].file != nullptr && regions[2].file_offset == kPage);
+}
+
+bool IsOpenHere(const vmm::Fd& file, int but) {
+  struct stat wanted {};
+  CHECK(fstat(file.get(), &wanted) == 0);
+  for (int fd = 0; fd < 256; ++fd) {
+    struct stat found {};
+    if (fd == but || fstat(fd, &found) < 0) continue;
+    if (found.st_dev == wanted.st_dev && found.st_ino == wanted.st_ino) return true;
+  }
+  return false;
+}
+
+/// Who has a snapshot may be long: an idle queue keeps its last one. What the region consists of
+/// does not wait for it.
+void RemovesRegions() {
+  const vmm::Fd file = TemporaryFile(2 * kPage);
+  GuestMemory memory;
+  Lay(&memory);
+  CHECK(memory.Add(OfFile(file, 16 * kPage)) == 0);
+  const auto before = memory.Snapshot();
+  const std::array<uint8_t, 1> one{1};
+  CHECK(memory.CopyIn(16 * kPage, one.data(), 1) == 0);
+  CHECK(IsOpenHere(file, file.get()));
+
+  const auto mapping = memory.Remove(16 * kPage);
+  CHECK(mapping != nullptr && memory.Remove(16 * kPage) == nullptr);
+  CHECK(memory.Remove(0) == nullptr && memory.Remove(17 * kPage) == nullptr);
+  CHECK(!IsRam(memory, 16 * kPage, 1) && IsRam(memory, 4 * kPage, kPage));
+  CHECK(!IsOpenHere(file, file.get()));
+  CHECK(mapping->Empty() == 0);
+
+  std::byte* held = before->Contiguous(16 * kPage, 1, true);
+  CHECK(*held == std::byte{0});
+  *held = std::byte{2};
+  CHECK(FirstByte(file) == 1);
+  CHECK(memory.Add(OfFile(file, 16 * kPage)) == 0);
+  CHECK(memory.Snapshot()->Contiguous(16 * kPage, 1, true) != held);
+}
+
+/// Who writes while a region goes and comes either writes there or is told that it is no RAM.
+void RemovesUnderWriters() {
+  GuestMemory memory;
+  CHECK(Add(&memory, 0, kPage) == 0);
+  std::atomic<bool> done{false};
+  const auto write = [&] {
+    const std::array<uint8_t, 64> bytes{};
+    while (!done.load()) {
+      const auto regions = memory.Snapshot();
+      std::byte* at = regions->Contiguous(kPage, bytes.size(), true);
+      if (at == nullptr) continue;
+      for (int i = 0; i < 100; ++i) std::memcpy(at, bytes.data(), bytes.size());
+    }
+  };
+  {
+    const std::jthread writer(write);
+    for (int i = 0; i < 300; ++i) {
+      CHECK(Add(&memory, kPage, 16 * kPage) == 0);
+      CHECK(memory.Remove(kPage)->Empty() == 0);
+    }
+    done.store(true);
+  }
+  CHECK(memory.regions().size() == 1);
 }
 
 }  // namespace
@@ -278,4 +343,6 @@ int main() {
   Test("of a file that was cut short zeroes are left, and who touches them", SurvivesShortFiles);
   Test("files are loaded, and short or bad ones refused", Loads);
   Test("a snapshot outlives what it shows", SnapshotsLive);
+  Test("a removed region gives all back but its addresses", RemovesRegions);
+  Test("regions come and go under those who write there", RemovesUnderWriters);
 }

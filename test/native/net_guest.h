@@ -134,6 +134,14 @@ class FakeTap {
   void Put(const Bytes& frame) const {
     CHECK(send(ours_.get(), frame.data(), frame.size(), 0) == static_cast<ssize_t>(frame.size()));
   }
+  /// The same, if it may have to wait for room.
+  void PutWhenItCan(const Bytes& frame) const {
+    while (send(ours_.get(), frame.data(), frame.size(), 0) < 0) {
+      CHECK(errno == EAGAIN);
+      pollfd poll_fd{ours_.get(), POLLOUT, 0};
+      CHECK(poll(&poll_fd, 1, kTimeoutMs) == 1);
+    }
+  }
   bool HasFrame(int timeout_ms = 0) const {
     pollfd poll_fd{ours_.get(), POLLIN, 0};
     return poll(&poll_fd, 1, timeout_ms) == 1;

@@ -90,6 +90,18 @@ void SaysWhatItWouldNotSet() {
   CHECK(Fails(vmm::SetTapUp("nothere"), ENODEV, "ioctl(SIOCGIFFLAGS)"));
 }
 
+void NamesWhatIsATap() {
+  const vmm::Tap tap = Open("vmtap%d");
+  std::string name;
+  CHECK(vmm::NameOfTap(tap.files[0].get(), &name).ok() && name == tap.name);
+
+  CHECK(Fails(vmm::NameOfTap(-1, &name), EBADF, "ioctl(TUNGETIFF)"));
+  const vmm::Fd null(open("/dev/null", O_RDWR));
+  CHECK(Fails(vmm::NameOfTap(null.get(), &name), ENOTTY, "ioctl(TUNGETIFF)"));
+  const vmm::Fd plain = OpenWithoutHeaders("plain");
+  CHECK(Fails(vmm::NameOfTap(plain.get(), &name), EINVAL, "ioctl(TUNGETIFF)"));
+}
+
 void Adopts() {
   const vmm::Tap tap = Open("vmtap%d");
   CHECK(fcntl(tap.files[0].get(), F_SETFL, 0) == 0);
@@ -97,12 +109,33 @@ void Adopts() {
   CHECK(vmm::AdoptTap(tap.files[0].get(), &file).ok());
   CHECK(file.get() != tap.files[0].get());
   CHECK((fcntl(file.get(), F_GETFL) & O_NONBLOCK) != 0);
-
   CHECK(Fails(vmm::AdoptTap(-1, &file), EBADF, "fcntl(F_DUPFD_CLOEXEC)"));
-  const vmm::Fd null(open("/dev/null", O_RDWR));
-  CHECK(Fails(vmm::AdoptTap(null.get(), &file), ENOTTY, "ioctl(TUNGETIFF)"));
-  const vmm::Fd plain = OpenWithoutHeaders("plain");
-  CHECK(Fails(vmm::AdoptTap(plain.get(), &file), EINVAL, "ioctl(TUNGETIFF)"));
+}
+
+/// Somebody else may be using it.
+void LeavesWhatItAsksOf() {
+  const vmm::Tap tap = Open("vmtap%d");
+  const int fd = tap.files[0].get();
+  const int header_bytes = 10;
+  CHECK(ioctl(fd, TUNSETVNETHDRSZ, &header_bytes) == 0 && fcntl(fd, F_SETFL, 0) == 0);
+  CHECK(vmm::SetTapOffloads(fd, TUN_F_CSUM).ok());
+  const auto state = [fd, &tap] {
+    int bytes = 0;
+    CHECK(ioctl(fd, TUNGETVNETHDRSZ, &bytes) == 0);
+    return std::to_string(bytes) + " " + std::to_string(fcntl(fd, F_GETFL)) +
+           Output("ethtool -k " + tap.name);
+  };
+  const std::string before = state();
+  CHECK(before.find("tx-checksum-ip-generic: on") != std::string::npos);
+
+  std::string name;
+  CHECK(vmm::NameOfTap(fd, &name).ok());
+  Ask(tap);
+
+  CHECK(state() == before);
+  bool uso = false;
+  CHECK(vmm::ProbeTapUso(fd, &uso).ok());
+  CHECK(Output("ethtool -k " + tap.name).find("tx-checksum-ip-generic: off") != std::string::npos);
 }
 
 void AsksAcrossNamespaces() {
@@ -127,6 +160,8 @@ int main() {
   Test("a name that the kernel would cut is refused", KeepsNamesWhole);
   Test("a tap is given its addresses and MTU, and carries frames", SetsUp);
   Test("what a tap would not take is said of the call", SaysWhatItWouldNotSet);
-  Test("a file that somebody else opened is made ours, unless it is no tap with headers", Adopts);
+  Test("a file that somebody else opened is known for a tap with headers", NamesWhatIsATap);
+  Test("a file that somebody else opened is made ours", Adopts);
+  Test("a tap that is asked what it is stays as it was", LeavesWhatItAsksOf);
   Test("a tap of another network namespace has an address, and no MTU", AsksAcrossNamespaces);
 }

@@ -182,6 +182,7 @@ const arithmetic =
   (left: Term, right: Term, target: Aml = bytes(0)): Aml =>
     bytes(opcode, term(left), term(right), target);
 export const add = arithmetic(0x72);
+export const subtract = arithmetic(0x74);
 export const shiftLeft = arithmetic(0x79);
 export const bitAnd = arithmetic(0x7b);
 export const bitOr = arithmetic(0x7d);
@@ -192,6 +193,8 @@ export const notify = (target: string, value: number): Aml =>
 export const call = (at: string, ...args: Term[]): Aml => bytes(path(at), ...args.map(term));
 export const createDwordField = (source: Aml, offset: number, at: string): Aml =>
   bytes(0x8a, source, term(offset), path(at));
+export const createQwordField = (source: Aml, offset: number, at: string): Aml =>
+  bytes(0x8f, source, term(offset), path(at));
 
 /** Waits as long as it takes. */
 export const acquire = (at: string): Aml => bytes(0x5b, 0x23, path(at), 0xff, 0xff);
@@ -218,6 +221,7 @@ const CONSUMER_EDGE_HIGH = 0x03;
 export const irq = (gsi: number): Aml => bytes(0x89, int(6, 2), CONSUMER_EDGE_HIGH, 1, int(gsi, 4));
 
 const READ_WRITE = 1;
+const CACHEABLE = 1 << 1;
 /** §6.4.3.4: what the device itself decodes. */
 export const memory32Fixed = (base: number, sizeBytes: number): Aml =>
   bytes(0x86, int(9, 2), READ_WRITE, int(base, 4), int(sizeBytes, 4));
@@ -240,6 +244,8 @@ export const memory32Window = addressSpace(0x87, 4, 0, MIN_AND_MAX_FIXED, READ_W
 export const memory64Window = addressSpace(0x8a, 8, 0, MIN_AND_MAX_FIXED, READ_WRITE);
 /** What the device itself decodes, above 4 GiB. */
 export const memory64Fixed = addressSpace(0x8a, 8, 0, CONSUMED, READ_WRITE);
+/** The same of RAM. */
+export const memory64Cacheable = addressSpace(0x8a, 8, 0, CONSUMED, READ_WRITE | CACHEABLE);
 
 /** A resource template for `_CRS`; the checksum 0 in its end tag means unchecked, §6.4.2.9. */
 export const resources = (...descriptors: Aml[]): Aml => buffer(bytes(...descriptors, 0x79, 0));

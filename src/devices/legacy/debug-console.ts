@@ -1,4 +1,7 @@
-/** The debug console: whatever firmware or guest writes to one port goes to a file or terminal. */
+/**
+ * The debug console: whatever firmware or guest writes to one port goes to a file or terminal. The
+ * port itself is native and answers on vCPU threads; no firmware table tells of it.
+ */
 import type { Static } from '@sinclair/typebox';
 import { choice, object, option, text, uint } from '../../schema.ts';
 

@@ -17,6 +17,7 @@ import {
 } from '../virtio/device.ts';
 import { Backend, type BackendPlace, unusable } from './backend.ts';
 import type { Frontend, InflightNote } from './frontend.ts';
+import { REGIONS_MAX } from './protocol.ts';
 
 /** For all the answers that a start or a stop takes together. */
 const WORK_TIMEOUT_MS = 10_000;
@@ -65,6 +66,7 @@ export class VhostUserDevice implements VirtioDevice {
   readonly virtioId: number;
   readonly features: bigint;
   readonly queueSizes: readonly number[];
+  readonly regionsMax = REGIONS_MAX;
   readonly config: Uint8Array;
   readonly #personality: Personality;
   readonly #context: VhostUserContext;
@@ -165,6 +167,15 @@ export class VhostUserDevice implements VirtioDevice {
     this.#isPaused = false;
     const run = this.#run;
     if (run) void this.#converse((frontend) => this.#start(frontend, run));
+  }
+
+  /** A backend that does not run, or is away, hears of it when it starts. */
+  memoryChanged(): Promise<void> {
+    return this.#converse(async (frontend) => {
+      if (this.#run?.state !== 'started') return;
+      await frontend.setMemory(this.#context.memory.regions());
+      await frontend.settle();
+    });
   }
 
   counters(): Readonly<Record<string, number>> {

@@ -118,6 +118,11 @@ export class Frontend {
   /** What the driver accepted, and where RAM is. Before queues start. */
   async begin(features: bigint, regions: readonly SharedRegion[]): Promise<void> {
     await this.#tell('setFeatures', encodeU64(features | F_PROTOCOL_FEATURES));
+    await this.setMemory(regions);
+  }
+
+  /** Where RAM is, also while queues run: nobody has used what is new before this resolves. */
+  async setMemory(regions: readonly SharedRegion[]): Promise<void> {
     const { payload, fds } = encodeMemTable(regions);
     await this.#tell('setMemTable', payload, fds);
   }

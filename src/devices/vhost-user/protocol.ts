@@ -61,7 +61,7 @@ const PAYLOAD_BYTES_MAX = CONFIG_HEADER_BYTES + CONFIG_BYTES_MAX;
 const FDS_MAX = 1;
 
 /** The memory table holds no more; RAM comes first in it. */
-const REGIONS_MAX = 8;
+export const REGIONS_MAX = 8;
 
 /** The backend broke the protocol: nothing more that it says can be understood. */
 export class ProtocolError extends Error {}

@@ -40,6 +40,10 @@ export interface VirtioDevice {
   /** Resolves when no request is in flight. Virtqueues served in TypeScript pause by themselves. */
   pause(): Promise<void>;
   resume(): void;
+  /** How many regions of RAM it can be told of; any number if absent. */
+  readonly regionsMax?: number;
+  /** There is more RAM. Resolves when whoever else serves its queues can reach it. */
+  memoryChanged?(): Promise<void>;
   /** What it counted since it was made, by the names of `vm.counters`. At any time. */
   counters?(): Readonly<Record<string, number>>;
   /** Closes what the constructor opened. The device is reset before. Idempotent. */

@@ -4,7 +4,7 @@
  */
 import { closeSync, constants, openSync, readFileSync } from 'node:fs';
 import { native } from '../../native.ts';
-import type { Tap, TapFacts } from '../../native-net.ts';
+import type { Tap } from '../../native-net.ts';
 import {
   adoptFailure,
   mixedFilesFailure,
@@ -41,7 +41,12 @@ const CAP_NET_ADMIN = 12n;
 export class NetTap {
   /** One a queue pair. */
   readonly fds: readonly number[];
-  readonly facts: TapFacts;
+  readonly mac: string;
+  /** It goes when it is closed. */
+  readonly isMade: boolean;
+  /** The kernel takes UDP frames to be cut. */
+  readonly takesUso: boolean;
+  #mtu: number;
   #isOpen = true;
 
   /**
@@ -49,7 +54,7 @@ export class NetTap {
    * @throws VmmError what the constructor would, as far as it can be known.
    */
   static check(config: TapConfig, at: string): void {
-    if (config.fds) closeAll(adopt(config.fds, at));
+    if (config.fds) checkFiles(config.fds, at);
     else checkOpen(config, at);
   }
 
@@ -60,14 +65,30 @@ export class NetTap {
   constructor(config: TapConfig, at: string) {
     const tap = config.fds ? undefined : open(config, at);
     this.fds = tap?.fds ?? adopt(config.fds ?? [], at);
+    this.isMade = tap?.made ?? false;
     try {
       if (tap) setUp(tap, config, at);
-      this.facts = native.taps.facts(this.fds[0] ?? -1);
+      const [first = -1] = this.fds;
+      ({ mac: this.mac, mtu: this.#mtu } = native.taps.facts(first));
+      this.takesUso = native.taps.probeUso(first);
       this.setPairs(1);
     } catch (cause) {
       this.close();
       throw cause;
     }
+  }
+
+  /**
+   * Of the interface, which its host may set at any time; as it was if it is gone. 0 if it never
+   * was in our network namespace.
+   */
+  get mtu(): number {
+    try {
+      this.#mtu = native.taps.facts(this.fds[0] ?? -1).mtu || this.#mtu;
+    } catch {
+      // It is gone, which the data plane finds.
+    }
+    return this.#mtu;
   }
 
   /**
@@ -149,28 +170,33 @@ function open(config: TapConfig, at: string): Tap {
   }
 }
 
+function checkFiles(fds: readonly number[], at: string): void {
+  const names = new Set(fds.map((fd) => ofFile(fd, at, () => native.taps.name(fd))));
+  if (names.size === 1) return;
+  throw mixedFilesFailure(
+    `${at}.fds is ${fds.join()}, of ${[...names].join(' and ')}: give files of one tap`,
+  );
+}
+
 /**
  * Duplicates, so that the next boot finds the user's own open. The interface itself may be in
  * another network namespace, and is left as it is.
  */
 function adopt(fds: readonly number[], at: string): number[] {
+  checkFiles(fds, at);
   const adopted: number[] = [];
   try {
-    for (const fd of fds) adopted.push(adoptOne(fd, at));
-    const names = new Set(adopted.map((fd) => native.taps.facts(fd).name));
-    if (names.size === 1) return adopted;
-    throw mixedFilesFailure(
-      `${at}.fds is ${fds.join()}, of ${[...names].join(' and ')}: give files of one tap`,
-    );
+    for (const fd of fds) adopted.push(ofFile(fd, at, () => native.taps.adopt(fd)));
+    return adopted;
   } catch (cause) {
     closeAll(adopted);
     throw cause;
   }
 }
 
-function adoptOne(fd: number, at: string): number {
+function ofFile<T>(fd: number, at: string, act: () => T): T {
   try {
-    return native.taps.adopt(fd);
+    return act();
   } catch (cause) {
     throw adoptFailure(cause, `${at}.fds names ${fd}`);
   }

@@ -84,8 +84,8 @@ export class Net implements VirtioDevice {
   readonly config: Uint8Array;
   readonly #context: NetContext;
   readonly #tap: NetTap;
-  /** That the tap hands over, if it cuts those that are larger. */
-  readonly #packetBytesMax: number;
+  /** What the config says; else it is that of the tap. */
+  readonly #mtu: number | undefined;
   /** Each direction has the whole of the limit. They outlive the engines, as the counts do. */
   readonly #limiters: Pick<NetEngineOptions, 'rxLimiter' | 'txLimiter'>;
   #counted: NetCounters = { rx_bytes: 0, tx_bytes: 0, rx_frames: 0, tx_frames: 0 };
@@ -106,15 +106,15 @@ export class Net implements VirtioDevice {
   constructor(config: NetConfig, context: NetContext) {
     this.#context = context;
     this.#tap = new NetTap(config, context.id);
-    const { facts, fds } = this.#tap;
+    const { takesUso, fds } = this.#tap;
     this.#limiters = {
       rxLimiter: makeRateLimiter(config.rate_limiter_config),
       txLimiter: makeRateLimiter(config.rate_limiter_config),
     };
-    const mtu = config.mtu ?? facts.mtu;
-    this.#packetBytesMax = facts.mtu === 0 ? PACKET_BYTES_MAX : facts.mtu;
+    this.#mtu = config.mtu;
+    const mtu = config.mtu ?? this.#tap.mtu;
     this.features =
-      offeredFeatures(config, facts.uso) |
+      offeredFeatures(config, takesUso) |
       (mtu === 0 ? 0n : NET.MTU) | // of a tap in another network namespace it is not known
       (F_INDIRECT_DESC | F_EVENT_IDX);
     this.queueSizes = Array<number>(2 * fds.length + 1).fill(config.queue_size);
@@ -123,7 +123,12 @@ export class Net implements VirtioDevice {
 
   /** Of the tap. */
   get hostMac(): string {
-    return this.#tap.facts.mac;
+    return this.#tap.mac;
+  }
+
+  /** What a card in its place is to be given, for what is made with it goes with it. */
+  get kept(): { host_mac?: string } {
+    return this.#tap.isMade ? { host_mac: this.#tap.mac } : {};
   }
 
   counters(): NetCounters {
@@ -171,6 +176,7 @@ export class Net implements VirtioDevice {
     this.#counted = this.counters();
     this.#engine = undefined;
     this.config[STATUS] = LINK_UP;
+    new DataView(this.config.buffer).setUint16(MTU, this.#mtu ?? this.#tap.mtu, true);
     this.#setOffloads(0n);
     this.#onTap(() => this.#tap.setPairs(1));
   }
@@ -182,7 +188,9 @@ export class Net implements VirtioDevice {
 
   /** Only the first pair is used until the driver asks for more, §5.1.6.5.5. */
   #startEngine(pairs: number, { features, queues }: Activation): void {
-    const packetBytes = takesLargeFrames(features) ? PACKET_BYTES_MAX : this.#packetBytesMax;
+    // Larger ones the tap cuts, unless the driver takes them.
+    const ofTap = this.#tap.mtu || PACKET_BYTES_MAX;
+    const packetBytes = takesLargeFrames(features) ? PACKET_BYTES_MAX : ofTap;
     const engine = new native.NetEngine({
       id: this.#context.id,
       taps: this.#tap.fds.slice(0, pairs),

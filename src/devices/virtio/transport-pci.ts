@@ -5,6 +5,7 @@
  */
 import { allOnes } from '../../bytes.ts';
 import type { AccessHandler, EventFd, GuestMemory, Native, Virtqueue, Vm } from '../../native.ts';
+import type { FunctionBar, PciFunction } from '../device.ts';
 import { ConfigSpace } from '../pci/config-space.ts';
 import { Msix } from '../pci/msix.ts';
 import { CommonConfig, type QueueSetup } from './common-config.ts';
@@ -37,6 +38,10 @@ export interface VirtioPciOptions {
   /** Where the BAR of `BAR_BYTES` lies at first. */
   bar: { width: 32 | 64; gpa: number };
   onWarning(message: string): void;
+  /** A driver has it running. */
+  onActivated(): void;
+  /** A driver that had it running has reset it. */
+  onReset(): void;
 }
 
 /** The part of the BAR that one handler answers. */
@@ -46,7 +51,7 @@ interface Region {
   handler: AccessHandler;
 }
 
-export class VirtioPci implements AccessHandler {
+export class VirtioPci implements AccessHandler, PciFunction {
   readonly space: ConfigSpace;
   readonly #options: VirtioPciOptions;
   readonly #device: VirtioDevice;
@@ -63,6 +68,7 @@ export class VirtioPci implements AccessHandler {
   #barGpa: number;
   /** Where the BAR answers now; undefined if nowhere. */
   #claimedGpa: number | undefined;
+  #isActive = false;
   /** The kicks that KVM signals by itself at `#claimedGpa`. */
   readonly #attached = new Set<EventFd>();
 
@@ -77,7 +83,7 @@ export class VirtioPci implements AccessHandler {
       queueSizes: device.queueSizes,
       vectorCount: device.queueSizes.length + 1,
       onDriverOk: () => this.#activate(),
-      onReset: () => this.#reset(),
+      onReset: () => this.#resetByDriver(),
     });
     this.space = identify(device);
     this.space.addBar({
@@ -105,13 +111,13 @@ export class VirtioPci implements AccessHandler {
     this.#regions = this.#layOut();
   }
 
-  /** Where the guest has put the BAR, also while it does not answer. */
-  get barGpa(): number {
-    return this.#barGpa;
+  get bars(): readonly FunctionBar[] {
+    const { width } = this.#options.bar;
+    return [{ index: BAR, width, sizeBytes: BAR_BYTES, gpa: this.#barGpa }];
   }
 
-  get barWidth(): 32 | 64 {
-    return this.#options.bar.width;
+  counters(): Readonly<Record<string, number>> | undefined {
+    return this.#device.counters?.();
   }
 
   /** An access to the BAR. */
@@ -137,7 +143,12 @@ export class VirtioPci implements AccessHandler {
     this.#device.resume();
   }
 
-  /** Once the Vm has stopped, which took the BAR and the kicks with it. */
+  /** KVM kicks nothing any more, either. */
+  unplug(): void {
+    this.#moveBar(undefined);
+  }
+
+  /** A Vm that has stopped took the BAR and the kicks with it. */
   async [Symbol.asyncDispose](): Promise<void> {
     await this.#common.settled();
     await this.#reset().catch(() => {}); // the reason has been told
@@ -254,6 +265,8 @@ export class VirtioPci implements AccessHandler {
       }
       const configChanged = () => ifCurrent(() => this.#configChanged());
       this.#device.activate({ features, queues, configChanged, needsReset });
+      this.#isActive = true;
+      this.#options.onActivated();
     } catch (error) {
       for (const queue of queues) queue?.close();
       this.#needsReset(`It cannot start: ${(error as Error).message}`);
@@ -295,6 +308,12 @@ export class VirtioPci implements AccessHandler {
   #tellDriver(): void {
     this.#isr |= ISR_CONFIG;
     this.#msix.irq(this.#common.configVector)?.signal();
+  }
+
+  async #resetByDriver(): Promise<void> {
+    await this.#reset();
+    if (this.#isActive) this.#options.onReset();
+    this.#isActive = false;
   }
 
   /** The queues go first: the device gets no more requests, answers to old ones lead nowhere. */

@@ -45,3 +45,10 @@ export type MemoryConfig = Static<typeof MemoryConfig>;
 /** All RAM that a boot gives the guest. */
 export const ramBytes = (memory: MemoryConfig): number =>
   (memory.zones ?? []).reduce((sum, zone) => sum + zone.size, memory.size);
+
+const PAGE_BYTES = 4096;
+const HUGE_PAGE_BYTES = 2 * MIB;
+
+/** Of the pages that back it. */
+export const pageBytes = ({ hugepages, hugepage_size = HUGE_PAGE_BYTES }: MemoryConfig): number =>
+  hugepages ? hugepage_size : PAGE_BYTES;

@@ -10,6 +10,7 @@ const CMOS_INDEX = 0x70;
 const CMOS_DATA = 0x71;
 const I8042_COMMAND = 0x64;
 const PULSE_RESET = 0xfe;
+const SHUTDOWN = 0x600;
 
 const CLI = [0xfa];
 
@@ -28,6 +29,7 @@ const HABITS = {
     ...code.out(CMOS_INDEX),
     ...code.input(CMOS_DATA),
   ]),
+  'a guest that powers off': [...movAl(0x34), ...code.out(SHUTDOWN), ...CLI, ...code.HLT],
   'a guest that resets itself at once, every time': [
     ...CLI,
     ...movAl(PULSE_RESET),

@@ -76,7 +76,7 @@ const UNSERVED_REASON = 'asks for an endpoint that is not served yet';
 const UNBUILT = [
   ...['balloon', 'fs', 'pmem', 'devices', 'user_devices', 'vdpa'],
   ...['tpm', 'platform', 'numa', 'landlock_enable', 'watchdog', 'pvpanic', 'iommu', 'firmware'],
-  ...['kvm_hyperv', 'amx', 'zones', 'debug_console'],
+  ...['kvm_hyperv', 'amx', 'zones'],
 ];
 const namesUnbuilt = (config: string): boolean =>
   UNBUILT.some((name) => new RegExp(`"${name}"`).test(config));

@@ -3,6 +3,7 @@ import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { normalise, normaliseCli } from '../../../src/api/dialects.ts';
+import { Balloon, type BalloonConfig } from '../../../src/devices/virtio/balloon.ts';
 import { Block, type DiskConfig } from '../../../src/devices/virtio/block.ts';
 import { Console } from '../../../src/devices/virtio/console.ts';
 import type { VirtioDevice } from '../../../src/devices/virtio/device.ts';
@@ -10,10 +11,17 @@ import { Net, type NetConfig } from '../../../src/devices/virtio/net.ts';
 import { Pmem, type PmemConfig } from '../../../src/devices/virtio/pmem.ts';
 import { Rng } from '../../../src/devices/virtio/rng.ts';
 import { Vsock, type VsockConfig } from '../../../src/devices/virtio/vsock.ts';
+import { native } from '../../../src/native.ts';
 import { tapFiles } from '../../support/tap-exec.ts';
 import { Echo } from '../../unit/support/echo.ts';
 import { FakeCharHost } from '../../unit/support/fake-char-host.ts';
 import type { Request } from './rig.ts';
+
+/** RAM beside that of the rigs, for devices that give some back. */
+const discarding = new native.GuestMemory();
+discarding.addRegion({
+  ...{ gpa: 0, sizeBytes: 1 << 24, shared: false, thp: false, discardable: true },
+});
 
 export interface Subject {
   name: string;
@@ -54,6 +62,12 @@ const [tap = -1] = await tapFiles(1);
 function card(): Net {
   const [config] = normaliseCli({ payload: {}, net: [{ fds: [tap] }] }).net as [NetConfig];
   return new Net(config, { id: '_net0', onWarning: () => {} });
+}
+
+function balloon(): Balloon {
+  const { config } = normalise({ balloon: { size: 0, free_page_reporting: true } });
+  const context = { id: '__balloon', memory: discarding, onWarning: () => {} };
+  return new Balloon(config.balloon as BalloonConfig, context);
 }
 
 function vsock(): Vsock {
@@ -100,6 +114,11 @@ export const SUBJECTS: readonly Subject[] = [
     create: pmem,
     request: { queue: 0, readableBytes: 4, writableBytes: 4 },
     rounds: 20, // a flush each
+  },
+  {
+    name: 'balloon',
+    create: balloon,
+    request: { queue: 0, readableBytes: 4, writableBytes: 0 },
   },
   {
     name: 'vsock',

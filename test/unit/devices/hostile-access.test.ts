@@ -2,6 +2,7 @@ import fc from 'fast-check';
 import { expect, test } from 'vitest';
 import { allOnes, MIB } from '../../../src/bytes.ts';
 import { Ged } from '../../../src/devices/acpi/ged.ts';
+import { MemoryHotplug } from '../../../src/devices/acpi/memory-hotplug.ts';
 import { Shutdown } from '../../../src/devices/acpi/shutdown.ts';
 import type { BusDevice } from '../../../src/devices/device.ts';
 import { Cmos } from '../../../src/devices/legacy/cmos.ts';
@@ -31,6 +32,14 @@ function bus(): PciBus {
 const devices: [string, () => BusDevice][] = [
   ['shutdown', () => new Shutdown({ port: 0x600, onReset: noop, onPowerOff: noop })],
   ['ged', () => new Ged({ gpa: 2 ** 39, gsi: 13, irq: { trigger: noop }, scans: {} })],
+  [
+    'memory hotplug',
+    () => {
+      const memory = new MemoryHotplug({ gpa: 2 ** 39 });
+      memory.insert(2 ** 32, 2 ** 30);
+      return memory;
+    },
+  ],
   ['i8042', () => new I8042({ port: 0x61, onReset: noop })],
   [
     'cmos',

@@ -80,6 +80,8 @@ export class Driver {
   /** Every queue that the function ever built. */
   readonly built: FakeVirtqueue[] = [];
   readonly warnings: string[] = [];
+  /** What the machine around it was told. */
+  readonly events: string[] = [];
   readonly #device: VirtioDevice;
 
   /** The BAR answers; the device is as after power-on. */
@@ -105,6 +107,8 @@ export class Driver {
       ...(options.core ?? fakes),
       bar: options.bar ?? { width: 64, gpa: 0xff_ff80_0000 },
       onWarning: (message) => this.warnings.push(message),
+      onActivated: () => this.events.push('activated'),
+      onReset: () => this.events.push('reset'),
     });
     this.config(COMMAND, 2, MEMORY_AND_MASTER);
   }
@@ -114,13 +118,18 @@ export class Driver {
     this.pci.space.write(offset, sizeBytes, value);
   }
 
-  /** An access to the BAR, where it is now. */
+  /** Where the BAR is now. */
+  get barGpa(): number {
+    return this.pci.bars[0]?.gpa ?? 0;
+  }
+
+  /** An access to the BAR. */
   read(offset: number, sizeBytes: number): number {
-    return this.vm.read(this.pci.barGpa + offset, sizeBytes);
+    return this.vm.read(this.barGpa + offset, sizeBytes);
   }
 
   write(offset: number, sizeBytes: number, value: number): void {
-    this.vm.write(this.pci.barGpa + offset, sizeBytes, value);
+    this.vm.write(this.barGpa + offset, sizeBytes, value);
   }
 
   get(register: RegisterName): number {
@@ -209,7 +218,7 @@ export class Driver {
 
   /** What KVM signals when the guest writes to the queue's notify register. */
   kickOf(n: number): FakeEventFd {
-    return this.vm.kicks.get(this.pci.barGpa + NOTIFY + 4 * n) as FakeEventFd;
+    return this.vm.kicks.get(this.barGpa + NOTIFY + 4 * n) as FakeEventFd;
   }
 
   kick(queue: number): void {

@@ -115,6 +115,11 @@ export class FakeChain implements Chain {
     return bytes.length;
   }
 
+  /** As if the room were the first of RAM. */
+  writableRanges(): Float64Array {
+    return Float64Array.of(0, this.#writable.length);
+  }
+
   complete(writtenBytes: number): void {
     this.completeCount++;
     this.#finish?.(this.#writable.subarray(0, writtenBytes));
@@ -206,6 +211,7 @@ export class FakeVirtqueue implements Virtqueue {
       writableBytes: chain.writableBytes,
       read: (into, offset) => (isOut() ? chain.read(into, offset) : 0),
       write: (from, offset) => (isOut() ? chain.write(from, offset) : 0),
+      writableRanges: () => chain.writableRanges(),
       complete: (writtenBytes) => {
         if (!this.#out.delete(chain)) return;
         chain.complete(writtenBytes);
@@ -224,10 +230,12 @@ export class FakeVirtqueue implements Virtqueue {
 /** Guest RAM that holds nothing: queues of the test are not in it. */
 export const NO_MEMORY: GuestMemory = {
   addRegion: () => {},
+  removeRegion: async () => {},
   read: () => {},
   write: () => {},
   load: async () => {},
   prefault: async () => {},
+  discard: async () => {},
   regions: () => [],
   close: async () => {},
 };

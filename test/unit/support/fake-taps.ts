@@ -19,7 +19,7 @@ export class FakeTaps implements NativeTaps {
   /** What was asked for, in order, without questions. */
   readonly calls: unknown[][] = [];
   /** As a `Tap` and its `TapFacts` say it. */
-  name = 'vmtap0';
+  ofInterface = 'vmtap0';
   made = true;
   mtu = 1500;
   mac = '02:00:00:00:00:77';
@@ -33,17 +33,31 @@ export class FakeTaps implements NativeTaps {
   open: NativeTaps['open'] = ({ name, queuePairs }) => {
     this.#note('open', name, queuePairs);
     const { made } = this;
-    return { name: this.name, fds: Array.from({ length: queuePairs }, () => this.#file()), made };
+    return {
+      name: this.ofInterface,
+      fds: Array.from({ length: queuePairs }, () => this.#file()),
+      made,
+    };
+  };
+
+  name: NativeTaps['name'] = (fd) => {
+    this.#fail('name');
+    return fd < 100 ? this.ofInterface : `tap${fd}`;
   };
 
   adopt: NativeTaps['adopt'] = (fd) => {
     this.#note('adopt', fd);
-    return this.#file(fd < 100 ? this.name : `tap${fd}`);
+    return this.#file(this.name(fd));
   };
 
   facts: NativeTaps['facts'] = (fd) => {
-    const { mtu, mac, uso } = this;
-    return { name: this.#names.get(fd) ?? '', mtu, mac, uso };
+    this.#fail('facts');
+    return { name: this.#names.get(fd) ?? '', mtu: this.mtu, mac: this.mac };
+  };
+
+  probeUso: NativeTaps['probeUso'] = () => {
+    this.#note('probeUso');
+    return this.uso;
   };
 
   setMac: NativeTaps['setMac'] = (name, mac) => {
@@ -70,12 +84,16 @@ export class FakeTaps implements NativeTaps {
 
   #note(...call: [string, ...unknown[]]): void {
     this.calls.push(call);
-    const failure = this.failures.get(call[0]);
+    this.#fail(call[0]);
+  }
+
+  #fail(name: string): void {
+    const failure = this.failures.get(name);
     if (failure) throw failure;
   }
 
   /** Open, so that a test sees whether it is closed. */
-  #file(name = this.name): number {
+  #file(name = this.ofInterface): number {
     const fd = openSync(join(this.folder, name), 'w');
     this.#names.set(fd, name);
     return fd;

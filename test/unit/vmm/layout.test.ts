@@ -58,6 +58,7 @@ describe('e820', () => {
 describe('deviceArea', () => {
   test('ends 1 MiB and 64 KiB below the last physical address, as the original has it', () => {
     expect(deviceArea(40, 512 * MIB)).toEqual({
+      pluggable: { gpa: 4 * GIB, sizeBytes: 0 },
       pci64: { gpa: 4 * GIB, sizeBytes: 0xff_ffef_0000 - 4 * GIB },
       ged: { gpa: 0xff_ffef_0000, sizeBytes: 1 },
       cpuHotplug: { gpa: 0xff_ffef_0010, sizeBytes: 0xc },
@@ -68,6 +69,21 @@ describe('deviceArea', () => {
 
   test('starts where RAM ends', () => {
     expect(deviceArea(46, 8 * GIB).pci64.gpa).toBe(9 * GIB);
+  });
+
+  test.each([
+    [512 * MIB, 2 * GIB, { gpa: 4 * GIB, sizeBytes: 2 * GIB }],
+    [3 * GIB + 4096, GIB, { gpa: 4 * GIB + 128 * MIB, sizeBytes: GIB }],
+    [8 * GIB, GIB + 128 * MIB - 1, { gpa: 9 * GIB, sizeBytes: GIB }],
+  ])('with %i bytes of RAM, %i more can be plugged before it', (ram, hotplug, pluggable) => {
+    const area = deviceArea(46, ram, hotplug);
+
+    expect(area.pluggable).toEqual(pluggable);
+    expect(area.pci64.gpa).toBe(pluggable.gpa + pluggable.sizeBytes);
+  });
+
+  test('RAM to be plugged that leaves no room is refused', () => {
+    expect(() => deviceArea(36, 512 * MIB, 64 * GIB)).toThrow(/68719476736 to be plugged/);
   });
 
   test('RAM that leaves no room is refused with the width that is too small', () => {

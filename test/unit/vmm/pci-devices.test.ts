@@ -1,6 +1,7 @@
 import { expect, test } from 'vitest';
 import { MIB } from '../../../src/bytes.ts';
 import { PciBus } from '../../../src/devices/pci/bus.ts';
+import { ConfigSpace } from '../../../src/devices/pci/config-space.ts';
 import { errorChain, VmmError } from '../../../src/errors.ts';
 import type { Native } from '../../../src/native.ts';
 import { object } from '../../../src/schema.ts';
@@ -14,7 +15,7 @@ import { FakeEventFd, FakeVirtqueue, FakeVm, NO_MEMORY } from '../support/fake-h
 const AREA = deviceArea(40, 512 * MIB);
 
 /** A machine with two kinds of toy: `plain` ones, and `disks`, whose BARs have 32 bits. */
-function machine(make: (id: string) => Echo = () => new Echo()) {
+function machine(make: (id: string) => Echo = () => new Echo(), others: Kinds = {}) {
   const made: [id: string, device: Echo][] = [];
   const warnings: string[] = [];
   const create = (_: unknown, { id }: { id: string }) => {
@@ -34,6 +35,7 @@ function machine(make: (id: string) => Echo = () => new Echo()) {
     plain: { schema, idPrefix: '_plain', create },
     single: { schema, id: '__single', create },
     unserved: { schema, id: '__unserved' },
+    ...others,
   };
   const vm = new FakeVm();
   const bus = new PciBus({
@@ -51,6 +53,7 @@ function machine(make: (id: string) => Echo = () => new Echo()) {
       ...{ bus, area, vm, native, memory: NO_MEMORY, console: new FakeCharHost() },
       rateLimitGroups: new Map(),
       onWarning: (message) => warnings.push(message),
+      onEvent: () => {},
     });
   /** Slots of the bus that have a function, with its device id. */
   const slots = () => Array.from({ length: 32 }, (_, slot) => bus.ecam.read(slot << 15, 4) >>> 16);
@@ -122,6 +125,41 @@ test('a function is a node that carries its device, as clients know it', async (
     },
     _disk0: { id: '_disk0', resources: [], parent: '_virtio-pci-_disk0', children: [] },
   });
+});
+
+test('a function that is no virtio device is a node with BARs of its own', async () => {
+  const calls: string[] = [];
+  const schema = object({});
+  const kinds: Kinds = {
+    bare: {
+      schema,
+      id: '__bare',
+      create: (_, { placeBar }) => ({
+        space: new ConfigSpace({ vendorId: 0x1b36, deviceId: 0x11, classCode: 0x088000 }),
+        bars: [{ index: 0, width: 32, sizeBytes: 16, gpa: placeBar(32, 16) }],
+        pause: async () => void calls.push('pause'),
+        resume: () => void calls.push('resume'),
+        unplug: () => {},
+        [Symbol.asyncDispose]: async () => void calls.push('dispose'),
+      }),
+    },
+  };
+  const { attach, slots } = machine(undefined, kinds);
+
+  const devices = await attach({ bare: {} });
+
+  const bar = { index: 0, base: 0xe7f8_0000, size: 16, type_: 'Mmio32', prefetchable: false };
+  expect(devices.nodes).toEqual({
+    __bare: {
+      ...{ id: '__bare', resources: [{ PciBar: bar }], children: [] },
+      pci_bdf: '0000:00:01.0',
+    },
+  });
+  expect(slots()[1]).toBe(0x11);
+  await devices.pause();
+  devices.resume();
+  await devices.dispose();
+  expect(calls).toEqual(['pause', 'resume', 'dispose']);
 });
 
 test('the tree tells where the guest has moved a BAR', async () => {

@@ -1,6 +1,8 @@
 /** What the payload, the consoles and the machine around the devices must be. */
+import { hex } from '../../../bytes.ts';
 import type { VmConfig } from '../../config.ts';
 import { deviceIds } from '../../devices.ts';
+import { PORTS } from '../../layout.ts';
 import { ramBytes } from '../memory.ts';
 import { ramSharers } from '../shared-ram.ts';
 import { each, type Fault, type Rule } from './rule.ts';
@@ -49,6 +51,21 @@ const noSocketElsewhere: Rule = ({ debug_console: { mode } }) =>
         text: 'No socket option support for console device',
         remedy: 'debug_console.mode is Socket: give Off, Null, Pty, Tty or File, or use serial',
       };
+
+const debugPort: Rule = ({ debug_console: { mode, iobase: port } }) => {
+  if (mode === 'Off' || port === undefined) return undefined;
+  const { debugConsole, ...others } = PORTS;
+  const [owner] =
+    Object.entries(others).find(([, { base, count }]) => port >= base && port < base + count) ?? [];
+  return owner === undefined
+    ? undefined
+    : {
+        text: `Port ${hex(port)} of the debug console is taken`,
+        remedy:
+          `debug_console.iobase is ${port}, a port of ${owner}: ` +
+          `give a free one such as ${debugConsole.base}`,
+      };
+};
 
 const uniqueIds: Rule = (config) => {
   const ids = [...deviceIds(config), ...(config.rate_limit_groups ?? []).map(({ id }) => id)];
@@ -176,6 +193,7 @@ export const MACHINE_RULES: readonly Rule[] = [
   terminalFile,
   terminalSocket,
   noSocketElsewhere,
+  debugPort,
   uniqueIds,
   reservedIds,
   readableIds,

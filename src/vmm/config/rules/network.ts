@@ -66,6 +66,20 @@ const tapsDiffer: Rule = ({ net = [] }) => {
   return undefined;
 };
 
+const filesDiffer: Rule = ({ net = [] }) => {
+  for (const [i, { fds = [] }] of net.entries()) {
+    const other = net.findIndex((card) => card.fds?.some((fd) => fds.includes(fd)));
+    if (other === -1 || other === i) continue;
+    const shared = fds.find((fd) => net[other]?.fds?.includes(fd));
+    return {
+      text: `File descriptor ${shared} is used twice`,
+      remedy: `net[${other}].fds and net[${i}].fds name ${shared}: give each card files of its own`,
+      kind: 'conflict',
+    };
+  }
+  return undefined;
+};
+
 /** IEEE 802: the lowest bit of the first byte says that it is many stations' address. */
 const macs = each('net', (card, at) => {
   for (const field of ['mac', 'host_mac'] as const) {
@@ -171,6 +185,7 @@ export const NETWORK_RULES: readonly Rule[] = [
   queuesInPairs,
   fds,
   tapsDiffer,
+  filesDiffer,
   macs,
   maskIsContiguous,
   mtu,

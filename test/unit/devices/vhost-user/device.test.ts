@@ -93,6 +93,31 @@ const whyNot = async (opening: Promise<unknown>): Promise<string[]> =>
 
 const isUp = () => expect.poll(() => backend.last('setVringEnable')).toBeDefined();
 
+test('a backend that serves hears of RAM that has come, before the guest does', async () => {
+  start();
+  const disk = await openDisk();
+  activate();
+  await isUp();
+  memory.addRegion({ gpa: 1 << 30, sizeBytes: 1 << 20, shared: true, thp: false });
+
+  await disk.memoryChanged();
+
+  expect(backend.last('setMemTable')?.payload.readUInt32LE()).toBe(2);
+});
+
+test('a backend that does not serve yet hears of all RAM when it starts', async () => {
+  start();
+  const disk = await openDisk();
+  memory.addRegion({ gpa: 1 << 30, sizeBytes: 1 << 20, shared: true, thp: false });
+
+  await disk.memoryChanged();
+  expect(backend.last('setMemTable')).toBeUndefined();
+  activate();
+
+  await isUp();
+  expect(backend.last('setMemTable')?.payload.readUInt32LE()).toBe(2);
+});
+
 describe('features', () => {
   test('of a disk: what backend and protocol have, and nothing of the transport', async () => {
     start({ features: F_FLUSH | F_EVENT_IDX | F_PACKED | F_CONFIG_WCE });

@@ -3,7 +3,14 @@ import { afterEach, beforeEach, expect, test, vi } from 'vitest';
 import { NetTap } from '../../../../src/devices/virtio/net-tap.ts';
 import { errorChain, VmmError } from '../../../../src/errors.ts';
 import { openFiles } from '../../../support/fds.ts';
-import { EINVAL, type FakeTaps, fakeNet, netConfig, systemError } from '../../support/fake-taps.ts';
+import {
+  EINVAL,
+  type FakeTaps,
+  fakeNet,
+  GONE,
+  netConfig,
+  systemError,
+} from '../../support/fake-taps.ts';
 
 let taps: FakeTaps;
 const open: NetTap[] = [];
@@ -34,7 +41,8 @@ function failureOf(card: object): VmmError {
   throw new Error('It was taken');
 }
 
-const changes = () => taps.calls.filter(([name]) => name !== 'open' && name !== 'adopt');
+const changes = () =>
+  taps.calls.filter(([name]) => !['open', 'adopt', 'probeUso'].includes(name as string));
 
 test.each([{}, { tap: '' }])('with %j, one is made, of a name that the kernel chooses', (card) => {
   tapOf(card);
@@ -57,7 +65,7 @@ test('one that we make is set up as the config says, and last of all brought up'
 
 test('one that is there keeps its address, and what is already as it should be', () => {
   taps.made = false;
-  taps.name = 'lan0';
+  taps.ofInterface = 'lan0';
 
   tapOf({ tap: 'lan0', ip: '10.0.0.1', mask: '255.0.0.0', host_mac: taps.mac, mtu: taps.mtu });
 
@@ -66,9 +74,20 @@ test('one that is there keeps its address, and what is already as it should be',
 });
 
 test('what the host says of it is what it says after all was set', () => {
-  const { facts } = tapOf({ host_mac: '02:00:00:00:00:01', mtu: 9000 });
+  const { mac, mtu } = tapOf({ host_mac: '02:00:00:00:00:01', mtu: 9000 });
 
-  expect(facts).toMatchObject({ mac: '02:00:00:00:00:01', mtu: 9000 });
+  expect({ mac, mtu }).toEqual({ mac: '02:00:00:00:00:01', mtu: 9000 });
+});
+
+test('its MTU is what it is now, and what it last was when it is gone or out of sight', () => {
+  const tap = tapOf({});
+  taps.mtu = 9000;
+  expect(tap.mtu).toBe(9000);
+
+  taps.mtu = 0;
+  expect(tap.mtu).toBe(9000);
+  taps.failures.set('facts', GONE);
+  expect(tap.mtu).toBe(9000);
 });
 
 test('files that the user opened are duplicated, and the interface is left as it is', () => {
@@ -203,7 +222,7 @@ test.each([
   [systemError('ENOTTY', 25, 'Inappropriate ioctl for device'), 'which is no tap'],
   [EINVAL, 'IFF_VNET_HDR'],
 ])('a file that is none (%s) is named by its number', (error, text) => {
-  taps.failures.set('adopt', error);
+  taps.failures.set('name', error);
 
   const chain = errorChain(failureOf({ fds: [7] }));
 
@@ -233,9 +252,16 @@ test('to be closed twice closes nobody else’s file', () => {
   closeSync(other);
 });
 
-test('a check opens files that were given and closes them, and changes nothing', () => {
+test('a file that cannot be had is named, and no other stays open', () => {
+  taps.failures.set('adopt', systemError('EMFILE', 24, 'Too many open files'));
+
+  expect(errorChain(failureOf({ fds: [5] })).at(-1)).toContain('net[0].fds names 5');
+  expect(openFiles(taps.folder)).toEqual([]);
+});
+
+test('a check of files that were given changes nothing of them', () => {
   NetTap.check(netConfig({ fds: [5] }), 'net[0]');
 
-  expect(taps.calls).toEqual([['adopt', 5]]);
+  expect(taps.calls).toEqual([]);
   expect(openFiles(taps.folder)).toEqual([]);
 });

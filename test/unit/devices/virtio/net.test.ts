@@ -84,6 +84,19 @@ test('the MTU of a tap in another network namespace is what the config says, or 
   expect(new DataView(told.config.buffer).getUint16(10, true)).toBe(1400);
 });
 
+test('the next driver is told the MTU that the tap has by then, unless the config says one', async () => {
+  const follows = cardOf();
+  const told = cardOf({ mtu: 1400 });
+  taps.mtu = 9000;
+  await follows.reset();
+  await told.reset();
+
+  new Driver(follows).start({ features: VERSION_1 });
+  const mtuOf = ({ config }: Net) => new DataView(config.buffer).getUint16(10, true);
+  expect([mtuOf(follows), mtuOf(told)]).toEqual([9000, 1400]);
+  expect(engines[0]?.options.frameBytesMax).toBe(12 + 22 + 9000);
+});
+
 test.each<[bigint, number]>([
   [0n, 12 + 22 + 1500],
   [NET.GUEST_CSUM, 12 + 22 + 1500],
@@ -292,6 +305,13 @@ test('its files are open from the beginning to the end, and closed once', async 
 
 test('the MAC address of the tap is told', () => {
   expect(cardOf().hostMac).toBe(taps.mac);
+});
+
+test('a card in its place gets that address too, if the tap is made with it', () => {
+  expect(cardOf().kept).toEqual({ host_mac: taps.mac });
+  taps.made = false;
+  expect(cardOf().kept).toEqual({});
+  expect(cardOf({ fds: [5] }).kept).toEqual({});
 });
 
 test('what was counted stays when the next driver begins', async () => {

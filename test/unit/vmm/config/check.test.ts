@@ -93,6 +93,11 @@ test.each<[body: object, text: string, remedy: string]>([
     'No socket option',
     'debug_console.mode is Socket',
   ],
+  [
+    { debug_console: { mode: 'Null', iobase: 0x3ff } },
+    'Port 0x3ff of the debug console is taken',
+    'debug_console.iobase is 1023, a port of serial: give a free one such as 233',
+  ],
   [disk({ id: '__x' }), 'Identifier __x is not invalid', 'id __x'],
   [{ devices: [{}] }, 'VFIO device config must specify', 'devices[0] has neither'],
   [{ balloon: { size: 512 * MIB } }, 'Balloon size (536870912)', 'balloon.size is 536870912'],
@@ -207,6 +212,19 @@ test.each<[card: object, text: string, remedy: string]>([
 
   expect(why).toContain(text);
   expect(how).toContain(remedy);
+});
+
+test('a file for two cards of the command line is a conflict', () => {
+  const cards = [{ fds: [3] }, { tap: 'a' }, { fds: [5, 3], num_queues: 4 }];
+  const config = normaliseCli({ ...vcpus(2), payload: { kernel: '/k' }, net: cards });
+
+  const error = refusalOf(() => checkConfig(config, host));
+
+  expect(error.kind).toBe('conflict');
+  expect(errorChain(error).slice(1)).toEqual([
+    'File descriptor 3 is used twice',
+    'net[0].fds and net[2].fds name 3: give each card files of its own',
+  ]);
 });
 
 test.each<[body: object, text: string]>([
