@@ -24,7 +24,7 @@ import type {
   UartOptions,
 } from './native-serial.ts';
 import type { FdListener, FdListenerOptions, FdSocket, FdSocketOptions } from './native-sockets.ts';
-import type { NativeUnixStreams, SharedQueue, SharedRegion } from './native-vhost.ts';
+import type { FileWindow, NativeUnixStreams, SharedQueue, SharedRegion } from './native-vhost.ts';
 import type { VsockEngineOptions } from './native-vsock.ts';
 
 /** One range of guest RAM. Ranges do not overlap; `gpa` and `sizeBytes` are multiples of 4 KiB. */
@@ -284,9 +284,16 @@ export interface VcpuOptions {
   hostCpus: readonly number[];
 }
 
+/** One that may be plugged. */
+export interface NewVcpu extends VcpuOptions {
+  cpuid: CpuidEntry[];
+}
+
 interface VmOptions {
-  /** 1 to 254. */
+  /** Those there at the boot, at least 1. */
   vcpus: VcpuOptions[];
+  /** How many there can be, at most 254. */
+  vcpusMax: number;
   /** Where KVM may put four pages of its own, outside RAM. */
   tssGpa: number;
   onEvent: (event: VmEvent) => void;
@@ -313,6 +320,9 @@ export interface Vm {
   /** From now on a write to `gpa`, of any width, signals `kick` within KVM. */
   attachKick(gpa: number, kick: EventFd): void;
   detachKick(gpa: number, kick: EventFd): void;
+  /** The guest finds the window at `gpa` from now on, and nowhere else. @throws SystemError */
+  attachWindow(gpa: number, window: FileWindow): void;
+  detachWindow(window: FileWindow): void;
   /** @throws SystemError ENOSPC if no GSI is left. */
   msi(irq: EventFd): Msi;
   uart(options: UartOptions): Uart16550;
@@ -330,6 +340,24 @@ export interface Vm {
   resume(): void;
   /** An NMI to every vCPU; one that is paused gets it when it runs again. */
   nmi(): void;
+  /**
+   * Makes vCPUs `first`, `first` + 1 and so on, without which they cannot be plugged; one that is
+   * made already stays as it is. After boot. @throws SystemError EINVAL beyond `vcpusMax`
+   */
+  makeVcpus(first: number, vcpus: NewVcpu[]): Promise<void>;
+  /** Resolves when those from `first` to before `end` that were unplugged can be plugged again. */
+  whenReset(first: number, end: number): Promise<void>;
+  /**
+   * Has the guest have a vCPU that was made: it waits for INIT and SIPI, as after a reset. Its
+   * thread is made at the first time.
+   * @throws SystemError EINVAL if it is plugged, EAGAIN without a thread, EBUSY before `whenReset`
+   */
+  plug(vcpu: number): void;
+  /**
+   * Takes it from the guest, also while it waits for the answer to an access. Its thread sleeps
+   * until it is plugged again. Nothing happens if it was not plugged.
+   */
+  unplug(vcpu: number): void;
   /** Resolves when every thread has ended; waiting exits get all ones. Idempotent. */
   stop(): Promise<void>;
 }
@@ -341,6 +369,10 @@ export interface Native {
     memory: GuestMemory,
     options: VmOptions,
   ) => Vm;
+  /** A multiple of 4 KiB, which costs no memory. @throws SystemError */
+  FileWindow: new (
+    sizeBytes: number,
+  ) => FileWindow;
   EventFd: new () => EventFd;
   Virtqueue: new (options: VirtqueueOptions) => Virtqueue;
   BlockCounters: new () => BlockCounters;
@@ -405,6 +437,9 @@ export const native: Native = {
   },
   get Vm() {
     return addon().Vm;
+  },
+  get FileWindow() {
+    return addon().FileWindow;
   },
   get EventFd() {
     return addon().EventFd;

@@ -12,6 +12,7 @@
 #include "disk_wrap.h"
 #include "event_fd_wrap.h"
 #include "fd_socket_wrap.h"
+#include "file_window_wrap.h"
 #include "guest_memory_wrap.h"
 #include "msi_wrap.h"
 #include "net_engine_wrap.h"
@@ -53,6 +54,7 @@ static Napi::Object Init(Napi::Env env, Napi::Object exports) {
   exports.Set("EventFd", vmm::EventFdWrap::Define(env));
   exports.Set("FdListener", vmm::FdListenerWrap::Define(env));
   exports.Set("FdSocket", vmm::FdSocketWrap::Define(env));
+  exports.Set("FileWindow", vmm::FileWindowWrap::Define(env));
   exports.Set("GuestMemory", vmm::GuestMemoryWrap::Define(env));
   exports.Set("NetEngine", vmm::NetEngineWrap::Define(env));
   exports.Set("BytePort", vmm::BytePortWrap::Define(env));

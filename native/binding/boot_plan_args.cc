@@ -105,6 +105,10 @@ kvm_cpuid_entry2 WithBrand(kvm_cpuid_entry2 entry) {
 
 }  // namespace
 
+std::vector<kvm_cpuid_entry2> ToCpuid(Napi::Value value) {
+  return ToVector(value, "cpuid", ToCpuidEntry);
+}
+
 BootPlan ToBootPlan(Napi::Value value) {
   const Napi::Object from = ToObject(value, "plan");
   BootPlan plan{};
@@ -112,8 +116,7 @@ BootPlan ToBootPlan(Napi::Value value) {
   plan.msrs = ToVector(from.Get("msrs"), "plan.msrs", ToMsr);
   plan.entry = ToEntryState(ToObject(from.Get("entry"), "plan.entry"));
   const Napi::Array cpuid = ToArray(from.Get("cpuid"), "plan.cpuid");
-  for (uint32_t i = 0; i < cpuid.Length(); ++i)
-    plan.cpuid.push_back(ToVector(cpuid.Get(i), "plan.cpuid", ToCpuidEntry));
+  for (uint32_t i = 0; i < cpuid.Length(); ++i) plan.cpuid.push_back(ToCpuid(cpuid.Get(i)));
   return plan;
 }
 

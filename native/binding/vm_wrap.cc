@@ -2,6 +2,7 @@
 
 #include <errno.h>
 
+#include <algorithm>
 #include <utility>
 
 #include "../platform/pm_timer.h"
@@ -13,6 +14,7 @@
 #include "boot_plan_args.h"
 #include "byte_port_wrap.h"
 #include "event_fd_wrap.h"
+#include "file_window_wrap.h"
 #include "guest_memory_wrap.h"
 #include "msi_wrap.h"
 #include "serial_line_wrap.h"
@@ -42,24 +44,39 @@ Napi::Value NewWrapped(Napi::Env env, const Napi::FunctionReference& constructor
 }  // namespace
 
 Napi::Function VmWrap::Define(Napi::Env env) {
-  return DefineClass(
-      env, "Vm",
-      {InstanceMethod<&VmWrap::Claim>("claim"), InstanceMethod<&VmWrap::Release>("release"),
-       InstanceMethod<&VmWrap::MapMemory>("mapMemory"), InstanceMethod<&VmWrap::TscKhz>("tscKhz"),
-       InstanceMethod<&VmWrap::CreateIrq>("irq"), InstanceMethod<&VmWrap::CreateUart>("uart"),
-       InstanceMethod<&VmWrap::AttachKick>("attachKick"),
-       InstanceMethod<&VmWrap::DetachKick>("detachKick"), InstanceMethod<&VmWrap::CreateMsi>("msi"),
-       InstanceMethod<&VmWrap::AddPmTimer>("pmTimer"), InstanceMethod<&VmWrap::AddSink>("sink"),
-       InstanceMethod<&VmWrap::AddDebugPort>("debugPort"), InstanceMethod<&VmWrap::Boot>("boot"),
-       InstanceMethod<&VmWrap::Run>("run"), InstanceMethod<&VmWrap::Pause>("pause"),
-       InstanceMethod<&VmWrap::Resume>("resume"), InstanceMethod<&VmWrap::Nmi>("nmi"),
-       InstanceMethod<&VmWrap::Stop>("stop")});
+  return DefineClass(env, "Vm",
+                     {InstanceMethod<&VmWrap::Claim>("claim"),
+                      InstanceMethod<&VmWrap::Release>("release"),
+                      InstanceMethod<&VmWrap::MapMemory>("mapMemory"),
+                      InstanceMethod<&VmWrap::TscKhz>("tscKhz"),
+                      InstanceMethod<&VmWrap::CreateIrq>("irq"),
+                      InstanceMethod<&VmWrap::CreateUart>("uart"),
+                      InstanceMethod<&VmWrap::AttachWindow>("attachWindow"),
+                      InstanceMethod<&VmWrap::DetachWindow>("detachWindow"),
+                      InstanceMethod<&VmWrap::AttachKick>("attachKick"),
+                      InstanceMethod<&VmWrap::DetachKick>("detachKick"),
+                      InstanceMethod<&VmWrap::CreateMsi>("msi"),
+                      InstanceMethod<&VmWrap::AddPmTimer>("pmTimer"),
+                      InstanceMethod<&VmWrap::AddSink>("sink"),
+                      InstanceMethod<&VmWrap::AddDebugPort>("debugPort"),
+                      InstanceMethod<&VmWrap::Boot>("boot"),
+                      InstanceMethod<&VmWrap::Run>("run"),
+                      InstanceMethod<&VmWrap::Pause>("pause"),
+                      InstanceMethod<&VmWrap::Resume>("resume"),
+                      InstanceMethod<&VmWrap::Nmi>("nmi"),
+                      InstanceMethod<&VmWrap::MakeVcpus>("makeVcpus"),
+                      InstanceMethod<&VmWrap::WhenReset>("whenReset"),
+                      InstanceMethod<&VmWrap::Plug>("plug"),
+                      InstanceMethod<&VmWrap::Unplug>("unplug"),
+                      InstanceMethod<&VmWrap::Stop>("stop")});
 }
 
 VmWrap::VmWrap(const Napi::CallbackInfo& info) : ObjectWrap(info) {
   const Napi::Env env = info.Env();
   const Napi::Object options = ToObject(info[1], "options");
-  VmOptions core_options{{}, ToU64(options.Get("tssGpa"), "tssGpa")};
+  VmOptions core_options{{},
+                         ToUint<uint32_t>(options.Get("vcpusMax"), "vcpusMax"),
+                         ToU64(options.Get("tssGpa"), "tssGpa")};
   const Napi::Array vcpus = ToArray(options.Get("vcpus"), "vcpus");
   for (uint32_t i = 0; i < vcpus.Length(); ++i)
     core_options.vcpus.push_back(ToVcpuOptions(ToObject(vcpus.Get(i), "vcpus")));
@@ -130,6 +147,18 @@ Napi::Value VmWrap::CreateIrq(const Napi::CallbackInfo& info) {
 
 Napi::Value VmWrap::MapMemory(const Napi::CallbackInfo& info) {
   ThrowIfFailed(info.Env(), Core(info.Env()).MapMemory());
+  return info.Env().Undefined();
+}
+
+Napi::Value VmWrap::AttachWindow(const Napi::CallbackInfo& info) {
+  auto window = FileWindowWrap::ToWindow(info[1], "window");
+  const int rc = Core(info.Env()).AttachWindow(ToU64(info[0], "gpa"), std::move(window));
+  ThrowIfFailed(info.Env(), rc, "ioctl(KVM_SET_USER_MEMORY_REGION)");
+  return info.Env().Undefined();
+}
+
+Napi::Value VmWrap::DetachWindow(const Napi::CallbackInfo& info) {
+  Core(info.Env()).DetachWindow(*FileWindowWrap::ToWindow(info[0], "window"));
   return info.Env().Undefined();
 }
 
@@ -239,7 +268,7 @@ Napi::Value VmWrap::Run(const Napi::CallbackInfo& info) {
   if (!std::exchange(running_, true)) {
     Ref();
     JsQueue::Of(info.Env()).Hold(info.Env());
-    core.Run();
+    ThrowIfFailed(info.Env(), core.Run());
   }
   return info.Env().Undefined();
 }
@@ -260,6 +289,43 @@ Napi::Value VmWrap::Resume(const Napi::CallbackInfo& info) {
 
 Napi::Value VmWrap::Nmi(const Napi::CallbackInfo& info) {
   Core(info.Env()).Nmi();
+  return info.Env().Undefined();
+}
+
+Napi::Value VmWrap::MakeVcpus(const Napi::CallbackInfo& info) {
+  Vm& core = Core(info.Env());
+  if (!core.booted()) throw SysError(info.Env(), {EINVAL, "vCPUs before boot"});
+  const auto first = ToUint<uint32_t>(info[0], "first");
+  const Napi::Array list = ToArray(info[1], "vcpus");
+  auto vcpus = std::make_shared<std::vector<NewVcpu>>();
+  for (uint32_t i = 0; i < list.Length(); ++i) {
+    const Napi::HandleScope scope(info.Env());
+    const Napi::Object from = ToObject(list.Get(i), "vcpus");
+    vcpus->push_back({ToVcpuOptions(from), ToCpuid(from.Get("cpuid"))});
+  }
+  ThrowIfFailed(info.Env(), core.AddVcpus(first, *vcpus), "vcpus");
+  return JsQueue::Of(info.Env()).RunOnWorker(info.Env(), [core = core_, first, vcpus] {
+    return core->MakeVcpus(first, *vcpus);
+  });
+}
+
+Napi::Value VmWrap::WhenReset(const Napi::CallbackInfo& info) {
+  const size_t count = Core(info.Env()).vcpu_count();
+  const auto first = ToUint<uint32_t>(info[0], "first");
+  const auto end = std::min<size_t>(count, ToUint<uint32_t>(info[1], "end"));
+  return JsQueue::Of(info.Env()).RunOnWorker(info.Env(), [core = core_, first, end] {
+    core->AwaitReset(first, end);
+    return Status{};
+  });
+}
+
+Napi::Value VmWrap::Plug(const Napi::CallbackInfo& info) {
+  ThrowIfFailed(info.Env(), Core(info.Env()).Plug(ToUint<uint32_t>(info[0], "vcpu")));
+  return info.Env().Undefined();
+}
+
+Napi::Value VmWrap::Unplug(const Napi::CallbackInfo& info) {
+  ThrowIfFailed(info.Env(), Core(info.Env()).Unplug(ToUint<uint32_t>(info[0], "vcpu")));
   return info.Env().Undefined();
 }
 

@@ -37,6 +37,8 @@ class VmWrap : public Napi::ObjectWrap<VmWrap> {
   Napi::Value MapMemory(const Napi::CallbackInfo& info);
   Napi::Value TscKhz(const Napi::CallbackInfo& info);
   Napi::Value CreateIrq(const Napi::CallbackInfo& info);
+  Napi::Value AttachWindow(const Napi::CallbackInfo& info);
+  Napi::Value DetachWindow(const Napi::CallbackInfo& info);
   Napi::Value AttachKick(const Napi::CallbackInfo& info);
   Napi::Value DetachKick(const Napi::CallbackInfo& info);
   Napi::Value CreateMsi(const Napi::CallbackInfo& info);
@@ -49,6 +51,10 @@ class VmWrap : public Napi::ObjectWrap<VmWrap> {
   Napi::Value Pause(const Napi::CallbackInfo& info);
   Napi::Value Resume(const Napi::CallbackInfo& info);
   Napi::Value Nmi(const Napi::CallbackInfo& info);
+  Napi::Value MakeVcpus(const Napi::CallbackInfo& info);
+  Napi::Value WhenReset(const Napi::CallbackInfo& info);
+  Napi::Value Plug(const Napi::CallbackInfo& info);
+  Napi::Value Unplug(const Napi::CallbackInfo& info);
   Napi::Value Stop(const Napi::CallbackInfo& info);
 
   static std::shared_ptr<SerialPort> LineUart(Irq irq, Napi::Object options);

@@ -24,6 +24,12 @@ struct RoutingHeader {
 constexpr auto kGetSupportedCpuid = _IOWR(KVMIO, 0x05, CpuidHeader);
 constexpr auto kSetCpuid2 = _IOW(KVMIO, 0x90, CpuidHeader);
 constexpr auto kSetMsrs = _IOW(KVMIO, 0x89, MsrsHeader);
+/// struct kvm_xsave, whose size does not count what may follow it.
+struct Xsave {
+  uint32_t region[1024];
+};
+
+constexpr auto kSetXsave = _IOW(KVMIO, 0xa5, Xsave);
 constexpr auto kSetGsiRouting = _IOW(KVMIO, 0x6a, RoutingHeader);
 
 }  // namespace vmm::abi

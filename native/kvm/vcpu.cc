@@ -9,28 +9,14 @@
 #include <charconv>
 #include <cstring>
 #include <string>
+#include <system_error>
 
 #include "abi.h"
 #include "flexible.h"
+#include "vcpu_state.h"
 
 namespace vmm {
 namespace {
-
-kvm_segment ToKvm(const Segment& segment) {
-  kvm_segment out{};
-  out.base = segment.base;
-  out.limit = segment.limit;
-  out.selector = segment.selector;
-  out.type = segment.access & 0xf;
-  out.s = (segment.access >> 4) & 1;
-  out.dpl = (segment.access >> 5) & 3;
-  out.present = (segment.access >> 7) & 1;
-  out.avl = (segment.access >> 12) & 1;
-  out.l = (segment.access >> 13) & 1;
-  out.db = (segment.access >> 14) & 1;
-  out.g = static_cast<uint8_t>(segment.access >> 15);
-  return out;
-}
 
 std::string Hex(uint64_t value) {
   std::array<char, 16> digits{};
@@ -42,10 +28,21 @@ std::string Hex(uint64_t value) {
 
 void Vcpu::Unmap::operator()(kvm_run* run) const { munmap(run, size_bytes); }
 
-Status Vcpu::Create(int kvm_fd, int vm_fd, const BootPlan& plan) {
+Status Vcpu::Make(int kvm_fd, int vm_fd, const std::vector<kvm_cpuid_entry2>& cpuid,
+                  const std::vector<kvm_msr_entry>* msrs) {
+  if (run_ != nullptr) return {};
+  msrs_ = msrs;
   const int index = static_cast<int>(index_);
-  fd_ = Fd(ioctl(vm_fd, KVM_CREATE_VCPU, options_.apic_id));
+  // One that was made, but for the rest, is made no more than once.
+  if (!fd_.ok()) fd_ = Fd(ioctl(vm_fd, KVM_CREATE_VCPU, options_.apic_id));
   if (!fd_.ok()) return {errno, "ioctl(KVM_CREATE_VCPU)", index};
+
+  const abi::CpuidHeader header{static_cast<uint32_t>(cpuid.size()), 0};
+  Flexible<abi::CpuidHeader, kvm_cpuid_entry2> leaves(header, cpuid);
+  if (ioctl(fd_.get(), abi::kSetCpuid2, leaves.get()) < 0)
+    return {errno, "ioctl(KVM_SET_CPUID2)", index};
+  if (Status status = SetMsrs(fd_.get(), index, *msrs); !status.ok()) return status;
+  if (Status status = SetLapicInputs(fd_.get(), index); !status.ok()) return status;
 
   const int run_bytes = ioctl(kvm_fd, KVM_GET_VCPU_MMAP_SIZE, 0);
   if (run_bytes < 0) return {errno, "ioctl(KVM_GET_VCPU_MMAP_SIZE)", index};
@@ -53,81 +50,36 @@ Status Vcpu::Create(int kvm_fd, int vm_fd, const BootPlan& plan) {
   void* run = mmap(nullptr, size_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd_.get(), 0);
   if (run == MAP_FAILED) return {errno, "mmap(kvm_run)", index};
   run_ = std::unique_ptr<kvm_run, Unmap>(static_cast<kvm_run*>(run), Unmap{size_bytes});
-
-  const auto& leaves = plan.cpuid[index_];
-  const abi::CpuidHeader header{static_cast<uint32_t>(leaves.size()), 0};
-  Flexible<abi::CpuidHeader, kvm_cpuid_entry2> cpuid(header, leaves);
-  if (ioctl(fd_.get(), abi::kSetCpuid2, cpuid.get()) < 0)
-    return {errno, "ioctl(KVM_SET_CPUID2)", index};
-
-  if (Status status = SetMsrs(plan.msrs); !status.ok()) return status;
-  if (Status status = SetLapic(); !status.ok()) return status;
-  // The others wait for INIT and SIPI, as after a reset.
-  return index_ == 0 ? SetRegisters(plan.entry) : Status{};
-}
-
-Status Vcpu::SetRegisters(const EntryState& entry) {
-  kvm_sregs sregs;
-  if (ioctl(fd_.get(), KVM_GET_SREGS, &sregs) < 0) return {errno, "ioctl(KVM_GET_SREGS)", 0};
-  sregs.cs = ToKvm(entry.code);
-  sregs.ds = sregs.es = sregs.fs = sregs.gs = sregs.ss = ToKvm(entry.data);
-  sregs.tr = ToKvm(entry.task);
-  sregs.gdt.base = entry.gdt.base;
-  sregs.gdt.limit = entry.gdt.limit;
-  sregs.idt.base = entry.idt.base;
-  sregs.idt.limit = entry.idt.limit;
-  sregs.cr0 = entry.cr0;
-  sregs.cr3 = entry.cr3;
-  sregs.cr4 = entry.cr4;
-  sregs.efer = entry.efer;
-  if (ioctl(fd_.get(), KVM_SET_SREGS, &sregs) < 0) return {errno, "ioctl(KVM_SET_SREGS)", 0};
-
-  kvm_regs regs{};
-  regs.rip = entry.rip;
-  regs.rsp = regs.rbp = entry.rsp;
-  regs.rbx = entry.rbx;
-  regs.rsi = entry.rsi;
-  regs.rflags = 2;  // the one bit that is always set
-  if (ioctl(fd_.get(), KVM_SET_REGS, &regs) < 0) return {errno, "ioctl(KVM_SET_REGS)", 0};
-
-  kvm_fpu fpu{};
-  fpu.fcw = 0x37f;  // as FNINIT leaves them
-  fpu.mxcsr = 0x1f80;
-  if (ioctl(fd_.get(), KVM_SET_FPU, &fpu) < 0) return {errno, "ioctl(KVM_SET_FPU)", 0};
   return {};
 }
 
-Status Vcpu::SetMsrs(const std::vector<kvm_msr_entry>& msrs) {
-  const abi::MsrsHeader header{static_cast<uint32_t>(msrs.size()), 0};
-  Flexible<abi::MsrsHeader, kvm_msr_entry> list(header, msrs);
-  const int index = static_cast<int>(index_);
-  const int set = ioctl(fd_.get(), abi::kSetMsrs, list.get());
-  if (set < 0) return {errno, "ioctl(KVM_SET_MSRS)", index};
-  // KVM stops at the first that it refuses.
-  const bool all = static_cast<size_t>(set) == msrs.size();
-  return all ? Status{} : Status{EINVAL, "ioctl(KVM_SET_MSRS)", index};
-}
+Status Vcpu::Enter(const EntryState& entry) { return SetEntry(fd_.get(), entry); }
 
-/// LINT0 as external interrupt and LINT1 as NMI, as firmware leaves them: a kernel without an
-/// interrupt controller driver yet relies on it.
-Status Vcpu::SetLapic() {
-  constexpr size_t kLint0 = 0x350, kLint1 = 0x360;
-  constexpr uint32_t kExtInt = 7 << 8, kNmi = 4 << 8, kMasked = 1 << 16;
-  const int index = static_cast<int>(index_);
-  kvm_lapic_state lapic;
-  if (ioctl(fd_.get(), KVM_GET_LAPIC, &lapic) < 0) return {errno, "ioctl(KVM_GET_LAPIC)", index};
-  const uint32_t lint0 = kExtInt, lint1 = kNmi | kMasked;
-  std::memcpy(lapic.regs + kLint0, &lint0, sizeof(lint0));
-  std::memcpy(lapic.regs + kLint1, &lint1, sizeof(lint1));
-  if (ioctl(fd_.get(), KVM_SET_LAPIC, &lapic) < 0) return {errno, "ioctl(KVM_SET_LAPIC)", index};
+Status Vcpu::Plug(bool paused) {
+  if (reset_.load()) return {EBUSY, "plug", static_cast<int>(index_)};
+  const Order order = paused ? kPark : kRun;
+  if (has_thread()) {
+    Give(order);
+  } else {
+    order_.store(order);
+    try {
+      thread_ = Thread("vcpu" + std::to_string(index_), [this] {
+        PinToHostCpus();
+        Loop();
+      });
+    } catch (const std::system_error& error) {
+      return {error.code().value(), "pthread_create(vcpu)", static_cast<int>(index_)};
+    }
+  }
+  plugged_ = true;
   return {};
 }
 
-void Vcpu::Start() {
-  thread_ = Thread("vcpu" + std::to_string(index_), [this] {
-    PinToHostCpus();
-    Loop();
-  });
+void Vcpu::Unplug() {
+  if (!std::exchange(plugged_, false)) return;
+  nmi_.store(false);
+  reset_.store(true);
+  Give(kOff);
 }
 
 void Vcpu::PinToHostCpus() const {
@@ -141,15 +93,24 @@ void Vcpu::PinToHostCpus() const {
 }
 
 void Vcpu::Nmi() {
+  if (!plugged_) return;
   nmi_.store(true);
-  if (thread_.joinable()) thread_.Kick();
+  thread_.Kick();
+}
+
+void Vcpu::Stop() {
+  if (has_thread()) Give(kEnd);
+}
+
+void Vcpu::Command(Order order) {
+  if (plugged_) Give(order);
 }
 
 /// The store comes before the kick, and the thread clears immediate_exit before it loads the order:
 /// so it sees the order, or KVM_RUN returns at once.
-void Vcpu::Command(Order order) {
-  if (!thread_.joinable()) return;
-  order_.store(order);
+void Vcpu::Give(Order order) {
+  const uint32_t count = order_.load() / kOrders;
+  order_.store((count + 1) * kOrders + order);
   order_.notify_all();
   if (order == kRun) return;
   __atomic_store_n(&run_->immediate_exit, 1, __ATOMIC_SEQ_CST);
@@ -159,25 +120,38 @@ void Vcpu::Command(Order order) {
 void Vcpu::Loop() {
   for (;;) {
     __atomic_store_n(&run_->immediate_exit, 0, __ATOMIC_SEQ_CST);
-    const uint32_t order = order_.load();
-    if (order == kEnd) break;
-    if (order == kPark)
-      ParkUntilOrdered();
+    if (reset_.load()) Reset();
+    const uint32_t given = order_.load();
+    if (given % kOrders == kEnd) break;
+    if (given % kOrders != kRun)
+      Rest(given);
     else if (dead_)
-      order_.wait(kRun);
+      order_.wait(given);
     else
       dead_ = !RunOnce();
   }
   owner_->OnEnded(index_);
 }
 
-void Vcpu::ParkUntilOrdered() {
+void Vcpu::Rest(uint32_t given) {
   if (exit_unfinished_) CompleteExit();
   // A guest with a kvmclock learns that it was stopped, and does not blame itself for lost time.
-  ioctl(fd_.get(), KVM_KVMCLOCK_CTRL, 0);
+  if (given % kOrders == kPark) ioctl(fd_.get(), KVM_KVMCLOCK_CTRL, 0);
   owner_->OnParked(index_, true);
-  order_.wait(kPark);
+  order_.wait(given);
   owner_->OnParked(index_, false);
+}
+
+/// One that could not go on can again.
+void Vcpu::Reset() {
+  if (exit_unfinished_) CompleteExit();
+  const Status status = ResetToPowerOn(fd_.get(), static_cast<int>(index_), *msrs_);
+  dead_ = !status.ok();
+  if (dead_)
+    Fail("It could not be reset: " + std::string(status.call) +
+         " failed: " + std::string(strerrorname_np(status.error)));
+  reset_.store(false);
+  reset_.notify_all();
 }
 
 void Vcpu::CompleteExit() {

@@ -14,6 +14,10 @@ namespace {
 
 constexpr uint64_t kPageBytes = 4096;
 
+/// KVM's slots from here on are for windows, those before for RAM. A PCI bus has 31 devices.
+constexpr uint32_t kWindowSlots = 256;
+constexpr size_t kWindowsMax = 31;
+
 /// Where one CPU is all we get, spinning only keeps the other side from answering.
 ExitMailbox::SpinTimes Spin() {
   return UsableCpus() > 1 ? ExitMailbox::SpinTimes{} : ExitMailbox::SpinTimes{0, 0};
@@ -23,7 +27,8 @@ ExitMailbox::SpinTimes Spin() {
 
 Status Vm::Create(const VmOptions& options, VmFds fds, std::shared_ptr<GuestMemory> memory,
                   std::function<void()> wake, std::unique_ptr<Vm>* out) {
-  if (options.vcpus.empty() || options.vcpus.size() > ExitMailbox::kVcpusMax)
+  if (options.vcpus.empty() || options.vcpus.size() > options.vcpus_max ||
+      options.vcpus_max > ExitMailbox::kVcpusMax)
     return {EINVAL, "vcpus"};
   std::unique_ptr<Vm> vm(new Vm(options, std::move(fds), std::move(memory), std::move(wake)));
   Status status = vm->PlaceKvmPages(options.tss_gpa);
@@ -38,8 +43,10 @@ Vm::Vm(const VmOptions& options, VmFds fds, std::shared_ptr<GuestMemory> memory,
       wake_(std::move(wake)),
       kvm_(std::move(fds.kvm)),
       vm_(std::move(fds.vm)),
-      bus_(options.vcpus.size()),
-      mailbox_(options.vcpus.size(), Spin()) {
+      bus_(options.vcpus_max),
+      mailbox_(options.vcpus.size(), Spin()),
+      vcpus_max_(options.vcpus_max) {
+  vcpus_.reserve(vcpus_max_);  // so that none moves when there are more
   for (size_t i = 0; i < options.vcpus.size(); ++i)
     vcpus_.push_back(std::make_unique<Vcpu>(i, options.vcpus[i], static_cast<VcpuOwner*>(this)));
 }
@@ -92,6 +99,31 @@ Status Vm::SetSlot(size_t slot, const Region& region) const {
   return {errno, "ioctl(KVM_SET_USER_MEMORY_REGION)", static_cast<int>(slot)};
 }
 
+int Vm::AttachWindow(uint64_t gpa, std::shared_ptr<FileWindow> window) {
+  DetachWindow(*window);
+  const auto free = std::find(windows_.begin(), windows_.end(), nullptr);
+  const auto index = static_cast<size_t>(free - windows_.begin());
+  if (index == kWindowsMax) return -ENOSPC;
+  if (SetWindow(index, gpa, window->size_bytes(), window->host()) < 0) return -errno;
+  if (free == windows_.end()) windows_.emplace_back();
+  windows_[index] = std::move(window);
+  return 0;
+}
+
+void Vm::DetachWindow(const FileWindow& window) {
+  for (size_t i = 0; i < windows_.size(); ++i) {
+    if (windows_[i].get() != &window) continue;
+    SetWindow(i, 0, 0, nullptr);
+    windows_[i] = nullptr;
+  }
+}
+
+int Vm::SetWindow(size_t index, uint64_t gpa, uint64_t size_bytes, std::byte* host) const {
+  const kvm_userspace_memory_region slot{kWindowSlots + static_cast<uint32_t>(index), 0, gpa,
+                                         size_bytes, reinterpret_cast<uint64_t>(host)};
+  return ioctl(vm_.get(), KVM_SET_USER_MEMORY_REGION, &slot);
+}
+
 int Vm::AddNative(Space space, uint64_t base, uint64_t size_bytes,
                   std::shared_ptr<NativeDevice> device) {
   const int rc = bus_.Claim(space, {base, size_bytes, device.get(), 0});
@@ -114,9 +146,11 @@ int Vm::SetKick(uint64_t gpa, const EventFd& kick, bool attached) const {
 
 Status Vm::Boot(const BootPlan& plan) {
   if (plan.cpuid.size() != vcpus_.size()) return {EINVAL, "cpuid"};
+  msrs_ = plan.msrs;
   Status status = LoadBlobs(plan.blobs);
   for (size_t i = 0; status.ok() && i < vcpus_.size(); ++i)
-    status = vcpus_[i]->Create(kvm_.get(), vm_.get(), plan);
+    status = vcpus_[i]->Make(kvm_.get(), vm_.get(), plan.cpuid[i], &msrs_);
+  if (status.ok()) status = vcpus_.front()->Enter(plan.entry);
   booted_.store(status.ok());
   return status;
 }
@@ -132,23 +166,37 @@ Status Vm::LoadBlobs(const std::vector<Blob>& blobs) const {
   return {};
 }
 
-void Vm::Run() {
-  running_ = true;
-  for (auto& vcpu : vcpus_) vcpu->Start();
+Status Vm::Run() {
+  Status status;
+  for (size_t i = 0; status.ok() && i < vcpus_.size(); ++i) status = Plug(i);
+  return status;
 }
 
 void Vm::Pause() {
+  {
+    const std::lock_guard lock(mutex_);
+    paused_ = true;
+    if (parked_count_ == thread_count_) KeepClock();
+  }
   for (auto& vcpu : vcpus_) vcpu->Pause();
 }
 
 bool Vm::AllParked() {
   const std::lock_guard lock(mutex_);
-  return parked_count_ == vcpus_.size();
+  return parked_count_ == thread_count_;
+}
+
+/// The first time of a pause counts: a vCPU that is plugged meanwhile parks anew.
+void Vm::KeepClock() {
+  kvm_clock_data clock{};
+  if (!paused_clock_ns_.has_value() && ioctl(vm_.get(), KVM_GET_CLOCK, &clock) == 0)
+    paused_clock_ns_ = clock.clock;
 }
 
 void Vm::Resume() {
   {
     const std::lock_guard lock(mutex_);
+    paused_ = false;
     if (paused_clock_ns_.has_value()) {
       kvm_clock_data clock{};
       clock.clock = *std::exchange(paused_clock_ns_, std::nullopt);
@@ -162,10 +210,56 @@ void Vm::Nmi() {
   for (auto& vcpu : vcpus_) vcpu->Nmi();
 }
 
+int Vm::AddVcpus(size_t first, const std::vector<NewVcpu>& vcpus) {
+  if (first > vcpus_.size() || vcpus.size() > vcpus_max_ - first) return -EINVAL;
+  for (size_t i = vcpus_.size(); i < first + vcpus.size(); ++i)
+    vcpus_.push_back(
+        std::make_unique<Vcpu>(i, vcpus[i - first].options, static_cast<VcpuOwner*>(this)));
+  return 0;
+}
+
+Status Vm::MakeVcpus(size_t first, const std::vector<NewVcpu>& vcpus) {
+  Status status;
+  for (size_t i = 0; status.ok() && i < vcpus.size(); ++i)
+    status = vcpus_[first + i]->Make(kvm_.get(), vm_.get(), vcpus[i].cpuid, &msrs_);
+  return status;
+}
+
+void Vm::AwaitReset(size_t first, size_t end) const {
+  for (size_t i = first; i < end; ++i) vcpus_[i]->AwaitReset();
+}
+
+Status Vm::Plug(size_t index) {
+  if (index >= vcpus_.size() || !vcpus_[index]->made() || vcpus_[index]->plugged())
+    return {EINVAL, "plug", static_cast<int>(index)};
+  Vcpu& vcpu = *vcpus_[index];
+  mailbox_.RaiseVcpus(vcpus_.size());
+  const bool is_new = !vcpu.has_thread();
+  bool paused = false;
+  {
+    const std::lock_guard lock(mutex_);
+    paused = paused_;
+    if (is_new) ++thread_count_;
+  }
+  const Status status = vcpu.Plug(paused);
+  if (!status.ok()) {
+    const std::lock_guard lock(mutex_);
+    --thread_count_;
+  }
+  return status;
+}
+
+Status Vm::Unplug(size_t index) {
+  if (index >= vcpus_.size()) return {EINVAL, "unplug", static_cast<int>(index)};
+  vcpus_[index]->Unplug();
+  return {};
+}
+
 bool Vm::Stop() {
   mailbox_.Close();
   for (auto& vcpu : vcpus_) vcpu->Stop();
-  return !running_;
+  const std::lock_guard lock(mutex_);
+  return thread_count_ == 0;
 }
 
 std::vector<VmEvent> Vm::TakeEvents() {
@@ -218,12 +312,16 @@ void Vm::OnFailure(size_t vcpu, const std::string& message) {
   Wake();
 }
 
+/// An unplugged vCPU counts as parked, pause or not.
 void Vm::OnParked(size_t vcpu, bool parked) {
   {
     const std::lock_guard lock(mutex_);
-    if (parked ? ++parked_count_ < vcpus_.size() : (--parked_count_, true)) return;
-    kvm_clock_data clock{};
-    if (ioctl(vm_.get(), KVM_GET_CLOCK, &clock) == 0) paused_clock_ns_ = clock.clock;
+    if (!parked) {
+      --parked_count_;
+      return;
+    }
+    if (++parked_count_ < thread_count_ || !paused_) return;
+    KeepClock();
     events_.push_back({VmEvent::Kind::kAllParked, vcpu, ""});
   }
   Wake();
@@ -232,7 +330,7 @@ void Vm::OnParked(size_t vcpu, bool parked) {
 void Vm::OnEnded(size_t vcpu) {
   {
     const std::lock_guard lock(mutex_);
-    if (++ended_count_ < vcpus_.size()) return;
+    if (++ended_count_ < thread_count_) return;
     events_.push_back({VmEvent::Kind::kAllEnded, vcpu, ""});
   }
   Wake();

@@ -7,6 +7,8 @@ export interface CliOption {
   /** What of the VM's config it gives. Such options make sense with a payload only. */
   field?: string;
   help: string;
+  /** Of 2020: known, so that it can be refused by name, and not told of. */
+  old?: true;
 }
 
 export const OPTIONS: readonly CliOption[] = [
@@ -16,6 +18,9 @@ export const OPTIONS: readonly CliOption[] = [
     help: 'HTTP API socket: PATH, path=PATH, or fd=N for one that is inherited listening',
   },
   { name: 'balloon', takes: 'value', field: 'balloon', help: 'RAM that the guest lends back' },
+  ...(['block-backend', 'net-backend'] as const).map(
+    (name): CliOption => ({ name, takes: 'value', help: '', old: true }),
+  ),
   {
     name: 'cmdline',
     takes: 'value',

@@ -48,6 +48,7 @@ export function parseCommandLine(
   const found = scan(args);
   if (found.has('help')) throw new UsageError(helpText(), 'stdout');
   if (found.has('version')) throw new UsageError(VERSION_TEXT, 'stdout');
+  refuseBackends(found);
   const one = (name: string) => found.get(name)?.[0];
   const [apiSocket, eventMonitor] = [one('api-socket'), one('event-monitor')];
   const [logFile, logFormat, restore] = [one('log-file'), one('log-format'), one('restore')];
@@ -64,6 +65,14 @@ export function parseCommandLine(
     noShutdown: found.has('no-shutdown'),
     seccomp: (one('seccomp') ?? 'true') as CommandLine['seccomp'],
   };
+}
+
+/** In 2020 the same program served other VMs' devices, too. */
+function refuseBackends(found: Scanned): void {
+  const backend = OPTIONS.find(({ name, old }) => old && found.has(name));
+  if (!backend) return;
+  const remedy = 'Start a vhost-user backend of its own, as qemu-storage-daemon is for disks';
+  throw failure(new Error(remedy), `Not supported: --${backend.name}`);
 }
 
 function checkLogFormat(format: string): void {

@@ -22,7 +22,7 @@ export const helpText = (): string =>
     'key=value with commas between them; lists stand in [brackets], sizes may end in K, M or G.',
     '',
     'Options:',
-    ...OPTIONS.flatMap(entry),
+    ...OPTIONS.filter(({ old }) => !old).flatMap(entry),
     '',
   ].join('\n');
 

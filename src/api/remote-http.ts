@@ -15,60 +15,88 @@ export interface RemoteReply {
 }
 
 const SOCKET = 'Error reading from or writing to HTTP socket';
+const NOT_SENT = 'Error sending file descriptors';
+const CHUNK_BYTES = 64 * 1024;
 
 /** As much as a VM with every device there can be has to tell, many times over. */
 const REPLY_BYTES_MAX = 64 * 1024 * 1024;
 
-/** @throws VmmError, its chain as it is to be printed. */
-export function exchange(socket: number, request: RemoteRequest): RemoteReply {
+/** Rejects with a VmmError, its chain as it is to be printed. */
+export async function exchange(socket: number, request: RemoteRequest): Promise<RemoteReply> {
   try {
-    send(socket, request);
-    return receive(socket);
+    return request.fds.length === 0
+      ? exchangeText(socket, request)
+      : await withFds(socket, request);
   } catch (error) {
     if (error instanceof Error && 'syscall' in error) throw failure(osError(error), SOCKET);
     throw error;
   }
 }
 
-function send(socket: number, { method, endpoint, body, fds }: RemoteRequest): void {
+function headOf({ method, endpoint, body }: RemoteRequest): Buffer {
   const length = body === undefined ? '' : `Content-Length: ${Buffer.byteLength(body)}\r\n`;
-  const head = `${method} /api/v1/${endpoint} HTTP/1.1\r\nHost: localhost\r\nAccept: */*\r\n${length}\r\n`;
-  if (fds.length === 0) writeAll(socket, head);
-  else sendFds(socket, Buffer.from(head), fds);
-  writeAll(socket, body ?? '');
+  const first = `${method} /api/v1/${endpoint} HTTP/1.1\r\n`;
+  return Buffer.from(`${first}Host: localhost\r\nAccept: */*\r\n${length}\r\n`);
 }
 
-function writeAll(socket: number, text: string): void {
-  let rest = Buffer.from(text);
+function exchangeText(socket: number, request: RemoteRequest): RemoteReply {
+  let rest = Buffer.concat([headOf(request), Buffer.from(request.body ?? '')]);
   while (rest.length > 0) rest = rest.subarray(writeSync(socket, rest));
-}
-
-function sendFds(socket: number, bytes: Uint8Array, fds: readonly number[]): void {
-  for (const fd of fds)
-    try {
-      fstatSync(fd);
-    } catch (error) {
-      throw failure(osError(error), 'Error sending file descriptors', `fd ${fd} is not open`);
-    }
-  const ignore = () => {};
-  const handlers = { onData: ignore, onEnd: ignore, onDrain: ignore, onClose: ignore };
-  const sender = new native.FdSocket(socket, { into: new Uint8Array(1), ...handlers });
-  if (!sender.sendFds(bytes, fds))
-    throw failure(new Error('The server does not take them'), 'Error sending file descriptors');
-}
-
-/** Reads one reply, and not beyond it. */
-function receive(socket: number): RemoteReply {
-  const chunk = Buffer.alloc(64 * 1024);
-  let received = Buffer.alloc(0);
+  const reader = new ReplyReader();
+  const chunk = Buffer.alloc(CHUNK_BYTES);
   for (;;) {
-    const reply = parse(received);
-    if (reply) return reply;
-    if (received.length > REPLY_BYTES_MAX)
-      throw failure(new Error(`The reply has more than ${REPLY_BYTES_MAX} bytes`), SOCKET);
     const count = readSync(socket, chunk);
-    if (count === 0) throw failure(new Error('The server has closed the connection'), SOCKET);
-    received = Buffer.concat([received, chunk.subarray(0, count)]);
+    if (count === 0) throw closed();
+    const reply = reader.push(chunk.subarray(0, count));
+    if (reply) return reply;
+  }
+}
+
+/** Node by itself cannot send them: the addon does, and its socket does not block. */
+function withFds(socket: number, request: RemoteRequest): Promise<RemoteReply> {
+  request.fds.forEach(checkOpen);
+  return new Promise((resolve, reject) => {
+    const reader = new ReplyReader();
+    const into = Buffer.alloc(CHUNK_BYTES);
+    const onData = (sizeBytes: number) => {
+      try {
+        const reply = reader.push(into.subarray(0, sizeBytes));
+        if (reply) resolve(reply);
+      } catch (error) {
+        reject(error);
+      }
+    };
+    const onEnd = () => reject(closed());
+    const stream = new native.FdSocket(socket, {
+      ...{ into, onData, onEnd, onDrain: () => {} },
+      onClose: onEnd,
+    });
+    if (stream.sendFds(headOf(request), request.fds)) stream.write(request.body ?? '');
+    else reject(failure(new Error('The server does not take them'), NOT_SENT));
+  });
+}
+
+function checkOpen(fd: number): void {
+  try {
+    fstatSync(fd);
+  } catch (error) {
+    throw failure(osError(error), NOT_SENT, `fd ${fd} is not open`);
+  }
+}
+
+const closed = () => failure(new Error('The server has closed the connection'), SOCKET);
+
+/** Gathers one reply. */
+class ReplyReader {
+  #received = Buffer.alloc(0);
+
+  /** The reply, once all of it is there. */
+  push(bytes: Uint8Array): RemoteReply | undefined {
+    this.#received = Buffer.concat([this.#received, bytes]);
+    const reply = parse(this.#received);
+    if (!reply && this.#received.length > REPLY_BYTES_MAX)
+      throw failure(new Error(`The reply has more than ${REPLY_BYTES_MAX} bytes`), SOCKET);
+    return reply;
   }
 }
 

@@ -56,8 +56,8 @@ function textsOf({ body = '' }: RemoteReply): string[] {
   return body === '' ? [] : [body];
 }
 
-/** @returns the exit status. */
-function run(args: readonly string[]): number {
+/** Resolves with the exit status. */
+async function run(args: readonly string[]): Promise<number> {
   const { socket, command, given } = scanRemote(args);
   const connection = connected();
   if (socket === undefined) {
@@ -69,7 +69,9 @@ function run(args: readonly string[]): number {
     return 1;
   }
   const request = command.request(given);
-  const reply = within(() => exchange(connection.fd, request));
+  const reply = await exchange(connection.fd, request).catch((cause) => {
+    throw new Error('http client error', { cause });
+  });
   if (reply.status >= 300) {
     const status = STATUS_NAMES[reply.status] ?? `status ${reply.status}`;
     const chain = ['http client error', `Server responded with ${status}`, ...textsOf(reply)];
@@ -80,17 +82,9 @@ function run(args: readonly string[]): number {
   return 0;
 }
 
-function within<T>(work: () => T): T {
+async function main(): Promise<number> {
   try {
-    return work();
-  } catch (cause) {
-    throw new Error('http client error', { cause });
-  }
-}
-
-function main(): number {
-  try {
-    return run(process.argv.slice(2));
+    return await run(process.argv.slice(2));
   } catch (error) {
     if (error instanceof UsageError) {
       print(STDERR, error.message);
@@ -101,4 +95,4 @@ function main(): number {
   }
 }
 
-process.exit(main());
+void main().then((status) => process.exit(status));

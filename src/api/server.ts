@@ -113,6 +113,8 @@ function answerUnknown(request: FastifyRequest, reply: FastifyReply) {
 /** A failure is a JSON array: the message of each error in the cause chain, outermost first. */
 function answerError(error: FastifyError, request: FastifyRequest, reply: FastifyReply) {
   if (error instanceof VmmError) {
+    // Clients look for these very words, and try again.
+    if (error.kind === 'busy') return reply.code(429).send(['Too Many Requests']);
     const prefix = error.validationContext === 'body' ? [] : ['Error from API'];
     return reply.code(HTTP_STATUS[error.kind]).send([...prefix, ...errorChain(error)]);
   }

@@ -36,6 +36,10 @@ export interface PciFunction {
   resume(): void;
   /** What it counted since it was made, by the names of `vm.counters`. At any time. */
   counters?(): Readonly<Record<string, number>> | undefined;
+  /** Most regions of RAM that it can be told of; any number if absent. */
+  readonly regionsMax?: number;
+  /** Resolves when it knows where RAM is now. */
+  memoryChanged?(): Promise<void>;
   /** Its BARs answer nowhere from now on. While the VM runs, before it is disposed of. */
   unplug(): void;
   /** Closes what it holds, once it is unplugged or the VM has stopped. Idempotent. */
@@ -51,6 +55,8 @@ export interface DeviceContext {
   readonly rateLimitGroups: ReadonlyMap<string, RateLimiter>;
   /** Odd, but contained. A guest may cause it at will, so the log limits it. */
   onWarning(message: string): void;
+  /** For RAM that the guest plugs by the block. */
+  readonly blocks: PluggableBlocks;
   /** For the console. */
   readonly console: CharHost;
   /**
@@ -62,6 +68,17 @@ export interface DeviceContext {
   readonly vm: Pick<Vm, 'claim' | 'release'>;
   /** Finds a place for such a BAR, a power of two in size. @throws VmmError if none is left. */
   placeBar(width: 32 | 64, sizeBytes: number): number;
+}
+
+/** Where blocks of RAM may be plugged; address and sizes are multiples of `blockBytes`. */
+export interface PluggableBlocks {
+  gpa: number;
+  regionBytes: number;
+  blockBytes: number;
+  /** How much of it, from its start on, is RAM by now. */
+  usableBytes: number;
+  /** What the guest is asked to plug in all, at first. */
+  requestedBytes: number;
 }
 
 export interface FileMapping extends Required<Pick<RegionOptions, 'privateCopy' | 'readonly'>> {

@@ -13,7 +13,10 @@ export interface Topology {
 }
 
 export interface CpuidOptions {
+  /** The list's last vCPU is the one before this. */
   vcpus: number;
+  /** Its first; 0 if not given. */
+  first?: number;
   topology: Topology;
   /** Whether the guest may be a hypervisor itself. */
   nested: boolean;
@@ -102,12 +105,12 @@ const AMX_STATES = [17, 18]; // their indices in leaf 0xd
  * @param host what KVM supports, with the host's own brand string.
  */
 export function guestCpuid(host: readonly CpuidEntry[], options: CpuidOptions): CpuidEntry[][] {
-  const { vcpus, topology } = options;
+  const { vcpus, first = 0, topology } = options;
   const common = commonLeaves(host, options);
   const amd = VENDORS_AMD.includes(vendor(host));
-  return Array.from({ length: vcpus }, (_, vcpu) => [
-    ...common.map((entry) => ({ ...entry, ...identity(entry, vcpu, topology, amd) })),
-    ...topologyLeaves(apicId(topology, vcpu), topology),
+  return Array.from({ length: vcpus - first }, (_, i) => [
+    ...common.map((entry) => ({ ...entry, ...identity(entry, first + i, topology, amd) })),
+    ...topologyLeaves(apicId(topology, first + i), topology),
   ]);
 }
 

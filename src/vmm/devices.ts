@@ -21,12 +21,14 @@ import { Balloon, BalloonConfig } from '../devices/virtio/balloon.ts';
 import { Block, DiskConfig } from '../devices/virtio/block.ts';
 import { Console, ConsoleConfig } from '../devices/virtio/console.ts';
 import type { VirtioDevice } from '../devices/virtio/device.ts';
+import { Mem } from '../devices/virtio/mem.ts';
 import { Net, NetConfig } from '../devices/virtio/net.ts';
 import { Pmem, PmemConfig } from '../devices/virtio/pmem.ts';
 import { Rng, RngConfig } from '../devices/virtio/rng.ts';
 import { RtcConfig } from '../devices/virtio/rtc.ts';
 import { Vsock, VsockConfig } from '../devices/virtio/vsock.ts';
 import { WatchdogConfig } from '../devices/virtio/watchdog.ts';
+import { hasBlocks, MemoryConfig } from './config/memory.ts';
 
 /** What is in a slot, or what a virtio transport carries there. */
 type Device = VirtioDevice | PciFunction;
@@ -119,6 +121,12 @@ export const DEVICES = {
     check: (config) => Vsock.check(config),
     create: (config, context) => new Vsock(config, context),
   }),
+  memory: kind({
+    schema: MemoryConfig,
+    id: 'mem0',
+    isPresent: hasBlocks,
+    create: (_, context) => new Mem(context.blocks, context),
+  }),
   balloon: kind({
     schema: BalloonConfig,
     id: '__balloon',
@@ -195,6 +203,9 @@ export function unsupportedDevices(config: DeviceConfigs): string[] {
 
 export const findBalloon = (devices: Iterable<VirtioDevice | PciFunction>): Balloon | undefined =>
   [...devices].find((device) => device instanceof Balloon);
+
+export const findMem = (devices: Iterable<VirtioDevice | PciFunction>): Mem | undefined =>
+  [...devices].find((device) => device instanceof Mem);
 
 /** The id of a device in a config whose devices have all got theirs. */
 export const deviceId = ({ kind, config }: WantedDevice): string =>

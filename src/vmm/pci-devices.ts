@@ -7,7 +7,11 @@ import type { DeviceContext, FileMapping, PciFunction } from '../devices/device.
 import { type PciBus, SLOT_COUNT } from '../devices/pci/bus.ts';
 import type { VirtioDevice } from '../devices/virtio/device.ts';
 import { BAR_BYTES } from '../devices/virtio/pci-capabilities.ts';
-import { VirtioPci, type VirtioPciOptions } from '../devices/virtio/transport-pci.ts';
+import {
+  sharedMemoryBarBytes,
+  VirtioPci,
+  type VirtioPciOptions,
+} from '../devices/virtio/transport-pci.ts';
 import { VmmError } from '../errors.ts';
 import type { Vm } from '../native.ts';
 import { RangeAllocator } from './allocator.ts';
@@ -122,13 +126,13 @@ export class PciDevices {
   }
 
   async #attach(wanted: WantedDevice, slot: number): Promise<void> {
-    const { vm, bus, memory, console, rateLimitGroups, onWarning } = this.#options;
+    const { vm, bus, memory, console, rateLimitGroups, onWarning, blocks } = this.#options;
     const { kind, config } = wanted;
     const id = deviceId(wanted);
     const windows: GpaRange[] = [];
     const placeBar = (width: 32 | 64, sizeBytes: number) => this.#placeBar(id, width, sizeBytes);
     const device = await kind.create?.(config, {
-      ...{ id, memory, rateLimitGroups, onWarning, console, vm, placeBar },
+      ...{ id, memory, rateLimitGroups, onWarning, console, vm, placeBar, blocks },
       mapFile: (mapping) => {
         const gpa = this.#mapFile(id, mapping);
         windows.push({ gpa, sizeBytes: mapping.sizeBytes });
@@ -151,8 +155,9 @@ export class PciDevices {
       const warn = (reason: string) => onWarning(`Device ${id}: ${reason}`);
       const tell = (event: 'activated' | 'reset') => () =>
         onEvent({ source: 'virtio-device', event, properties: { id } });
+      const sharedMemoryGpa = this.#placeSharedMemory(device, id);
       return new VirtioPci({
-        ...{ device, memory, vm, native, bar, onWarning: warn },
+        ...{ device, memory, vm, native, bar, sharedMemoryGpa, onWarning: warn },
         ...{ onActivated: tell('activated'), onReset: tell('reset') },
       });
     } catch (cause) {
@@ -165,6 +170,14 @@ export class PciDevices {
   #placeBar(id: string, width: 32 | 64, sizeBytes: number): number {
     const step = Math.max(BAR_STEP[width], sizeBytes);
     const gpa = this.#bars[width].allocate(sizeBytes, step);
+    if (gpa !== undefined) return gpa;
+    throw noAddresses(id);
+  }
+
+  #placeSharedMemory({ sharedMemory }: VirtioDevice, id: string): number | undefined {
+    if (!sharedMemory) return undefined;
+    const sizeBytes = sharedMemoryBarBytes(sharedMemory.sizeBytes);
+    const gpa = this.#bars[64].allocate(sizeBytes, Math.max(sizeBytes, BAR_STEP[64]));
     if (gpa !== undefined) return gpa;
     throw noAddresses(id);
   }

@@ -2,6 +2,7 @@
  * The devices that every VM has, put together: bus, clock, power, events, serial port. What they
  * are stands in their own files; here only who gets which address, line and callback.
  */
+import { CPU_SCAN, CpuHotplug } from '../devices/acpi/cpu-hotplug.ts';
 import { Ged } from '../devices/acpi/ged.ts';
 import { MEMORY_SCAN, MemoryHotplug } from '../devices/acpi/memory-hotplug.ts';
 import { Shutdown } from '../devices/acpi/shutdown.ts';
@@ -11,6 +12,7 @@ import { I8042 } from '../devices/legacy/i8042.ts';
 import { Serial } from '../devices/legacy/serial.ts';
 import { PciBus } from '../devices/pci/bus.ts';
 import type { Vm } from '../native.ts';
+import { madtEntry, type Processor } from './acpi/tables.ts';
 import {
   type DeviceArea,
   ECAM_SEGMENT_BYTES,
@@ -25,6 +27,8 @@ export interface PlatformOptions {
   vm: Vm;
   ramBytes: number;
   area: DeviceArea;
+  /** All that there can be. */
+  processors: readonly Processor[];
   /** Whether there is a serial port. */
   serial: boolean;
   /** The guest asked for it. Called while it waits for the answer, so they only start the work. */
@@ -39,13 +43,16 @@ export interface Platform {
   readonly hasMemorySlot: boolean;
   /** Puts a module of memory there, and has the guest look. */
   plugMemory: (range: GpaRange) => void;
+  cpuHotplug: CpuHotplug;
+  /** Has the guest look which processors have come and which shall go. */
+  notifyCpus: () => void;
   /** All that the guest's firmware tables tell of. */
   aml: AmlSource[];
 }
 
 /** Makes the devices and claims their addresses. */
 export function buildPlatform(options: PlatformOptions): Platform {
-  const { vm, ramBytes, area, onReset, onPowerOff } = options;
+  const { vm, ramBytes, area, processors, onReset, onPowerOff } = options;
   const [below, above] = ramRegions(ramBytes);
   const pci = new PciBus({
     port: PORTS.pci.base,
@@ -55,8 +62,14 @@ export function buildPlatform(options: PlatformOptions): Platform {
   });
   const shutdown = new Shutdown({ port: PORTS.shutdown.base, onReset, onPowerOff });
   const memory = new MemoryHotplug({ gpa: area.memoryHotplug.gpa });
-  const scans = { memory: MEMORY_SCAN };
+  const scans = { cpus: CPU_SCAN, memory: MEMORY_SCAN };
   const ged = new Ged({ gpa: area.ged.gpa, gsi: GSI.ged, irq: vm.irq(GSI.ged), scans });
+  const cpuHotplug = new CpuHotplug({
+    gpa: area.cpuHotplug.gpa,
+    madtEntries: processors.map(madtEntry),
+    presentCount: processors.filter(({ present }) => present).length,
+    onEject: (vcpu) => vm.unplug(vcpu),
+  });
   const cmos = new Cmos({
     port: PORTS.cmos.base,
     ramBelow4GibBytes: below?.sizeBytes ?? 0,
@@ -67,13 +80,15 @@ export function buildPlatform(options: PlatformOptions): Platform {
   const i8042 = new I8042({ port: PORTS.i8042.base, onReset });
   const serial = new Serial({ port: PORTS.serial.base, gsi: GSI.serial });
 
-  for (const device of [pci.ports, pci.ecam, shutdown, ged, cmos, i8042, memory]) claim(vm, device);
+  for (const device of [pci.ports, pci.ecam, shutdown, ged, cmos, i8042, memory, cpuHotplug])
+    claim(vm, device);
   vm.pmTimer(PORTS.pmTimer.base);
   for (const { base, count } of [PORTS.post, PORTS.firmwareDebug]) vm.sink(base, count);
-  const pressPowerButton = () => ged.notify('powerButton');
   return {
     pci,
-    pressPowerButton,
+    pressPowerButton: () => ged.notify('powerButton'),
+    cpuHotplug,
+    notifyCpus: () => ged.notify('cpus'),
     get hasMemorySlot() {
       return memory.hasRoom;
     },
@@ -81,7 +96,7 @@ export function buildPlatform(options: PlatformOptions): Platform {
       memory.insert(gpa, sizeBytes);
       ged.notify('memory');
     },
-    aml: [pci, shutdown, ged, cmos, memory, ...(options.serial ? [serial] : [])],
+    aml: [pci, shutdown, ged, cmos, memory, ...(options.serial ? [serial] : []), cpuHotplug],
   };
 }
 

@@ -9,7 +9,6 @@ import {
   type GuestMemory,
   type Vm as NativeVm,
   native,
-  type VcpuOptions,
   type VmEvent,
 } from '../native.ts';
 import type { RateLimiter } from '../native-limits.ts';
@@ -22,9 +21,10 @@ import { planBoot } from './boot/plan.ts';
 import { ramBytes } from './config/memory.ts';
 import type { VmConfig } from './config.ts';
 import { type Consoles, Ports } from './consoles.ts';
-import { apicId, flatTopology, guestCpuid, physBits, type Topology } from './cpuid.ts';
+import { apicId, flatTopology, physBits, type Topology } from './cpuid.ts';
+import { type CpuFacts, Cpus, vcpuCpuid, vcpuOptions } from './cpus.ts';
 import { type DeviceTree, platformNodes } from './device-tree.ts';
-import { findBalloon, pciDevices } from './devices.ts';
+import { findBalloon, findMem, pciDevices } from './devices.ts';
 import type { OnEvent } from './events.ts';
 import { deviceArea, MEMORY } from './layout.ts';
 import { PciDevices } from './pci-devices.ts';
@@ -54,6 +54,7 @@ export class Vm {
   readonly #platform: Platform;
   readonly #devices: PciDevices;
   readonly #ram: Ram;
+  readonly #cpus: Cpus;
 
   private constructor(parts: Parts) {
     this.#memory = parts.memory;
@@ -62,6 +63,7 @@ export class Vm {
     this.#platform = parts.platform;
     this.#devices = parts.devices;
     this.#ram = parts.ram;
+    this.#cpus = parts.cpus;
   }
 
   /**
@@ -79,7 +81,8 @@ export class Vm {
       const machine = describe(config);
       const ram = await Ram.add(memory, config.memory, machine.area);
       vm = new native.Vm(memory, {
-        vcpus: vcpuOptions(config, machine.topology),
+        vcpus: vcpuOptions(config.cpus, machine.topology, 0, config.cpus.boot_vcpus),
+        vcpusMax: config.cpus.max_vcpus,
         tssGpa: MEMORY.kvmTss.gpa,
         onEvent: (event) => onEvent(event, hooks),
       });
@@ -88,12 +91,14 @@ export class Vm {
       devices = await PciDevices.attach(pciDevices(config), {
         ...{ vm, memory, native, bus: platform.pci, area: machine.area },
         ...{ console: ports.console, onWarning: hooks.onWarning, onEvent: hooks.onEvent },
-        rateLimitGroups: rateLimitGroups(config),
+        ...{ rateLimitGroups: rateLimitGroups(config), blocks: ram.blocks },
       });
-      await vm.boot(plan(config, payload, { ...machine, tscKhz: vm.tscKhz() }, platform));
+      const facts = { ...machine, tscKhz: vm.tscKhz() };
+      await vm.boot(plan(config, payload, facts, platform));
       vm.run();
       ports.start();
-      return new Vm({ memory, native: vm, ports, platform, devices, ram });
+      const cpus = new Cpus({ vm, platform, config: config.cpus, facts });
+      return new Vm({ memory, native: vm, ports, platform, devices, ram, cpus });
     } catch (cause) {
       await vm?.stop();
       await devices?.dispose();
@@ -125,8 +130,9 @@ export class Vm {
     this.#native.nmi();
   }
 
-  async resizeVcpus(_count: number): Promise<void> {
-    throw new VmmError('host', 'vCPUs cannot be plugged yet');
+  /** See Cpus. */
+  resizeVcpus(count: number): Promise<void> {
+    return this.#cpus.resize(count);
   }
 
   /**
@@ -135,6 +141,14 @@ export class Vm {
    * @throws VmmError 'invalid-config' if it cannot have so much, 'host' if the host has not got it.
    */
   async resizeRam(sizeBytes: number): Promise<void> {
+    const mem = findMem(this.#devices.all);
+    if (mem) {
+      const requestedBytes = this.#ram.requested(sizeBytes);
+      if (await this.#ram.makeUsable(requestedBytes, this.#native))
+        await this.#devices.memoryChanged();
+      mem.resize(requestedBytes, this.#ram.blocks.usableBytes);
+      return;
+    }
     const range = this.#ram.missing(sizeBytes);
     if (!range) return;
     if (!this.#platform.hasMemorySlot || this.#devices.hasMostMemory)
@@ -169,7 +183,8 @@ export class Vm {
   /** RAM that the guest has now: without what it says that it lends, which may be anything. */
   get memoryActualSize(): number {
     const heldBytes = findBalloon(this.#devices.all)?.heldBytes ?? 0;
-    return Math.max(0, this.#ram.sizeBytes - heldBytes);
+    const pluggedBytes = findMem(this.#devices.all)?.pluggedBytes ?? 0;
+    return Math.max(0, this.#ram.sizeBytes + pluggedBytes - heldBytes);
   }
 
   get deviceTree(): DeviceTree {
@@ -210,6 +225,7 @@ interface Parts {
   platform: Platform;
   devices: PciDevices;
   ram: Ram;
+  cpus: Cpus;
 }
 
 /** In the words that clients know. */
@@ -268,13 +284,6 @@ function closePayload({ kernel, initramfs }: ReturnType<typeof openPayload>): vo
   initramfs?.close();
 }
 
-function vcpuOptions({ cpus }: VmConfig, topology: Topology): VcpuOptions[] {
-  return Array.from({ length: cpus.boot_vcpus }, (_, vcpu) => ({
-    apicId: apicId(topology, vcpu),
-    hostCpus: cpus.affinity?.find((entry) => entry.vcpu === vcpu)?.host_cpus ?? [],
-  }));
-}
-
 /** Of the host, which does not change: asked for once. */
 let hostCpuid: CpuidEntry[] | undefined;
 
@@ -293,36 +302,28 @@ function describe({ cpus, memory }: VmConfig) {
         packages: cpus.topology.packages,
       }
     : flatTopology(cpus.max_vcpus);
-  return { host, topology, physBits: bits, ramBytes: bytes, area };
+  const processors = Array.from({ length: cpus.max_vcpus }, (_, vcpu) => ({
+    apicId: apicId(topology, vcpu),
+    present: vcpu < cpus.boot_vcpus,
+  }));
+  return { host, topology, physBits: bits, ramBytes: bytes, area, processors };
 }
 
 function plan(
   config: VmConfig,
   payload: ReturnType<typeof openPayload>,
-  machine: ReturnType<typeof describe> & { tscKhz: number | undefined },
+  machine: ReturnType<typeof describe> & CpuFacts,
   platform: Platform,
 ) {
-  const { cpus } = config;
-  const { host, topology, physBits, ramBytes, tscKhz } = machine;
-  const processors = Array.from({ length: cpus.max_vcpus }, (_, vcpu) => ({
-    apicId: apicId(topology, vcpu),
-    present: vcpu < cpus.boot_vcpus,
-  }));
-  const acpi = buildAcpi(dsdtTerms(platform.aml, cpus.boot_vcpus), processors);
+  const { ramBytes, processors } = machine;
+  const acpi = buildAcpi(dsdtTerms(platform.aml), processors);
   return planBoot({
     ...payload,
     cmdline: cmdline(config),
     ramBytes,
     tables: [acpi, buildSmbios()],
     rsdpGpa: acpi.gpa,
-    cpuid: guestCpuid(host, {
-      vcpus: cpus.boot_vcpus,
-      topology,
-      physBits,
-      nested: cpus.nested,
-      amx: cpus.features.amx,
-      tscKhz,
-    }),
+    cpuid: vcpuCpuid(config.cpus, machine, 0, config.cpus.boot_vcpus),
   });
 }
 

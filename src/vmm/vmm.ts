@@ -4,8 +4,8 @@
  */
 import { errorChain, VmmError } from '../errors.ts';
 import { checkBootable, checkConfig } from './config/check.ts';
-import { ramBytes } from './config/memory.ts';
-import type { ResizeConfig } from './config/resize.ts';
+import { ramBytes, resizedRam } from './config/memory.ts';
+import { type ResizeConfig, resizeCpus } from './config/resize.ts';
 import type { VmConfig } from './config.ts';
 import { Consoles } from './consoles.ts';
 import type { DeviceTree } from './device-tree.ts';
@@ -171,12 +171,12 @@ export class Vmm<Dialect> {
     return this.#do('resize', async () => {
       if (vcpus !== undefined)
         await this.#amend(
-          ({ cpus, ...rest }) => ({ ...rest, cpus: { ...cpus, boot_vcpus: vcpus } }),
+          ({ cpus, ...rest }) => ({ ...rest, cpus: resizeCpus(cpus, vcpus) }),
           (vm) => vm.resizeVcpus(vcpus),
         );
       if (ramBytes !== undefined)
         await this.#amend(
-          ({ memory, ...rest }) => ({ ...rest, memory: { ...memory, size: ramBytes } }),
+          ({ memory, ...rest }) => ({ ...rest, memory: resizedRam(memory, ramBytes) }),
           (vm) => vm.resizeRam(ramBytes),
         );
       if (balloonBytes !== undefined)

@@ -10,6 +10,7 @@ import { promisify } from 'node:util';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { MIB, Reader } from '../../src/bytes.ts';
 import * as aml from '../../src/devices/acpi/aml.ts';
+import { CPU_SCAN, CpuHotplug } from '../../src/devices/acpi/cpu-hotplug.ts';
 import { Ged } from '../../src/devices/acpi/ged.ts';
 import { MEMORY_SCAN, MemoryHotplug } from '../../src/devices/acpi/memory-hotplug.ts';
 import { Shutdown } from '../../src/devices/acpi/shutdown.ts';
@@ -17,7 +18,7 @@ import { Cmos } from '../../src/devices/legacy/cmos.ts';
 import { Serial } from '../../src/devices/legacy/serial.ts';
 import { PciBus } from '../../src/devices/pci/bus.ts';
 import { dsdtTerms } from '../../src/vmm/acpi/dsdt.ts';
-import { buildAcpi } from '../../src/vmm/acpi/tables.ts';
+import { buildAcpi, madtEntry } from '../../src/vmm/acpi/tables.ts';
 import { deviceArea, ECAM_SEGMENT_BYTES, GSI, MEMORY, PORTS } from '../../src/vmm/layout.ts';
 
 const RSDP_BYTES = 36;
@@ -26,37 +27,41 @@ const noop = (): void => {};
 /** The tables of a machine with 512 MiB, one of two possible vCPUs and 40 address bits. */
 function machine(boot = 1, max = 2) {
   const area = deviceArea(40, 512 * MIB);
-  const terms = dsdtTerms(
-    [
-      new PciBus({
-        port: PORTS.pci.base,
-        ecam: { gpa: MEMORY.ecam.gpa, sizeBytes: ECAM_SEGMENT_BYTES },
-        window32: MEMORY.pci32,
-        window64: area.pci64,
-      }),
-      new Serial({ port: PORTS.serial.base, gsi: GSI.serial }),
-      new Cmos({
-        port: PORTS.cmos.base,
-        ramBelow4GibBytes: 512 * MIB,
-        ramAbove4GibBytes: 0,
-        nowMs: () => 0,
-        onReset: noop,
-      }),
-      new Shutdown({ port: PORTS.shutdown.base, onReset: noop, onPowerOff: noop }),
-      new MemoryHotplug({ gpa: area.memoryHotplug.gpa }),
-      new Ged({
-        gpa: area.ged.gpa,
-        gsi: GSI.ged,
-        irq: { trigger: noop },
-        scans: { memory: MEMORY_SCAN },
-      }),
-    ],
-    boot,
-  );
-  return buildAcpi(
-    terms,
-    Array.from({ length: max }, (_, apicId) => ({ apicId, present: apicId < boot })),
-  );
+  const processors = Array.from({ length: max }, (_, apicId) => ({
+    apicId,
+    present: apicId < boot,
+  }));
+  const terms = dsdtTerms([
+    new PciBus({
+      port: PORTS.pci.base,
+      ecam: { gpa: MEMORY.ecam.gpa, sizeBytes: ECAM_SEGMENT_BYTES },
+      window32: MEMORY.pci32,
+      window64: area.pci64,
+    }),
+    new Serial({ port: PORTS.serial.base, gsi: GSI.serial }),
+    new Cmos({
+      port: PORTS.cmos.base,
+      ramBelow4GibBytes: 512 * MIB,
+      ramAbove4GibBytes: 0,
+      nowMs: () => 0,
+      onReset: noop,
+    }),
+    new Shutdown({ port: PORTS.shutdown.base, onReset: noop, onPowerOff: noop }),
+    new MemoryHotplug({ gpa: area.memoryHotplug.gpa }),
+    new Ged({
+      gpa: area.ged.gpa,
+      gsi: GSI.ged,
+      irq: { trigger: noop },
+      scans: { cpus: CPU_SCAN, memory: MEMORY_SCAN },
+    }),
+    new CpuHotplug({
+      gpa: area.cpuHotplug.gpa,
+      madtEntries: processors.map(madtEntry),
+      presentCount: boot,
+      onEject: noop,
+    }),
+  ]);
+  return buildAcpi(terms, processors);
 }
 
 /** Follows the packing from the RSDP to the end of the blob: signature to address and bytes. */
@@ -229,10 +234,12 @@ describe('the DSDT', () => {
       'Interrupt(ResourceConsumer,Edge,ActiveHigh,Exclusive,,,){0x0000000D,}',
       'OperationRegion(GDST,SystemMemory,0x000000FFFFEF0000,One)',
       'Name(\\_S5,Package(0x04){0x05,0x05,Zero,Zero})',
-      'Device(C000){Name(_HID,"ACPI0007")Name(_UID,Zero)Name(_STA,0x0F)}',
+      'OperationRegion(PRST,SystemMemory,0x000000FFFFEF0010,0x0C)',
+      'Device(C000){Name(_HID,"ACPI0007")Name(_UID,Zero)',
+      'Device(C001){Name(_HID,"ACPI0007")Name(_UID,One)',
     ])
       expect(flat).toContain(fact);
-    expect(flat).not.toContain('C001');
+    expect(flat).not.toContain('C002');
   });
 
   test('an event with the bit of the power button notifies the power button', async () => {
@@ -265,6 +272,43 @@ describe('the DSDT', () => {
     expect(empty).toContain('[Integer] = 0000000000000000');
   });
 
+  describe('of processors', () => {
+    // What all of the registers' bits read as.
+    const [ABSENT, PRESENT, INSERTED, TO_REMOVE] = [0, 1, 2, 4];
+    const events = (said: string) =>
+      [...said.matchAll(/Notify on \[(C\d+)\] \S+ Value (0x\d+)/g)].map((m) => `${m[1]} ${m[2]}`);
+    const scan = async (fill: number) =>
+      events(await interpret('evaluate \\_SB.CPUS.CSCN', table('DSDT', 1, 3).bytes, fill));
+
+    test('the scan asks to look at who has come, and to eject who shall go', async () => {
+      expect(await scan(PRESENT)).toEqual([]);
+      expect(await scan(INSERTED)).toEqual(['C000 0x01', 'C001 0x01', 'C002 0x01']);
+      expect(await scan(TO_REMOVE)).toEqual(['C000 0x03', 'C001 0x03', 'C002 0x03']);
+    });
+
+    test('an event of the event device leads to the scan', async () => {
+      const said = await interpret('evaluate \\_SB.GED._EVT 13', table('DSDT').bytes, 3);
+      expect(events(said)).toEqual(['C000 0x01', 'C001 0x01']);
+    });
+
+    test('_STA says whether one is there, and _MAT how its local APIC is known', async () => {
+      const ask = 'evaluate \\_SB.CPUS.C002._STA;evaluate \\_SB.CPUS.C002._MAT';
+      const dsdt = table('DSDT', 1, 3).bytes;
+
+      expect(await interpret(ask, dsdt, ABSENT)).toContain('[Integer] = 0000000000000000');
+      const said = await interpret(ask, dsdt, PRESENT);
+      expect(said).toContain('[Integer] = 000000000000000F');
+      expect(said).toContain('09 10 00 00 02 00 00 00 01 00 00 00 02 00 00 00');
+    });
+
+    test('all can be ejected but the first', async () => {
+      const { source } = await roundTrip('eject', table('DSDT', 1, 3).bytes);
+      const calls = source.match(/CEJ0 \((\S+)\)/g);
+
+      expect(calls).toEqual(['CEJ0 (One)', 'CEJ0 (0x02)']);
+    });
+  });
+
   test('_OSC grants what the machine has, and marks what it withholds or does not know', async () => {
     const bridge = '5B4DDB33F71F1C4096577441C03DD766';
     const ask = (id: string, revision: number, wanted: string): string =>
@@ -291,7 +335,7 @@ describe('the DSDT', () => {
   test('every _CRS survives the conversion to resources and back', async () => {
     const said = await interpret('resources', table('DSDT').bytes);
 
-    expect(said.match(/EndTag Resource/g)).toHaveLength(15);
+    expect(said.match(/EndTag Resource/g)).toHaveLength(16);
     expect(said).not.toMatch(/ERROR|Invalid|mismatch/i);
   });
 });

@@ -156,6 +156,18 @@ function linkOf(child: ChildProcess, fd: string): string {
   }
 }
 
+test.each([
+  ['foo=x', 'foo=x'],
+  ['x,foo=1', 'x,foo=1'],
+  ['path=x,foo=1', 'x,foo=1'],
+  ['fd=x', 'fd=x'],
+])('--api-socket %s is a path as it stands', async (value, name) => {
+  const child = start(`${LAUNCHER} --api-socket ${value}`);
+  socket = join(directory, name);
+
+  expect(await answersPing()).toContain(`"pid":${child.pid}`);
+});
+
 test('a second process on the same path is refused, and the first goes on', async () => {
   start(`${LAUNCHER} --api-socket ${socket}`);
   await answersPing();

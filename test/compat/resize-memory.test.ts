@@ -32,6 +32,7 @@ const texts = ({ body }: Answer) => body as string[];
 interface Info {
   config: { memory: { size: number }; balloon?: { size: number } };
   memory_actual_size: number;
+  device_tree: object;
 }
 const info = async (): Promise<Info> => (await vmm.get('vm.info')).body as Info;
 
@@ -150,4 +151,53 @@ test('hotplug_size far above what the host has costs nothing, and a boot is as q
   await boot({ memory: { ...HOTPLUG, hotplug_size: 2 ** 38 } });
 
   expect(await resize({ desired_ram: RAM_BYTES + SECTION })).toMatchObject({ status: 204 });
+});
+
+const BLOCKS = { ...HOTPLUG, hotplug_method: 'VirtioMem' };
+
+test('by virtio-mem the wish is told at once, and the fact when the guest has done it', async () => {
+  await boot({ memory: BLOCKS });
+
+  expect(await resize({ desired_ram: RAM_BYTES + 512 * MIB })).toMatchObject({ status: 204 });
+  expect(await resize({ desired_ram: RAM_BYTES + 2 * MIB })).toMatchObject({ status: 204 });
+
+  const told = await info();
+  expect(told.config.memory).toMatchObject({ size: RAM_BYTES, hotplugged_size: 2 * MIB });
+  expect(told.memory_actual_size).toBe(RAM_BYTES);
+  expect(Object.keys(told.device_tree)).toContain('_virtio-pci-mem0');
+  expect(await vmm.put('vm.reboot')).toMatchObject({ status: 204 });
+  expect((await info()).config.memory).toMatchObject({ hotplugged_size: 2 * MIB });
+});
+
+test.each([
+  [RAM_BYTES - 1, ['Invalid resize request: desired_size = 67108863 below boot size'], 'at least'],
+  [
+    RAM_BYTES + 2048 * MIB,
+    ['Failed to virtio-mem resize', 'Resize invalid argument', 'new size 0x80000000 is bigger'],
+    'give at most 1140850688',
+  ],
+  [
+    RAM_BYTES + 4096,
+    ['Failed to virtio-mem resize', 'Resize invalid argument', 'is not aligned on block_size'],
+    'a multiple of 2097152 more',
+  ],
+])('by virtio-mem, %d bytes of RAM: 400', async (size, [first = '', ...more], remedy) => {
+  await boot({ memory: BLOCKS });
+
+  const answer = await resize({ desired_ram: size });
+
+  expect(answer.status).toBe(400);
+  expect(texts(answer)[2]).toBe('Memory manager error');
+  for (const [i, text] of [first, ...more].entries()) expect(texts(answer)[3 + i]).toContain(text);
+  expect(texts(answer).at(-1)).toContain(`desired_ram is ${size}: give`);
+  expect(texts(answer).at(-1)).toContain(remedy);
+  expect((await info()).config.memory).not.toHaveProperty('hotplugged_size');
+});
+
+test('hotplugged_size is asked for from the start, in whole blocks', async () => {
+  const answer = await create({ memory: { ...BLOCKS, hotplugged_size: 2 * MIB + 4096 } });
+
+  expect(answer.status).toBe(400);
+  expect(texts(answer).at(-1)).toContain('memory.hotplugged_size is 2101248');
+  await boot({ memory: { ...BLOCKS, hotplugged_size: 256 * MIB } });
 });

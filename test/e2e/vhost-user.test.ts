@@ -1,6 +1,7 @@
 /** Devices that another process serves: a disk of qemu-storage-daemon, a share of virtiofsd. */
 import { randomBytes } from 'node:crypto';
 import { expect, test } from 'vitest';
+import { MIB } from '../../src/bytes.ts';
 import { mustExec } from '../host/exec.ts';
 import type { HostProcess, KvmHost } from '../host/host.ts';
 import { cleanUp, currentHost } from './support/current-host.ts';
@@ -129,6 +130,27 @@ test('what was flushed is there after the daemon was killed under load, and the 
     const expected = await mustExec(guest.host, `${contents(i)} | sha256sum`);
     expect(await disk.sha256(i), `file ${i}`).toBe(expected.split(' ')[0]);
   }
+});
+
+test('two shares with windows are found, and mounted without using them', async () => {
+  await using first = await virtiofsd();
+  await using second = await virtiofsd();
+  await mustExec(first.host, `echo first >${first.folder}/share/name`);
+  await mustExec(first.host, `echo second >${second.folder}/share/name`);
+  const share = (tag: string, { socket }: Daemon, size: string) =>
+    `tag=${tag},sock=${socket},dax=on,cache_size=${size}`;
+  // Linux makes memory of them, which takes a minute for 8 GiB in an emulated host.
+  const args = ['--fs', share('a', first, '256M'), share('b', second, '128M')];
+  await using guest = await Guest.boot({ args });
+
+  const windows = await guest.run('cat /sys/bus/pci/devices/*/resource | grep 14220c$');
+  const sizes = windows.split('\n').map((line) => {
+    const [start, end] = line.split(' ').map(Number);
+    return (end ?? 0) - (start ?? 0) + 1;
+  });
+  expect(sizes).toEqual([256 * MIB, 128 * MIB]); // memory of 64 bits, prefetchable
+  await guest.run('mkdir /a /b && mount -t virtiofs a /a && mount -t virtiofs b /b');
+  expect(await guest.run('cat /a/name /b/name')).toBe('first\nsecond');
 });
 
 test('a share is one file system for host and guest', async () => {

@@ -15,7 +15,8 @@ static const struct subject subjects[] = {
     {"block", VIRTIO_BLOCK, 0, 0},     {"net", VIRTIO_NET, 1, 0},
     {"rng", VIRTIO_RNG, 0, 0},         {"control of net", VIRTIO_NET, 2, F_CTRL_VQ},
     {"console", VIRTIO_CONSOLE, 1, 0}, {"pmem", VIRTIO_PMEM, 0, 0},
-    {"vsock", VIRTIO_VSOCK, 1, 0},     {"balloon", VIRTIO_BALLOON, 0, 0}};
+    {"vsock", VIRTIO_VSOCK, 1, 0},     {"balloon", VIRTIO_BALLOON, 0, 0},
+    {"mem", VIRTIO_MEM, 0, 0}};
 enum { SUBJECTS = sizeof(subjects) / sizeof(subjects[0]) };
 
 static u8* buffer;
@@ -47,6 +48,10 @@ static void good_chain(const struct subject* subject, struct queue* queue) {
     case VIRTIO_BALLOON:
       memset(buffer, 0xff, 4);  // a page far outside RAM
       return describe(queue, 0, (u64)buffer, 4, 0, 0);
+    case VIRTIO_MEM:
+      memset(buffer, 0, 24);  // no block, to be plugged
+      describe(queue, 0, (u64)buffer, 24, NEXT, 1);
+      return describe(queue, 1, (u64)buffer + 24, 10, WRITE, 0);
     case VIRTIO_VSOCK:
       memset(buffer, 0, 44);  // a packet of no type
       return describe(queue, 0, (u64)buffer, 44, 0, 0);

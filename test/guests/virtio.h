@@ -9,6 +9,8 @@ enum {
   VIRTIO_RNG = 4,
   VIRTIO_BALLOON = 5,
   VIRTIO_VSOCK = 19,
+  VIRTIO_MEM = 24,
+  VIRTIO_FS = 26,
   VIRTIO_PMEM = 27
 };
 enum {

@@ -8,6 +8,8 @@ import { bareGuest } from '../support/bare-guest.ts';
 
 const run = promisify(execFile);
 
+const MEMORY = 'size=64M,hotplug_method=virtio-mem,hotplug_size=128M';
+
 /** What the hostile guest says of each rule that it broke, by `device, rule`. */
 async function attack(): Promise<Map<string, string>> {
   const folder = mkdtempSync(join(tmpdir(), 'hostile-'));
@@ -18,7 +20,7 @@ async function attack(): Promise<Map<string, string>> {
     writeFileSync(pmem, Buffer.alloc(2 << 20));
     const { stdout } = await run('unshare', [
       ...['-n', resolve('dist/cloud-hypervisor')], // its tap is nobody else's business
-      ...['--kernel', bareGuest('hostile'), '--memory', 'size=64M'],
+      ...['--kernel', bareGuest('hostile'), '--memory', MEMORY],
       ...['--serial', 'tty', '--console', `file=${join(folder, 'console')}`],
       ...['--disk', `path=${disk},image_type=raw`, '--net', 'tap='],
       ...['--pmem', `file=${pmem}`, '--vsock', `cid=3,socket=${join(folder, 'vsock')}`],
@@ -34,7 +36,17 @@ async function attack(): Promise<Map<string, string>> {
 }
 
 const outcomes = await attack();
-const DEVICES = ['block', 'net', 'rng', 'control of net', 'console', 'pmem', 'vsock', 'balloon'];
+const DEVICES = [
+  'block',
+  'net',
+  'rng',
+  'control of net',
+  'console',
+  'pmem',
+  'vsock',
+  'balloon',
+  'mem',
+];
 const RULES = [...new Set([...outcomes.keys()].map((key) => key.split(', ')[1]))];
 
 test('every rule was broken on every device', () => {

@@ -125,6 +125,8 @@ class Machine implements AsyncDisposable {
         release: (claim) => vm.release(claim),
         attachKick: (gpa, kick) => vm.attachKick(gpa, kick),
         detachKick: (gpa, kick) => vm.detachKick(gpa, kick),
+        attachWindow: (gpa, window) => vm.attachWindow(gpa, window),
+        detachWindow: (window) => vm.detachWindow(window),
         msi: (irq) => vm.msi(irq),
       },
       bar: { width: 32, gpa: BAR_GPA },

@@ -124,6 +124,8 @@ export const START_APS = [
 
 export interface GuestOptions {
   vcpus?: number;
+  /** As many as `vcpus` if not given. */
+  vcpusMax?: number;
   /** RAM is a memfd, which /proc/self/maps names. */
   shared?: boolean;
 }
@@ -135,12 +137,12 @@ export class MicroGuest implements AsyncDisposable {
   readonly #vcpus: number;
   #done = 0;
 
-  constructor({ vcpus = 1, shared = false }: GuestOptions = {}) {
+  constructor({ vcpus = 1, vcpusMax = vcpus, shared = false }: GuestOptions = {}) {
     this.#vcpus = vcpus;
     this.memory.addRegion({ gpa: 0, sizeBytes: RAM_BYTES, shared, thp: false });
     const onEvent = (event: VmEvent) => void this.events.push(event);
     const ids = Array.from({ length: vcpus }, (_, apicId) => ({ apicId, hostCpus: [] }));
-    this.vm = new native.Vm(this.memory, { vcpus: ids, tssGpa: 0xf800_0000, onEvent });
+    this.vm = new native.Vm(this.memory, { vcpus: ids, vcpusMax, tssGpa: 0xf800_0000, onEvent });
     const done = { read: () => 0, write: () => void this.#done++ };
     this.vm.claim({ space: 'port', base: DONE_PORT, sizeBytes: 1 }, done);
   }
@@ -167,6 +169,18 @@ export class MicroGuest implements AsyncDisposable {
     const storm16 = [0xba, port & 0xff, port >> 8, 0xee, 0xeb, 0xfd]; // mov dx; out dx, al; jmp
     this.memory.write(AP_CODE_GPA, Uint8Array.from(storm16));
     await this.start([...START_APS, ...forever(out(port))]);
+  }
+
+  /** Makes and plugs all vCPUs from `first` up to, and without, `end`. */
+  async plug(first: number, end: number): Promise<void> {
+    const vcpus = Array.from({ length: end - first }, (_, i) => first + i);
+    const cpuid = native.supportedCpuid();
+    await this.vm.makeVcpus(
+      first,
+      vcpus.map((apicId) => ({ apicId, hostCpus: [], cpuid })),
+    );
+    await this.vm.whenReset(first, end);
+    for (const vcpu of vcpus) this.vm.plug(vcpu);
   }
 
   /** How often the guest has come to `DONE`. */

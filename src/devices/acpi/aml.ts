@@ -113,7 +113,7 @@ export const device = (at: string, ...body: Aml[]): Aml =>
   bytes(0x5b, 0x82, pkg(path(at), ...body));
 export const packageOf = (...values: Term[]): Aml =>
   bytes(0x12, pkg(int(values.length, 1), ...values.map(term)));
-const buffer = (content: Aml): Aml => bytes(0x11, pkg(term(content.length), content));
+export const buffer = (content: Aml): Aml => bytes(0x11, pkg(term(content.length), content));
 
 const SERIALIZED = 1 << 3;
 export const method = (at: string, args: number, ...body: Aml[]): Aml =>
@@ -188,8 +188,7 @@ export const bitAnd = arithmetic(0x7b);
 export const bitOr = arithmetic(0x7d);
 
 export const store = (value: Term, target: Aml): Aml => bytes(0x70, term(value), target);
-export const notify = (target: string, value: number): Aml =>
-  bytes(0x86, path(target), term(value));
+export const notify = (target: string, value: Term): Aml => bytes(0x86, path(target), term(value));
 export const call = (at: string, ...args: Term[]): Aml => bytes(path(at), ...args.map(term));
 export const createDwordField = (source: Aml, offset: number, at: string): Aml =>
   bytes(0x8a, source, term(offset), path(at));

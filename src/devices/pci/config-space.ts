@@ -20,6 +20,7 @@ const BARS = 0x10;
 const BAR_COUNT = 6;
 const BAR_BYTES_MIN = 16;
 const BAR_64 = 0b100;
+const BAR_PREFETCHABLE = 0b1000;
 const CAPABILITIES_POINTER = 0x34;
 
 /** A physical address has at most 52 bits: a BAR that reaches further decodes nowhere. */
@@ -44,6 +45,8 @@ export interface Bar {
   sizeBytes: number;
   /** Where it is at first, a multiple of its size. Nothing decodes until the guest enables it. */
   gpa: number;
+  /** Reads have no side effects, so that it may be cached: it is memory. Of 64 bits. */
+  prefetchable?: true;
   /**
    * The BAR now decodes at `gpa`, or nowhere. The guest chose the place: it may be RAM, or another
    * device's. Called within the guest's write, and must not throw.
@@ -100,14 +103,15 @@ export class ConfigSpace {
 
   /** Address bits below the size stay 0, so that all ones written read back as the size's mask. */
   addBar(bar: Bar): void {
-    const { index, width, sizeBytes, gpa } = bar;
+    const { index, width, sizeBytes, gpa, prefetchable } = bar;
     const last = width === 64 ? index + 1 : index;
     assert(index >= 0 && last < BAR_COUNT, `BAR ${index} of ${width} bits`);
     assert(Number.isInteger(Math.log2(sizeBytes)) && sizeBytes >= BAR_BYTES_MIN, 'BAR size');
     assert(gpa % sizeBytes === 0 && gpa + sizeBytes <= (width === 64 ? GPA_END : 2 ** 32), 'BAR');
     const at = BARS + 4 * index;
     const addresses = (1n << BigInt(width)) - BigInt(sizeBytes);
-    const header = new Writer(8).u64(0, gpa + (width === 64 ? BAR_64 : 0)).bytes;
+    const flags = (width === 64 ? BAR_64 : 0) + (prefetchable ? BAR_PREFETCHABLE : 0);
+    const header = new Writer(8).u64(0, gpa + flags).bytes;
     const mask = new Writer(8).u64(0, addresses).bytes;
     this.#bytes.set(header.subarray(0, width / 8), at);
     this.#writable.put(at, mask.subarray(0, width / 8));

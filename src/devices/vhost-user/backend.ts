@@ -4,6 +4,7 @@
  */
 import { osError, VmmError } from '../../errors.ts';
 import { Frontend, type FrontendOptions } from './frontend.ts';
+import type { SharedMemory } from './shared-memory.ts';
 
 /** From vm.boot on: a backend that was started just before may not listen yet. */
 const OPEN_TIMEOUT_MS = 5000;
@@ -31,6 +32,8 @@ export interface BackendPlace {
 export interface BackendOptions extends BackendPlace {
   /** @throws Error, saying why the device cannot be served by this one. */
   check(frontend: Frontend): void;
+  /** What it may put files into, if the device has any such. */
+  sharedMemory?: SharedMemory | undefined;
   onConfigChanged(): void;
   onLost(reason: Error): void;
   onBack(frontend: Frontend): void;
@@ -125,6 +128,7 @@ export class Backend {
     let frontend: Frontend | undefined;
     let lost: Error | undefined;
     const options: FrontendOptions = {
+      sharedMemory: this.#options.sharedMemory,
       onConfigChanged: () => {
         if (frontend && frontend === this.#frontend) this.#options.onConfigChanged();
       },

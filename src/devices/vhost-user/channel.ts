@@ -11,8 +11,11 @@ import { closeAll, encode, type Message, MessageReader, ProtocolError } from './
 const READ_BYTES = 4096;
 
 export interface ChannelOptions {
-  /** The backend asked something: 0 is told it, or another number if it can't be. */
-  onRequest(message: Message): number;
+  /**
+   * The backend asked something: it is told 0, or another number if that can't be. Nothing more is
+   * heard of it meanwhile. The descriptors are closed afterwards.
+   */
+  onRequest(message: Message): Promise<number> | number;
   /** Once, and last: why it is over. Not after `close`. */
   onLost(reason: Error): void;
 }
@@ -30,6 +33,8 @@ export class Channel {
   readonly #reader = new MessageReader();
   readonly #socket: FdSocket;
   #waiting: Waiting | undefined;
+  /** Came while a request was under way: what one read brings at most. Undefined if none is. */
+  #backlog: Message[] | undefined;
   /** Set when it is over. */
   #end: Error | undefined;
 
@@ -111,14 +116,55 @@ export class Channel {
       this.#settle()?.resolve(message);
       return;
     }
-    closeAll(message.fds);
-    if (this.#end) return;
-    if (message.isReply) throw new ProtocolError(`an answer to ${message.request}, never asked`);
-    const answer = this.#options.onRequest(message);
-    if (!message.needsReply) return;
+    if (this.#end || message.isReply) {
+      closeAll(message.fds);
+      if (this.#end) return;
+      throw new ProtocolError(`an answer to ${message.request}, never asked`);
+    }
+    if (this.#backlog) {
+      this.#backlog.push(message);
+      return;
+    }
+    this.#serve(message);
+  }
+
+  #serve(message: Message): void {
+    let answer: Promise<number> | number;
+    try {
+      answer = this.#options.onRequest(message);
+    } catch (error) {
+      closeAll(message.fds);
+      throw error;
+    }
+    if (typeof answer === 'number') {
+      this.#answer(message, answer);
+      return;
+    }
+    this.#backlog = [];
+    this.#socket.pause();
+    const giveUp = (error: Error) => {
+      closeAll(message.fds);
+      throw error;
+    };
+    answer
+      .then((value) => this.#goOn(message, value), giveUp)
+      .catch((error: Error) => this.#lose(error));
+  }
+
+  #goOn(message: Message, answer: number): void {
+    const backlog = this.#backlog ?? [];
+    this.#backlog = undefined;
+    this.#answer(message, answer);
+    for (const next of backlog) this.#take(next);
+    if (!this.#backlog && !this.#end) this.#socket.resume();
+  }
+
+  #answer({ request, needsReply, fds }: Message, answer: number): void {
+    closeAll(fds);
+    if (!needsReply || this.#end) return;
     const payload = new Uint8Array(8);
     payload[0] = answer;
-    this.#write(encode(message.request, payload, { isReply: true }), []);
+    this.#write(encode(request, payload, { isReply: true }), []);
   }
 
   #settle(): Waiting | undefined {

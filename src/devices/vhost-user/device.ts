@@ -6,7 +6,7 @@
  */
 import { closeSync } from 'node:fs';
 import { hex } from '../../bytes.ts';
-import type { SharedQueue } from '../../native-vhost.ts';
+import type { FileWindow, SharedQueue } from '../../native-vhost.ts';
 import type { DeviceContext } from '../device.ts';
 import {
   type Activation,
@@ -17,7 +17,9 @@ import {
 } from '../virtio/device.ts';
 import { Backend, type BackendPlace, unusable } from './backend.ts';
 import type { Frontend, InflightNote } from './frontend.ts';
+
 import { REGIONS_MAX } from './protocol.ts';
+import { SharedMemory } from './shared-memory.ts';
 
 /** For all the answers that a start or a stop takes together. */
 const WORK_TIMEOUT_MS = 10_000;
@@ -46,11 +48,19 @@ export interface Personality extends BackendPlace {
   adjust?(config: Uint8Array): void;
   /** A backend that knows nothing of its predecessor goes on as well, if nothing was under way. */
   isStateless?: true;
+  /** Of region 0, which the backend puts files into; a multiple of 4 KiB. None if absent. */
+  sharedMemoryBytes?: number | undefined;
   /** Whether a driver may write there. */
   isWritable?(offset: number, sizeBytes: number): boolean;
 }
 
 export type VhostUserContext = Pick<DeviceContext, 'id' | 'memory' | 'onWarning'>;
+
+interface Parts {
+  features: bigint;
+  config: Uint8Array;
+  sharedMemory: SharedMemory | undefined;
+}
 
 /** From DRIVER_OK to reset. */
 interface Run {
@@ -71,6 +81,7 @@ export class VhostUserDevice implements VirtioDevice {
   readonly #personality: Personality;
   readonly #context: VhostUserContext;
   readonly #backend: Backend;
+  readonly #sharedMemory: SharedMemory | undefined;
   /** Of `features`, those that the backend has. */
   readonly #features: bigint;
   #run: Run | undefined;
@@ -86,13 +97,14 @@ export class VhostUserDevice implements VirtioDevice {
     personality: Personality,
     context: VhostUserContext,
     backend: Backend,
-    parts: { features: bigint; config: Uint8Array },
+    parts: Parts,
   ) {
     this.virtioId = personality.virtioId;
     this.queueSizes = personality.queueSizes;
     this.#features = parts.features;
     this.features = parts.features | (personality.driverFeatures ?? 0n);
     this.config = parts.config;
+    this.#sharedMemory = parts.sharedMemory;
     this.#personality = personality;
     this.#context = context;
     this.#backend = backend;
@@ -104,8 +116,10 @@ export class VhostUserDevice implements VirtioDevice {
    */
   static async open(personality: Personality, context: VhostUserContext): Promise<VhostUserDevice> {
     let device: VhostUserDevice | undefined;
-    const backend = await Backend.open({
+    const sharedMemory = openSharedMemory(personality);
+    const opening = Backend.open({
       ...personality,
+      sharedMemory,
       check: (frontend) => checkFit(personality, frontend, device ? device.#features : 0n),
       onConfigChanged: () => {
         if (device) device.#sync();
@@ -117,18 +131,31 @@ export class VhostUserDevice implements VirtioDevice {
         if (device) device.#onBack();
       },
     });
+    const backend = await opening.catch((error) => {
+      sharedMemory?.close();
+      throw error;
+    });
     try {
       const { frontend } = backend;
       if (!frontend) throw new Error('the backend went away');
       const config = await readConfig(personality, frontend);
       const wanted = (personality.features & DEVICE_BITS) | TRANSPORT_BITS;
       const features = frontend.features & wanted;
-      device = new VhostUserDevice(personality, context, backend, { features, config });
+      device = new VhostUserDevice(personality, context, backend, {
+        features,
+        config,
+        sharedMemory,
+      });
       return device;
     } catch (error) {
       backend.close();
+      sharedMemory?.close();
       throw unusable(personality, error as Error);
     }
+  }
+
+  get sharedMemory(): FileWindow | undefined {
+    return this.#sharedMemory?.window;
   }
 
   writeConfig(offset: number, sizeBytes: number, value: number): void {
@@ -151,6 +178,7 @@ export class VhostUserDevice implements VirtioDevice {
     const run = this.#run;
     if (!run) return;
     await this.#converse((frontend) => this.#stop(frontend, run));
+    await this.#sharedMemory?.clear();
     this.#run = undefined;
     this.#dirty = undefined;
     for (const queue of run.queues) queue?.close();
@@ -185,6 +213,7 @@ export class VhostUserDevice implements VirtioDevice {
   async [Symbol.asyncDispose](): Promise<void> {
     await this.reset();
     this.#backend.close();
+    this.#sharedMemory?.close();
   }
 
   async #start(frontend: Frontend, run: Run): Promise<void> {
@@ -294,6 +323,16 @@ export class VhostUserDevice implements VirtioDevice {
 
   #warn(message: string): void {
     this.#context.onWarning(`Device ${this.#context.id}: ${message}`);
+  }
+}
+
+/** @throws VmmError 'host' if there are no addresses left for it. */
+function openSharedMemory(personality: Personality): SharedMemory | undefined {
+  const { sharedMemoryBytes } = personality;
+  try {
+    return sharedMemoryBytes === undefined ? undefined : new SharedMemory(sharedMemoryBytes);
+  } catch (error) {
+    throw unusable(personality, error as Error);
   }
 }
 

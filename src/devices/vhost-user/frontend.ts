@@ -8,7 +8,7 @@ import { native } from '../../native.ts';
 import type { SharedQueue, SharedRegion } from '../../native-vhost.ts';
 import { Channel, openPair } from './channel.ts';
 import {
-  CONFIG_CHANGED,
+  BACKEND_REQUEST,
   closeAll,
   decodeConfig,
   decodeInflight,
@@ -28,6 +28,7 @@ import {
   REQUEST,
   type RequestName,
 } from './protocol.ts';
+import type { SharedMemory } from './shared-memory.ts';
 
 /** For an answer; to stop a queue, a backend may have requests to finish. */
 const ANSWER_TIMEOUT_MS = 5000;
@@ -42,6 +43,8 @@ export interface FrontendOptions {
   onConfigChanged(): void;
   /** Once, and last. Not after `close`. */
   onLost(reason: Error): void;
+  /** What the backend may put files into, if the device has any such. */
+  sharedMemory?: SharedMemory | undefined;
 }
 
 /** A note of requests that are under way, which outlives the connection. */
@@ -194,8 +197,7 @@ async function negotiate(channel: Channel, options: FrontendOptions): Promise<Fr
   const features = await u64('getFeatures');
   if ((features & F_PROTOCOL_FEATURES) === 0n)
     throw new ProtocolError('the backend is too old: it has no protocol features');
-  const known = Object.values(PROTOCOL).reduce((all, bit) => all | bit, 0n);
-  const protocol = (await u64('getProtocolFeatures')) & known;
+  const protocol = (await u64('getProtocolFeatures')) & knownFeatures(options);
   channel.send(REQUEST.setProtocolFeatures, encodeU64(protocol));
   channel.send(REQUEST.setOwner, NOTHING);
   const queuesMax = (protocol & PROTOCOL.mq) === 0n ? 1 : Number(await u64('getQueueNum'));
@@ -209,16 +211,23 @@ async function negotiate(channel: Channel, options: FrontendOptions): Promise<Fr
   });
 }
 
+function knownFeatures({ sharedMemory }: FrontendOptions): bigint {
+  const known = Object.values(PROTOCOL).reduce((all, bit) => all | bit, 0n);
+  return sharedMemory ? known : known & ~(PROTOCOL.backendSendFd | PROTOCOL.sharedMemory);
+}
+
 /** The connection on which the backend asks; what goes wrong there ends both. */
 async function giveRequestChannel(
   channel: Channel,
   protocol: bigint,
-  { onConfigChanged }: FrontendOptions,
+  { onConfigChanged, sharedMemory }: FrontendOptions,
 ): Promise<Channel> {
   const { channel: requests, theirs } = openPair({
-    onRequest: ({ request }) => {
-      if (request === CONFIG_CHANGED) onConfigChanged();
-      return request === CONFIG_CHANGED ? 0 : 1;
+    onRequest: (message) => {
+      if (message.request !== BACKEND_REQUEST.configChanged)
+        return sharedMemory?.serve(message, protocol) ?? 1;
+      onConfigChanged();
+      return 0;
     },
     onLost: (reason) => channel.fail(reason),
   });

@@ -32,7 +32,15 @@ export const REQUEST = {
 export type RequestName = keyof typeof REQUEST;
 
 /** What a backend asks of us, on a connection of its own. */
-export const CONFIG_CHANGED = 2;
+export const BACKEND_REQUEST = {
+  configChanged: 2,
+  /** Of the virtio-fs draft of 2020: without `PROTOCOL.sharedMemory` only. */
+  fsMap: 6,
+  fsUnmap: 7,
+  fsSync: 8,
+  sharedMemoryMap: 9,
+  sharedMemoryUnmap: 10,
+} as const;
 
 /** Feature bit: the backend has protocol features. It is the protocol's own, not the device's. */
 export const F_PROTOCOL_FEATURES = 1n << 30n;
@@ -43,7 +51,9 @@ export const PROTOCOL = {
   replyAck: 1n << 3n,
   backendReq: 1n << 5n,
   config: 1n << 9n,
+  backendSendFd: 1n << 10n,
   inflight: 1n << 12n,
+  sharedMemory: 1n << 20n,
 } as const;
 
 const HEADER_BYTES = 12;
@@ -71,7 +81,7 @@ export interface Message {
   isReply: boolean;
   needsReply: boolean;
   payload: Uint8Array;
-  /** Whoever takes the message closes them. */
+  /** At most one. Whoever takes the message closes it. */
   fds: number[];
 }
 
@@ -226,6 +236,58 @@ export function decodeInflight(payload: Uint8Array): Inflight {
   requireSize(payload, INFLIGHT_BYTES);
   const bytes = Buffer.from(payload);
   return { sizeBytes: bytes.readBigUInt64LE(0), fileOffset: bytes.readBigUInt64LE(8) };
+}
+
+/** A range of a device's shared memory, and what of the file that came along is to be there. */
+export interface MemoryRange {
+  offset: number;
+  sizeBytes: number;
+  fileOffset: number;
+  writable: boolean;
+}
+
+/** Of the draft: so many ranges a message, each field of all of them in turn. */
+const FS_RANGES = 8;
+const FS_MAP_WRITABLE = 2n;
+const FS_MAP_FLAGS = 3n;
+
+/** Of this length means: all that there is. */
+const FS_ALL = 2n ** 64n - 1n;
+
+/** Those that are not empty. `windowBytes`: what all of it comes to. */
+export function decodeFsRanges(payload: Uint8Array, windowBytes: number): MemoryRange[] {
+  requireSize(payload, 4 * 8 * FS_RANGES);
+  const bytes = Buffer.from(payload);
+  return Array.from({ length: FS_RANGES }, (_, i) => {
+    const field = (n: number) => bytes.readBigUInt64LE(8 * (FS_RANGES * n + i));
+    const [fileOffset, offset, size, flags] = [field(0), field(1), field(2), field(3)];
+    if (size !== 0n && flags > FS_MAP_FLAGS) throw new ProtocolError(`flags ${flags} of a range`);
+    return {
+      ...{ offset: exact(offset), fileOffset: exact(fileOffset) },
+      sizeBytes: size === FS_ALL ? windowBytes : exact(size),
+      writable: (flags & FS_MAP_WRITABLE) !== 0n,
+    };
+  }).filter(({ sizeBytes }) => sizeBytes > 0);
+}
+
+/** Of region 0, the only one that there is. */
+export function decodeMemoryRange(payload: Uint8Array): MemoryRange {
+  requireSize(payload, 40);
+  const bytes = Buffer.from(payload);
+  if (bytes[0] !== 0) throw new ProtocolError(`shared memory region ${bytes[0]}`);
+  const flags = bytes.readBigUInt64LE(32);
+  if (flags > 1n) throw new ProtocolError(`flags ${flags} of a range`);
+  return {
+    fileOffset: exact(bytes.readBigUInt64LE(8)),
+    offset: exact(bytes.readBigUInt64LE(16)),
+    sizeBytes: exact(bytes.readBigUInt64LE(24)),
+    writable: flags === 1n,
+  };
+}
+
+function exact(value: bigint): number {
+  if (value > BigInt(Number.MAX_SAFE_INTEGER)) throw new ProtocolError(`a place of ${value}`);
+  return Number(value);
 }
 
 function requireSize(payload: Uint8Array, sizeBytes: number): void {

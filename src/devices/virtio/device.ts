@@ -3,6 +3,7 @@
  * of the VMM: it has features, a configuration space and, while a driver runs it, virtqueues.
  */
 import type { Virtqueue } from '../../native.ts';
+import type { FileWindow } from '../../native-vhost.ts';
 
 // Bits that any device may offer, §6. The transport offers VERSION_1 for all.
 export const F_INDIRECT_DESC = 1n << 28n;
@@ -30,6 +31,8 @@ export interface VirtioDevice {
   readonly queueSizes: readonly number[];
   /** The configuration space as the driver reads it now. */
   readonly config: Uint8Array;
+  /** Region 0 of the memory that it shares with the driver, if it has one. §2.10 */
+  readonly sharedMemory?: FileWindow | undefined;
   /** The driver wrote within `config`, after DRIVER or before. No writable field if absent. */
   writeConfig?(offset: number, sizeBytes: number, value: number): void;
 

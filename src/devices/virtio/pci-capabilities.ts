@@ -7,11 +7,14 @@ import type { Capability, ConfigSpace } from '../pci/config-space.ts';
 
 const VENDOR_SPECIFIC = 0x09;
 
-const TYPE = { common: 1, notify: 2, isr: 3, device: 4, pciAccess: 5 } as const;
+const TYPE = { common: 1, notify: 2, isr: 3, device: 4, pciAccess: 5, sharedMemory: 8 } as const;
 
-/** Everything is in this BAR. */
+/** Everything is in this BAR, but shared memory. */
 export const BAR = 0;
 export const BAR_BYTES = 0x8_0000;
+
+/** Of 64 bits. */
+export const SHARED_MEMORY_BAR = 2;
 
 export const PARTS = {
   common: { offset: 0x0000, sizeBytes: 56 },
@@ -36,6 +39,9 @@ const CAP_BYTES = 14;
 /** What a notify or access capability has besides: the multiplier, or the window. */
 const EXTRA = CAP_BYTES;
 
+/** What a shared memory capability has besides: the upper halves of its offset and length. */
+const LENGTH_HIGH = CAP_BYTES + 4;
+
 /** All but MSI-X, in order. `bar` answers what goes through the access capability's window. */
 export function addVirtioCapabilities(
   space: ConfigSpace,
@@ -49,6 +55,14 @@ export function addVirtioCapabilities(
   new DataView(notify.body.buffer).setUint32(EXTRA, NOTIFY_MULTIPLIER, true);
   space.addCapability(notify);
   addAccessWindow(space, bar);
+}
+
+/** Region 0, which fills its BAR from the start. §4.1.4.7 */
+export function addSharedMemoryCapability(space: ConfigSpace, sizeBytes: number): void {
+  const { id, body } = part(TYPE.sharedMemory, { offset: 0, sizeBytes: sizeBytes % 2 ** 32 }, 8);
+  body[IN_BAR] = SHARED_MEMORY_BAR;
+  new DataView(body.buffer).setUint32(LENGTH_HIGH, Math.floor(sizeBytes / 2 ** 32), true);
+  space.addCapability({ id, body });
 }
 
 function part(

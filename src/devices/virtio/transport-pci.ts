@@ -11,11 +11,13 @@ import { Msix } from '../pci/msix.ts';
 import { CommonConfig, type QueueSetup } from './common-config.ts';
 import { F_EVENT_IDX, F_INDIRECT_DESC, F_VERSION_1, type VirtioDevice } from './device.ts';
 import {
+  addSharedMemoryCapability,
   addVirtioCapabilities,
   BAR,
   BAR_BYTES,
   NOTIFY_MULTIPLIER,
   PARTS,
+  SHARED_MEMORY_BAR,
 } from './pci-capabilities.ts';
 
 const VENDOR = 0x1af4;
@@ -33,10 +35,15 @@ const ISR_CONFIG = 2;
 export interface VirtioPciOptions {
   device: VirtioDevice;
   memory: GuestMemory;
-  vm: Pick<Vm, 'claim' | 'release' | 'attachKick' | 'detachKick' | 'msi'>;
+  vm: Pick<
+    Vm,
+    'claim' | 'release' | 'attachKick' | 'detachKick' | 'attachWindow' | 'detachWindow' | 'msi'
+  >;
   native: Pick<Native, 'EventFd' | 'Virtqueue'>;
   /** Where the BAR of `BAR_BYTES` lies at first. */
   bar: { width: 32 | 64; gpa: number };
+  /** Where that of the device's shared memory does, if it has any. */
+  sharedMemoryGpa?: number | undefined;
   onWarning(message: string): void;
   /** A driver has it running. */
   onActivated(): void;
@@ -93,6 +100,7 @@ export class VirtioPci implements AccessHandler, PciFunction {
       onMove: (gpa) => this.#moveBar(gpa),
     });
     addVirtioCapabilities(this.space, this, device.config.length > 0);
+    this.#addSharedMemory();
     this.#polled = new native.EventFd();
     try {
       for (const _ of device.queueSizes) this.#kicks.push(new native.EventFd());
@@ -155,6 +163,25 @@ export class VirtioPci implements AccessHandler, PciFunction {
     await this.#device[Symbol.asyncDispose]();
     this.#msix.close();
     this.#closeEventFds();
+  }
+
+  #addSharedMemory(): void {
+    const { device, vm, sharedMemoryGpa: gpa } = this.#options;
+    const { sharedMemory: window } = device;
+    if (!window || gpa === undefined) return;
+    this.space.addBar({
+      ...{ index: SHARED_MEMORY_BAR, width: 64, prefetchable: true, gpa },
+      sizeBytes: sharedMemoryBarBytes(window.sizeBytes),
+      onMove: (gpa) => {
+        vm.detachWindow(window);
+        try {
+          if (gpa !== undefined) vm.attachWindow(gpa, window);
+        } catch {
+          // The guest has put it where something else is: it answers nowhere.
+        }
+      },
+    });
+    addSharedMemoryCapability(this.space, window.sizeBytes);
   }
 
   #closeEventFds(): void {
@@ -342,6 +369,10 @@ function identify({ virtioId }: VirtioDevice): ConfigSpace {
     subsystemId: deviceId,
   });
 }
+
+/** A BAR is a power of two. */
+export const sharedMemoryBarBytes = (sizeBytes: number): number =>
+  2 ** Math.ceil(Math.log2(sizeBytes));
 
 const claimAt = (gpa: number) => ({ space: 'mmio', base: gpa, sizeBytes: BAR_BYTES }) as const;
 const kickGpa = (barGpa: number, queue: number): number =>

@@ -20,7 +20,7 @@ import { type Activation, F_EVENT_IDX, F_INDIRECT_DESC, type VirtioDevice } from
 export const VsockConfig = object({
   ...iommuFields,
   cid: uint(32),
-  socket: text({ wire: { aliases: ['sock'] } }),
+  socket: text({ cli: { aliases: ['sock'] }, wire: { aliases: ['sock'] } }),
 });
 export type VsockConfig = Static<typeof VsockConfig>;
 

@@ -134,19 +134,22 @@ const ONLINE_CAPABLE = 1 << 1;
 /** §5.2.12: local x2APICs, one IOAPIC for GSIs from 0 up, and the serial line kept where it is. */
 function madt(processors: readonly Processor[]): Uint8Array {
   const x2apics = processors.map(({ apicId, present }, uid) =>
-    new Writer(16)
-      .u8(0, 9)
-      .u8(1, 16)
-      .u32(4, apicId)
-      .u32(8, ONLINE_CAPABLE | (present ? ENABLED : 0))
-      .u32(12, uid),
+    x2apic(apicId, ONLINE_CAPABLE | (present ? ENABLED : 0), uid),
   );
   const ioapic = new Writer(12).u8(0, 1).u8(1, 12).u32(4, MEMORY.ioapic.gpa);
   const override = new Writer(10).u8(0, 2).u8(1, 10).u8(3, GSI.serial).u32(4, GSI.serial);
   const head = new Writer(8).u32(0, MEMORY.lapic.gpa);
-  const parts = [head, ...x2apics, ioapic, override].map(({ bytes }) => bytes);
+  const parts = [head.bytes, ...x2apics, ioapic.bytes, override.bytes];
   return table('APIC', 5, Buffer.concat(parts), 'MADT');
 }
+
+/** §5.2.12.12. */
+const x2apic = (apicId: number, flags: number, uid: number): Uint8Array =>
+  new Writer(16).u8(0, 9).u8(1, 16).u32(4, apicId).u32(8, flags).u32(12, uid).bytes;
+
+/** Of a processor once it is plugged: what its `_MAT` says, §6.2.10. */
+export const madtEntry = ({ apicId }: Processor, uid: number): Uint8Array =>
+  x2apic(apicId, ENABLED, uid);
 
 /** PCI Firmware 3.3 §4.1.2: segment 0, from bus 0 to bus 0. */
 const mcfg = (): Uint8Array => table('MCFG', 1, new Writer(24).u64(8, MEMORY.ecam.gpa).bytes);

@@ -49,6 +49,23 @@ export const ramBytes = (memory: MemoryConfig): number =>
 const PAGE_BYTES = 4096;
 const HUGE_PAGE_BYTES = 2 * MIB;
 
+/** The least that virtio-mem plugs at once. */
+const BLOCK_BYTES = 2 * MIB;
+
+/** Whether RAM grows by virtio-mem. */
+export const hasBlocks = ({ hotplug_method, hotplug_size = 0 }: MemoryConfig): boolean =>
+  hotplug_method === 'VirtioMem' && hotplug_size > 0;
+
+/** What virtio-mem plugs at once. */
+export const blockBytes = (memory: MemoryConfig): number =>
+  Math.max(BLOCK_BYTES, pageBytes(memory));
+
+/** The config of so much RAM in all: what is plugged by the block stands for itself. */
+export const resizedRam = (memory: MemoryConfig, sizeBytes: number): MemoryConfig =>
+  hasBlocks(memory) && sizeBytes >= memory.size
+    ? { ...memory, hotplugged_size: sizeBytes - memory.size }
+    : { ...memory, size: sizeBytes };
+
 /** Of the pages that back it. */
 export const pageBytes = ({ hugepages, hugepage_size = HUGE_PAGE_BYTES }: MemoryConfig): number =>
   hugepages ? hugepage_size : PAGE_BYTES;

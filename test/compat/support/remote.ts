@@ -62,6 +62,7 @@ export class FakeServer implements Disposable {
       onClose: () => {},
     });
     const answer = async () => {
+      await new Promise((resolve) => setTimeout(resolve, 20)); // so that the client has to wait
       for (const piece of pieces) {
         socket.write(Buffer.from(piece));
         await new Promise((resolve) => setImmediate(resolve));

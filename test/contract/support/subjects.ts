@@ -7,6 +7,7 @@ import { Balloon, type BalloonConfig } from '../../../src/devices/virtio/balloon
 import { Block, type DiskConfig } from '../../../src/devices/virtio/block.ts';
 import { Console } from '../../../src/devices/virtio/console.ts';
 import type { VirtioDevice } from '../../../src/devices/virtio/device.ts';
+import { Mem } from '../../../src/devices/virtio/mem.ts';
 import { Net, type NetConfig } from '../../../src/devices/virtio/net.ts';
 import { Pmem, type PmemConfig } from '../../../src/devices/virtio/pmem.ts';
 import { Rng } from '../../../src/devices/virtio/rng.ts';
@@ -70,6 +71,14 @@ function balloon(): Balloon {
   return new Balloon(config.balloon as BalloonConfig, context);
 }
 
+function mem(): Mem {
+  const blocks = {
+    ...{ gpa: 0, regionBytes: 1 << 24, blockBytes: 2 << 20 },
+    ...{ usableBytes: 1 << 24, requestedBytes: 1 << 24 },
+  };
+  return new Mem(blocks, { id: 'mem0', memory: discarding, onWarning: () => {} });
+}
+
 function vsock(): Vsock {
   const folder = mkdtempSync(join(tmpdir(), 'contract-vsock-'));
   const socket = join(folder, 'socket');
@@ -119,6 +128,12 @@ export const SUBJECTS: readonly Subject[] = [
     name: 'balloon',
     create: balloon,
     request: { queue: 0, readableBytes: 4, writableBytes: 0 },
+  },
+  {
+    name: 'memory by the block',
+    create: mem,
+    // To plug no block at all: refused.
+    request: { queue: 0, readableBytes: 24, writableBytes: 10 },
   },
   {
     name: 'vsock',

@@ -41,6 +41,7 @@ test.each([
   ['console', 'tty,iommu=on', { mode: 'Tty', iommu: true }],
   ['debug_console', 'file=/d,iobase=0x402', { mode: 'File', file: '/d', iobase: 0x402 }],
   ['net', 'tap=,mac=,ip=,mask=', {}],
+  ['fs', 'tag=t,sock=/s,cache_size=1G', { tag: 't', socket: '/s', cache_size: 1 << 30 }],
   ['net', 'fd=[3,4],num_queues=4', { fds: [3, 4], num_queues: 4 }],
   [
     'disks',

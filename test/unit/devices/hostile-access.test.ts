@@ -1,6 +1,7 @@
 import fc from 'fast-check';
 import { expect, test } from 'vitest';
 import { allOnes, MIB } from '../../../src/bytes.ts';
+import { CpuHotplug } from '../../../src/devices/acpi/cpu-hotplug.ts';
 import { Ged } from '../../../src/devices/acpi/ged.ts';
 import { MemoryHotplug } from '../../../src/devices/acpi/memory-hotplug.ts';
 import { Shutdown } from '../../../src/devices/acpi/shutdown.ts';
@@ -29,6 +30,14 @@ function bus(): PciBus {
   return pci;
 }
 
+/** One whose guest has been asked for processors. */
+function cpuHotplug(): CpuHotplug {
+  const madtEntries = Array.from({ length: 4 }, () => new Uint8Array(16));
+  const device = new CpuHotplug({ gpa: 2 ** 39, madtEntries, presentCount: 3, onEject: noop });
+  device.removeDownTo(1);
+  return device;
+}
+
 const devices: [string, () => BusDevice][] = [
   ['shutdown', () => new Shutdown({ port: 0x600, onReset: noop, onPowerOff: noop })],
   ['ged', () => new Ged({ gpa: 2 ** 39, gsi: 13, irq: { trigger: noop }, scans: {} })],
@@ -40,6 +49,7 @@ const devices: [string, () => BusDevice][] = [
       return memory;
     },
   ],
+  ['cpu hotplug', () => cpuHotplug()],
   ['i8042', () => new I8042({ port: 0x61, onReset: noop })],
   [
     'cmos',

@@ -61,6 +61,7 @@ export interface DriverOptions {
   /** To share an address space with other functions. */
   vm?: FakeVm;
   bar?: { width: 32 | 64; gpa: number };
+  sharedMemoryGpa?: number;
   /** Instead of fakes: whose queues `offer` and `request` know nothing of. */
   core?: { memory: GuestMemory; native: Pick<Native, 'EventFd' | 'Virtqueue'> };
 }
@@ -106,6 +107,7 @@ export class Driver {
       vm: this.vm,
       ...(options.core ?? fakes),
       bar: options.bar ?? { width: 64, gpa: 0xff_ff80_0000 },
+      sharedMemoryGpa: options.sharedMemoryGpa,
       onWarning: (message) => this.warnings.push(message),
       onActivated: () => this.events.push('activated'),
       onReset: () => this.events.push('reset'),

@@ -13,6 +13,7 @@ import type {
   VirtqueueOptions,
   Vm,
 } from '../../../src/native.ts';
+import type { FileWindow } from '../../../src/native-vhost.ts';
 
 export class FakeEventFd implements EventFd {
   /** How often it was ever signalled. */
@@ -240,7 +241,10 @@ export const NO_MEMORY: GuestMemory = {
   close: async () => {},
 };
 
-type HostVm = Pick<Vm, 'claim' | 'release' | 'attachKick' | 'detachKick' | 'msi'>;
+type HostVm = Pick<
+  Vm,
+  'claim' | 'release' | 'attachKick' | 'detachKick' | 'attachWindow' | 'detachWindow' | 'msi'
+>;
 
 /** The address space of a guest: MMIO ranges that are claimed, and kicks that the kernel takes. */
 export class FakeVm implements HostVm {
@@ -248,7 +252,7 @@ export class FakeVm implements HostVm {
   readonly kicks = new Map<number, EventFd>();
   readonly claims: (Claim & { handler: AccessHandler })[] = [];
   /** As if the host had no more of what this is called with. */
-  refuse: (what: 'kick' | 'msi') => boolean = () => false;
+  refuse: (what: 'kick' | 'msi' | 'window') => boolean = () => false;
 
   claim(claim: Claim, handler: AccessHandler): void {
     const overlaps = this.claims.some(
@@ -261,6 +265,18 @@ export class FakeVm implements HostVm {
   release({ base }: Claim): void {
     const at = this.claims.findIndex((claim) => claim.base === base);
     if (at >= 0) this.claims.splice(at, 1);
+  }
+
+  /** Where each is. */
+  readonly windows = new Map<FileWindow, number>();
+
+  attachWindow(gpa: number, window: FileWindow): void {
+    if (this.refuse('window')) throw new Error('EEXIST: File exists');
+    this.windows.set(window, gpa);
+  }
+
+  detachWindow(window: FileWindow): void {
+    this.windows.delete(window);
   }
 
   /** Guest RAM of the tests is in no VM. */

@@ -1,6 +1,7 @@
 /** A vhost-user backend that keeps to the script of a test: real sockets, and no device behind. */
 import { closeSync } from 'node:fs';
 import {
+  decodeU64,
   encode,
   encodeInflight,
   encodeU64,
@@ -38,10 +39,14 @@ export interface BackendOptions {
   protocol?: bigint;
   config?: Uint8Array;
   script?: Script;
+  /** To its own requests. */
+  wantsAnswers?: true;
 }
 
 export class ScriptedBackend {
   readonly heard: Heard[] = [];
+  /** What its own requests were answered. */
+  readonly answers: bigint[] = [];
   connections = 0;
   readonly #options: BackendOptions;
   readonly #listener: FdListener;
@@ -73,8 +78,22 @@ export class ScriptedBackend {
   }
 
   /** On the connection for the backend's own requests. */
-  request(request: number): void {
-    this.#requests?.write(encode(request, new Uint8Array(0)));
+  request(
+    request: number,
+    payload: Uint8Array = new Uint8Array(0),
+    fds: readonly number[] = [],
+  ): void {
+    const message = encode(request, payload, { needsReply: this.#options.wantsAnswers ?? false });
+    if (fds.length > 0) this.#requests?.sendFds(message, fds);
+    else this.#requests?.write(message);
+  }
+
+  /** What it is answered: 0 if it was done. */
+  async ask(request: number, payload: Uint8Array, fds: readonly number[] = []): Promise<bigint> {
+    const count = this.answers.length;
+    this.request(request, payload, fds);
+    while (this.answers.length === count) await new Promise((resolve) => setTimeout(resolve, 1));
+    return this.answers[count] ?? -1n;
   }
 
   /** As if its process had been killed, and nobody listened any more. */
@@ -113,8 +132,7 @@ export class ScriptedBackend {
     if (!name) throw new Error(`The frontend asks ${request}`);
     this.heard.push({ name, payload: Buffer.from(payload), fdCount: fds.length });
     const [fd] = fds;
-    if (name === 'setBackendReqFd' && fd !== undefined)
-      this.#requests = new native.FdSocket(fd, { ...IGNORE, into: new Uint8Array(64) });
+    if (name === 'setBackendReqFd' && fd !== undefined) this.#requests = this.#openRequests(fd);
     else if (fd !== undefined) closeSync(fd);
     const answer = this.#options.script?.[name]?.(message) ?? this.#answer(name, payload);
     if (answer === 'silence') return;
@@ -126,6 +144,16 @@ export class ScriptedBackend {
       return;
     }
     if (needsReply) this.#socket?.write(encode(request, encodeU64(0), { isReply: true }));
+  }
+
+  #openRequests(fd: number): FdSocket {
+    const into = new Uint8Array(1024);
+    const reader = new MessageReader();
+    const onData = (sizeBytes: number) => {
+      for (const { payload } of reader.push(into.subarray(0, sizeBytes)))
+        this.answers.push(decodeU64(payload));
+    };
+    return new native.FdSocket(fd, { ...IGNORE, into, onData });
   }
 
   #answer(name: RequestName, asked: Uint8Array): Answer | undefined {

@@ -12,6 +12,7 @@ import { Echo } from '../support/echo.ts';
 import { FakeCharHost } from '../support/fake-char-host.ts';
 import { FakeEventFd, FakeVirtqueue, FakeVm, NO_MEMORY } from '../support/fake-host.ts';
 
+const NO_BLOCKS = { gpa: 0, regionBytes: 0, blockBytes: 1, usableBytes: 0, requestedBytes: 0 };
 const AREA = deviceArea(40, 512 * MIB);
 
 /** A machine with two kinds of toy: `plain` ones, and `disks`, whose BARs have 32 bits. */
@@ -52,6 +53,7 @@ function machine(make: (id: string) => Echo = () => new Echo(), others: Kinds = 
     PciDevices.attach(pciDevices(config, kinds), {
       ...{ bus, area, vm, native, memory: NO_MEMORY, console: new FakeCharHost() },
       rateLimitGroups: new Map(),
+      blocks: NO_BLOCKS,
       onWarning: (message) => warnings.push(message),
       onEvent: () => {},
     });

@@ -1,6 +1,6 @@
 /** What guest RAM must be. */
 import { MIB } from '../../../bytes.ts';
-import { type MemoryConfig, type MemoryZoneConfig, ramBytes } from '../memory.ts';
+import { blockBytes, type MemoryConfig, type MemoryZoneConfig, ramBytes } from '../memory.ts';
 import { type Fault, isPowerOfTwo, type Rule } from './rule.ts';
 
 const PAGE_BYTES = 4096;
@@ -92,13 +92,16 @@ const hugePageSize: PartRule = ({ hugepages, hugepage_size }, at) => {
 
 const hotplugged: PartRule = ({ hotplug_size = 0, hotplugged_size }, at, memory) => {
   if (hotplugged_size === undefined) return undefined;
-  const isFine = hotplugged_size <= hotplug_size && memory.hotplug_method === 'VirtioMem';
+  const isFine =
+    hotplugged_size <= hotplug_size &&
+    hotplugged_size % blockBytes(memory) === 0 &&
+    memory.hotplug_method === 'VirtioMem';
   if (isFine) return undefined;
   return {
     text: 'Memory configuration is not valid',
     remedy:
       `${at}.hotplugged_size is ${hotplugged_size}: it needs memory.hotplug_method VirtioMem ` +
-      `and ${at}.hotplug_size of no less`,
+      `and ${at}.hotplug_size of no less, and to be a multiple of ${blockBytes(memory)}`,
   };
 };
 
