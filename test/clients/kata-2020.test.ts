@@ -39,7 +39,7 @@ function podConfig(folder: string) {
 const done = (step: string, status = 204) => ({ step, status });
 const info = (state: string) => ({ step: 'info', status: 200, state });
 
-test('a pod starts, and stops by vmm.shutdown', async () => {
+test('a pod starts, gets a vCPU more, and stops by vmm.shutdown', async () => {
   await using vmm = await VmmProcess.start();
   await using driver = ClientDriver.run(binary, vmm.socket);
 
@@ -48,6 +48,10 @@ test('a pod starts, and stops by vmm.shutdown', async () => {
     await driver.answers('ping', `create ${config}`, 'info Created', 'boot', 'info Running'),
   ).toEqual([done('ping', 200), done('create'), info('Created'), done('boot'), info('Running')]);
 
+  expect(await driver.answers('resize {"desired_vcpus":2}', 'info Running')).toEqual([
+    done('resize'),
+    info('Running'), // with as many vCPUs as were asked for
+  ]);
   expect(await driver.answers('ping', 'vmm.shutdown')).toEqual([
     done('ping', 200),
     done('vmm.shutdown', 200), // the document says 204, but this is what every version answered

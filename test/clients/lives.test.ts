@@ -11,6 +11,8 @@ import { typescriptClient } from './typescript-client.ts';
 /** Generators, compilers and their downloads, where the cache has none. */
 const MAKING_MS_MAX = 900_000;
 
+const MIB = 1024 * 1024;
+
 type Command = (socket: string) => readonly string[];
 
 const CLIENTS: Record<string, () => Promise<Command>> = {
@@ -36,7 +38,7 @@ const CLIENTS: Record<string, () => Promise<Command>> = {
 const configOf = (vmm: VmmProcess) => ({
   ...guestConfig(vmm.folder),
   cpus: { boot_vcpus: 1, max_vcpus: 2, topology: null },
-  memory: { size: 64 << 20, shared: true },
+  memory: { size: 64 * MIB, hotplug_size: 256 * MIB, shared: true },
   rng: { src: '/dev/urandom' },
   console: { mode: 'Off' },
 });
@@ -69,9 +71,19 @@ describe.each(Object.entries(CLIENTS))('%s', (_, make) => {
     const created = await takes(driver, 'info Created');
     expect(created?.config).toMatchObject(config);
     await takes(driver, 'boot', 'info Running', 'counters', 'nmi', 'power-button');
+    const resized = await takes(
+      driver,
+      'resize {"desired_vcpus":2}',
+      `resize {"desired_ram":${192 * MIB}}`,
+      'info Running',
+    );
+    expect(resized?.config).toMatchObject({
+      cpus: { boot_vcpus: 2 },
+      memory: { size: 192 * MIB },
+    });
     await takes(driver, 'pause', 'info Paused', 'resume', 'info Running');
     const rebooted = await takes(driver, 'reboot', 'info Running');
-    expect(rebooted?.config).toMatchObject(config);
+    expect(rebooted?.config).toMatchObject({ cpus: { boot_vcpus: 2 } });
     await takes(driver, 'shutdown', 'info Created', 'boot', 'info Running', 'delete');
     await takes(driver, `create ${JSON.stringify(config)}`, 'info Created', 'vmm.shutdown');
 
