@@ -15,6 +15,7 @@ export default defineConfig({
       tier('unit', { pool: 'threads' }),
       tier('compat', { pool: 'threads', testTimeout: 30_000 }),
       tier('contract', { pool: 'threads' }),
+      tier('clients', { pool: 'forks', testTimeout: 60_000 }),
       tier('kvm', { pool: 'forks', testTimeout: 20_000 }),
       tier('e2e', {
         pool: 'forks',

@@ -17,6 +17,8 @@ command -v npm >/dev/null || fail 'looking for npm' 'install npm (Debian: apt-ge
 
 missing=''
 for package in $(grep -v '^#' scripts/packages.txt); do
+  case $package in *\?*) command -v "${package%%\?*}" >/dev/null && continue ;; esac
+  package=${package#*\?}
   dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q 'ok installed' ||
     missing="$missing $package"
 done

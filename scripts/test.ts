@@ -4,6 +4,7 @@
  */
 import { spawnSync } from 'node:child_process';
 import { existsSync, mkdirSync, readFileSync, rmSync } from 'node:fs';
+import { conformance } from './conformance.ts';
 import { type Counts, DIRECTORY, readCounts, reportPath } from './counts.ts';
 
 interface Tier {
@@ -73,6 +74,7 @@ const TIERS: Tier[] = [
   script('native', 'scripts/native-tests.ts'),
   script('fuzz', 'scripts/fuzz.ts'),
   needs('/dev/kvm', vitest('kvm')),
+  needs('/dev/kvm', vitest('clients')),
   vitest('e2e'),
 ];
 
@@ -101,6 +103,7 @@ if (failures.length > 0) console.log(`\nFailed: ${failures.join(', ')}`);
 // CI must not take for tested what was skipped.
 const forbidden = process.env['CI'] === 'true' && total.skipped > 0;
 if (forbidden) console.log('Skipped tests are failures in CI');
+console.log(`\n${conformance()}`);
 const skipped = total.skipped > 0 ? `, ${total.skipped} skipped` : '';
 console.log(
   `\n${total.passed} passed, ${total.failed + (forbidden ? total.skipped : 0)} failed${skipped}`,

@@ -51,6 +51,8 @@ export interface Wire {
   nulls?: true;
   /** Drawn at random where it is absent. */
   drawn?: true;
+  /** Other spellings of values, each as its JSON. */
+  spellings?: Readonly<Record<string, string>>;
   /** Kept and answered in lower case. */
   lowerCase?: true;
   /** A list of which today's dialect knows one element, written without the list. */
@@ -100,6 +102,12 @@ export const text = (notes: Notes = {}) => Type.String({ ...notes });
 
 export const choice = <const T extends string>(values: readonly T[], notes: Notes = {}) =>
   Type.Unsafe<T>({ type: 'string', enum: values, ...notes });
+
+/** The document of 2020 lists false and null, which YAML made of Off and Null. */
+export const consoleMode = choice(['Off', 'Pty', 'Tty', 'File', 'Socket', 'Null'], {
+  cli: { flags: { off: 'Off', null: 'Null', pty: 'Pty', tty: 'Tty' } },
+  wire: { spellings: { false: 'Off', '"false"': 'Off', null: 'Null' } },
+});
 
 export const list = <T extends TSchema>(items: T, notes: Notes = {}) =>
   Type.Array(items, { ...notes });

@@ -91,20 +91,30 @@ function complete(body: unknown, source: Source): VmConfig {
 
 /** The value with the schema's fields alone, in its order, and defaults where they are absent. */
 function fill(schema: Schema, value: unknown, source: Source): unknown {
-  const { items, properties, required = [] } = schema;
-  if (schema.wire?.lowerCase && typeof value === 'string') return value.toLowerCase();
+  const { items, properties, wire } = schema;
+  if (wire?.spellings) return wire.spellings[JSON.stringify(value)] ?? value;
+  if (wire?.lowerCase && typeof value === 'string') return value.toLowerCase();
   if (items && Array.isArray(value)) return value.map((element) => fill(items, element, source));
-  if (!properties || !isObject(value)) return value;
+  return properties && isObject(value) ? fillObject(schema, value, source) : value;
+}
+
+function fillObject(
+  { properties = {}, required = [], additionalProperties }: Schema,
+  value: Readonly<Record<string, unknown>>,
+  source: Source,
+): object {
   const filled: Record<string, unknown> = {};
   for (const [name, field] of Object.entries(properties)) {
     const given = givenValue(value, name, field, source);
     // Null stands for "absent" wherever a field may be absent; elsewhere the check refuses it.
-    const absent = given === undefined || (given === null && !required.includes(name));
-    const found = absent ? defaultValue(field, source) : given;
+    const otherwise = defaultValue(field, source);
+    const mayBeAbsent = otherwise !== undefined || !required.includes(name);
+    const absent = given === undefined || (given === null && mayBeAbsent);
+    const found = absent ? otherwise : given;
     if (found !== undefined) filled[name] = fill(field, found, source);
   }
   // A closed object keeps what it doesn't know, for the check to refuse.
-  return schema.additionalProperties === false ? { ...value, ...filled } : filled;
+  return additionalProperties === false ? { ...value, ...filled } : filled;
 }
 
 /** Whether fields of the other dialect, or numbers of open files, may stand here at all. */

@@ -17,10 +17,11 @@ const LF = 0x0a;
 const TOKEN = /^[!#$%&'*+.^_`|~0-9A-Za-z-]+$/;
 
 export type Parsed =
-  | { kind: 'request'; method: string; target: string; body: Buffer }
+  /** `last`: the client asks for nothing more on this connection; what follows is dropped. */
+  | { kind: 'request'; method: string; target: string; body: Buffer; last: boolean }
   /** The client holds its body back until it is told to go on. */
   | { kind: 'continue' }
-  /** Not HTTP as we take it. `fatal`: nobody knows where the next request starts. */
+  /** Not HTTP as we take it. `fatal`: nobody knows where the next request starts, or none does. */
   | { kind: 'refused'; message: string; fatal: boolean };
 
 type State =
@@ -77,6 +78,7 @@ export class RequestParser {
   #contentLength: number | undefined;
   #chunked = false;
   #expectsContinue = false;
+  #last = false;
   #body = new Body();
   /** The first thing wrong with a request whose end is still known. */
   #fault: string | undefined;
@@ -197,6 +199,9 @@ export class RequestParser {
       case 'expect':
         this.#expectsContinue = value.toLowerCase() === '100-continue';
         break;
+      case 'connection': // RFC 9112 §9.6
+        this.#last ||= /(^|[, ])close($|[, ])/i.test(value);
+        break;
     }
   }
 
@@ -259,9 +264,15 @@ export class RequestParser {
 
   #finish(): Parsed {
     const parsed: Parsed = this.#fault
-      ? { kind: 'refused', message: this.#fault, fatal: false }
-      : { kind: 'request', method: this.#method, target: this.#target, body: this.#body.take() };
-    this.#state = 'start';
+      ? { kind: 'refused', message: this.#fault, fatal: this.#last }
+      : {
+          kind: 'request',
+          method: this.#method,
+          target: this.#target,
+          body: this.#body.take(),
+          last: this.#last,
+        };
+    this.#state = this.#last ? 'dead' : 'start';
     this.#headBytes = 0;
     this.#contentLength = undefined;
     this.#chunked = false;

@@ -99,6 +99,7 @@ export const ROUTES: readonly Route[] = [
   put('vm.resume', (vmm) => vmm.resume()),
   put('vm.power-button', (vmm) => vmm.powerButton()),
   put('vm.nmi', (vmm) => vmm.nmi()),
+  put('vmm.nmi', (vmm) => vmm.nmi()), // where the Rust crate `cloud-hypervisor-client` looks for it
   putJson('vm.resize', reader<ResizeConfig>('resize'), (vmm, body) => vmm.resize(body)),
   putJson('vm.resize-disk', reader<ResizeDiskConfig>('resizeDisk'), (vmm, body) =>
     vmm.resizeDisk(body),

@@ -8,10 +8,10 @@
 import { closeSync } from 'node:fs';
 import { native } from '../native.ts';
 import type { FdListener, FdSocket } from '../native-sockets.ts';
-import { RequestParser } from './request-parser.ts';
+import { type Parsed, RequestParser } from './request-parser.ts';
 
-/** As many as clients of the original could have. */
-const CONNECTIONS_MAX = 10;
+/** The original took ten, which pools of clients exceed; more would use up the process's files. */
+const CONNECTIONS_MAX = 128;
 
 /** As many as the kernel takes with one message. */
 const REQUEST_FDS_MAX = 253;
@@ -44,10 +44,12 @@ export function asciiJson(value: unknown): string {
 }
 
 const HEAD_END = '\r\n\r\n';
+const KEEP_ALIVE = 'Connection: keep-alive';
+const CLOSE = 'Connection: close';
 
 /** `body` is ASCII. 204 and 100 have no body and no header that speaks of one. */
 function render(status: number, body: string, allow?: string): string {
-  const head = [`HTTP/1.1 ${status} `, 'Server: Cloud Hypervisor API', 'Connection: keep-alive'];
+  const head = [`HTTP/1.1 ${status} `, 'Server: Cloud Hypervisor API', KEEP_ALIVE];
   if (allow) head.push(`Allow: ${allow}`);
   if (status === 204 || status === 100) return head.join('\r\n') + HEAD_END;
   head.push('Content-Type: application/json', `Content-Length: ${body.length}`);
@@ -62,7 +64,7 @@ const TOO_MANY = '{ "error": "Too many open connections" }';
 const TOO_MANY_REPLY = [
   'HTTP/1.1 503 ',
   'Server: Cloud Hypervisor API',
-  'Connection: close',
+  CLOSE,
   `Content-Length: ${TOO_MANY.length}`,
   '',
   TOO_MANY,
@@ -185,12 +187,12 @@ class Connection {
         if (parsed.fatal) this.#socket.end();
         return true;
       case 'request':
-        this.#handle(parsed.method, parsed.target, parsed.body);
+        this.#handle(parsed);
         return true;
     }
   }
 
-  #handle(method: string, url: string, body: Buffer): void {
+  #handle({ method, target: url, body, last }: Parsed & { kind: 'request' }): void {
     this.#busy = true;
     const headers = { 'content-length': String(body.length) };
     const fds = this.#fds;
@@ -200,10 +202,12 @@ class Connection {
       new WireReply((text) => {
         closeAll(fds);
         this.#busy = false;
+        const reply = last ? text.replace(KEEP_ALIVE, CLOSE) : text;
         // To HEAD nothing but the head, or the client takes the body for the next reply.
         this.#write(
-          method === 'HEAD' ? text.slice(0, text.indexOf(HEAD_END) + HEAD_END.length) : text,
+          method === 'HEAD' ? reply.slice(0, reply.indexOf(HEAD_END) + HEAD_END.length) : reply,
         );
+        if (last) this.#socket.end();
         this.#advance();
       }),
     );

@@ -1,21 +1,36 @@
-/** The Go client of March 2020 and its driver, a static binary: see go-2020/README.md. */
+/** The generated Go clients and their drivers, static binaries: see README.md. */
 import { createHash } from 'node:crypto';
-import { copyFile, mkdir, readFile, rm, writeFile } from 'node:fs/promises';
-import { join } from 'node:path';
+import { copyFile, mkdir, readdir, readFile, rm, writeFile } from 'node:fs/promises';
+import { basename, join } from 'node:path';
 import { cached, contentKey } from '../../guest-images/cache.ts';
 import { progress, run, StepError } from '../../guest-images/command.ts';
 
-const SOURCES = ['main.go', 'go.mod', 'go.sum'] as const;
-const source = (name: string) => join(import.meta.dirname, 'go-2020', name);
-const DOCUMENT = join(import.meta.dirname, '../compat/fixtures/api-2020.yaml');
+interface GoClient {
+  /** In `test/compat/fixtures`. */
+  document: string;
+  /** Of the generator, from Maven Central. */
+  version: string;
+  sha256: string;
+  /** Of the generator, beside the document and where to write. */
+  options: readonly string[];
+}
 
-const GENERATOR = 'openapi-generator-cli-4.2.3.jar';
-const GENERATOR_SHA256 = 'dcd70b7017f57c767f9752f7db526b3c351597bb0c661db6430ff73b6e0c4c8d';
-const FETCH = [
-  ...['mvn', '--quiet', '--batch-mode'],
-  'org.apache.maven.plugins:maven-dependency-plugin:3.6.1:copy',
-  '-Dartifact=org.openapitools:openapi-generator-cli:4.2.3',
-] as const;
+const CLIENTS = {
+  'go-2020': {
+    document: 'api-2020.yaml',
+    version: '4.2.3',
+    sha256: 'dcd70b7017f57c767f9752f7db526b3c351597bb0c661db6430ff73b6e0c4c8d',
+    options: [],
+  },
+  'go-2026': {
+    document: 'api-v53.yaml',
+    version: '5.3.0',
+    sha256: 'f29d9d715a0d67cf1457d918ae7ed33f02d7fb2730c018d246a8d4a93d5ba7e1',
+    options: ['--additional-properties=enumClassPrefix=true'],
+  },
+} as const satisfies Record<string, GoClient>;
+
+export type GoClientName = keyof typeof CLIENTS;
 
 const GO_BUILD = [
   ...['env', 'CGO_ENABLED=0', 'GOFLAGS=-mod=readonly', 'GOTOOLCHAIN=local'],
@@ -23,23 +38,35 @@ const GO_BUILD = [
 ] as const;
 
 /** Changed by hand when `build` makes something else out of the same files. */
-const LAYOUT = '1';
+const LAYOUT = '2';
+
+const folder = (name: string) => join(import.meta.dirname, name);
+const documentPath = (client: GoClient) =>
+  join(import.meta.dirname, '../compat/fixtures', client.document);
 
 /** @returns the path of the driver; made if it is not in the cache. */
-export async function goClient(): Promise<string> {
-  const texts = await Promise.all([DOCUMENT, ...SOURCES.map(source)].map((file) => readFile(file)));
-  const key = contentKey(LAYOUT, GENERATOR_SHA256, ...texts);
-  return join(await cached('go-client', key, build), 'go-2020');
+export async function goClient(name: GoClientName): Promise<string> {
+  const client = CLIENTS[name];
+  const sources = [...(await filesOf(name)), ...(await filesOf('go-steps'))];
+  const texts = await Promise.all([documentPath(client), ...sources].map((file) => readFile(file)));
+  const key = contentKey(LAYOUT, JSON.stringify(client), ...texts);
+  return join(await cached(name, key, (draft) => build(name, draft)), name);
 }
 
-async function build(draft: string): Promise<void> {
+async function filesOf(name: string): Promise<string[]> {
+  return (await readdir(folder(name))).sort().map((file) => join(folder(name), file));
+}
+
+async function build(name: GoClientName, draft: string): Promise<void> {
   const work = join(draft, 'work');
-  await mkdir(work);
-  for (const name of SOURCES) await copyFile(source(name), join(work, name));
-  await generate(work);
-  progress('Building the Go client of 2020 and its driver');
-  await run([...GO_BUILD, '-o', '../go-2020', '.'], {
-    step: 'Build the Go client',
+  await mkdir(join(work, 'steps'), { recursive: true });
+  for (const file of await filesOf(name)) await copyFile(file, join(work, basename(file)));
+  for (const file of await filesOf('go-steps'))
+    await copyFile(file, join(work, 'steps', basename(file)));
+  await generate(name, work);
+  progress(`Building the client ${name} and its driver`);
+  await run([...GO_BUILD, '-o', `../${name}`, '.'], {
+    step: `Build the client ${name}`,
     remedy: 'install the package golang-go, and check that the proxy for Go modules can be reached',
     cwd: work,
   });
@@ -47,13 +74,15 @@ async function build(draft: string): Promise<void> {
 }
 
 /** Writes the package `client` below `work`. */
-async function generate(work: string): Promise<void> {
-  progress('Generating the Go client of 2020');
-  const generator = await fetchGenerator(work);
-  const document = await readFile(DOCUMENT, 'utf8');
+async function generate(name: GoClientName, work: string): Promise<void> {
+  progress(`Generating the client ${name}`);
+  const client = CLIENTS[name];
+  const generator = await fetchGenerator(client, work);
+  const document = await readFile(documentPath(client), 'utf8');
   await writeFile(join(work, 'api.yaml'), document.replace(/^( *- )null$/m, '$1"Null"'));
-  await run(['java', '-jar', generator, 'generate', '-g', 'go', '-i', 'api.yaml', '-o', 'client'], {
-    step: 'Generate the Go client',
+  const from = ['-g', 'go', '-i', 'api.yaml', '-o', 'client', ...client.options];
+  await run(['java', '-jar', generator, 'generate', ...from], {
+    step: `Generate the client ${name}`,
     remedy: 'install the package default-jre-headless',
     cwd: work,
   });
@@ -61,19 +90,25 @@ async function generate(work: string): Promise<void> {
   for (const file of ['go.mod', 'go.sum']) await rm(join(work, 'client', file));
 }
 
-async function fetchGenerator(directory: string): Promise<string> {
-  await run([...FETCH, `-DoutputDirectory=${directory}`], {
-    step: 'Download the generator of the Go client',
+async function fetchGenerator({ version, sha256 }: GoClient, directory: string): Promise<string> {
+  const fetch = [
+    ...['mvn', '--quiet', '--batch-mode'],
+    'org.apache.maven.plugins:maven-dependency-plugin:3.6.1:copy',
+    `-Dartifact=org.openapitools:openapi-generator-cli:${version}`,
+    `-DoutputDirectory=${directory}`,
+  ] as const;
+  await run(['env', ...fetch], {
+    step: 'Download the generator of Go clients',
     remedy: 'install the package maven, and check that Maven Central can be reached',
   });
-  const path = join(directory, GENERATOR);
-  const sha256 = createHash('sha256')
+  const path = join(directory, `openapi-generator-cli-${version}.jar`);
+  const found = createHash('sha256')
     .update(await readFile(path))
     .digest('hex');
-  if (sha256 !== GENERATOR_SHA256)
+  if (found !== sha256)
     throw new StepError(
-      'Check the generator of the Go client',
-      `its SHA-256 is ${sha256}, not ${GENERATOR_SHA256}`,
+      'Check the generator of Go clients',
+      `its SHA-256 is ${found}, not ${sha256}`,
       'remove it from the local Maven repository and try again',
     );
   return path;

@@ -2,8 +2,8 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { beforeAll, expect, test } from 'vitest';
 import { guestImages } from '../../guest-images/images.ts';
 import { bundledKernel } from '../clients/bundled-kernel.ts';
-import { goClient } from '../clients/go-client.ts';
-import { type GoAnswer, GoDriver } from '../clients/go-driver.ts';
+import { ClientDriver } from '../clients/client-driver.ts';
+import { type GoClientName, goClient } from '../clients/go-client.ts';
 import { mustExec } from '../host/exec.ts';
 import { startService } from './support/api-boot.ts';
 import type { Guest } from './support/guest.ts';
@@ -15,19 +15,17 @@ const SILENCE_MS = 2000;
 const MIB = 1024 * 1024;
 
 // Making it takes longer than a test may.
-beforeAll(async () => void (await goClient()));
+beforeAll(async () => {
+  await goClient('go-2020');
+  await goClient('go-2026');
+});
 
-const startDriver = (guest: Guest) => GoDriver.start(guest.host, `${guest.directory}/api.sock`);
-
-/** Takes the steps one by one, up to the first surprise. */
-async function answers(driver: GoDriver, ...steps: string[]): Promise<GoAnswer[]> {
-  const taken: GoAnswer[] = [];
-  for (const step of steps) {
-    taken.push(await driver.take(step));
-    if (taken.at(-1)?.error) break;
-  }
-  return taken;
+async function startDriver({ host, directory }: Guest, name: GoClientName): Promise<ClientDriver> {
+  const binary = await host.stage(await goClient(name));
+  return new ClientDriver(await host.spawn([binary, `${directory}/api.sock`]));
 }
+
+const answers = (driver: ClientDriver, ...steps: string[]) => driver.answers(...steps);
 
 const done = (step: string, status = 204) => ({ step, status });
 const info = (state: string) => ({ step: 'info', status: 200, state });
@@ -41,7 +39,7 @@ async function untilReady(guest: Guest): Promise<void> {
 
 test('the Go client of 2020 takes a guest through its whole life', async () => {
   await using guest = await startService();
-  await using driver = await startDriver(guest);
+  await using driver = await startDriver(guest, 'go-2020');
   const kernel = await bundledKernel(await guestImages());
   const config = {
     cpus: { boot_vcpus: 1, max_vcpus: 1 },
@@ -86,7 +84,7 @@ test('the Go client of 2020 takes a guest through its whole life', async () => {
 
 test('every field that the Go client of 2020 knows comes back as it was sent', async () => {
   await using guest = await startService();
-  await using driver = await startDriver(guest);
+  await using driver = await startDriver(guest, 'go-2020');
   const { directory } = guest;
   await mustExec(guest.host, `truncate -s 64M ${directory}/disk.img ${directory}/pmem.img`);
   const kernel = await guest.host.stage((await guestImages()).vmlinux);

@@ -3,14 +3,12 @@
  * port itself is native and answers on vCPU threads; no firmware table tells of it.
  */
 import type { Static } from '@sinclair/typebox';
-import { choice, object, option, text, uint } from '../../schema.ts';
+import { consoleMode, object, option, text, uint } from '../../schema.ts';
 
 export const DebugConsoleConfig = object(
   {
     file: option(text({ cli: { sets: { mode: 'File' } } })),
-    mode: choice(['Off', 'Pty', 'Tty', 'File', 'Socket', 'Null'], {
-      cli: { flags: { off: 'Off', null: 'Null', pty: 'Pty', tty: 'Tty' } },
-    }),
+    mode: consoleMode,
     iobase: option(uint(16, { cli: { unit: 'hex' } })),
   },
   { default: { mode: 'Off', iobase: 0xe9 } },

@@ -3,16 +3,14 @@
  * nothing but what a 16550 does.
  */
 import type { Static } from '@sinclair/typebox';
-import { bool, choice, object, option, seedOnly, text } from '../../schema.ts';
+import { bool, consoleMode, object, option, seedOnly, text } from '../../schema.ts';
 import { type Aml, device, eisaId, ioPorts, irq, name, resources } from '../acpi/aml.ts';
 import type { AmlSource } from '../device.ts';
 
 export const SerialConfig = object(
   {
     file: option(text({ cli: { sets: { mode: 'File' } } })),
-    mode: choice(['Off', 'Pty', 'Tty', 'File', 'Socket', 'Null'], {
-      cli: { flags: { off: 'Off', null: 'Null', pty: 'Pty', tty: 'Tty' } },
-    }),
+    mode: consoleMode,
     socket: option(text({ cli: { sets: { mode: 'Socket' } } })),
     iommu: option(bool(false, seedOnly)),
   },

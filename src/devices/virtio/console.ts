@@ -6,16 +6,14 @@
 import type { Static } from '@sinclair/typebox';
 import { Writer } from '../../bytes.ts';
 import type { Virtqueue } from '../../native.ts';
-import { choice, iommuFields, object, option, text } from '../../schema.ts';
+import { consoleMode, iommuFields, object, option, text } from '../../schema.ts';
 import type { CharHost } from '../device.ts';
 import { type Activation, F_EVENT_IDX, F_INDIRECT_DESC, type VirtioDevice } from './device.ts';
 
 export const ConsoleConfig = object(
   {
     file: option(text({ cli: { sets: { mode: 'File' } } })),
-    mode: choice(['Off', 'Pty', 'Tty', 'File', 'Socket', 'Null'], {
-      cli: { flags: { off: 'Off', null: 'Null', pty: 'Pty', tty: 'Tty' } },
-    }),
+    mode: consoleMode,
     socket: option(text({ cli: { sets: { mode: 'Socket' } } })),
     ...iommuFields,
   },

@@ -1,4 +1,4 @@
-module go-2020
+module driver
 
 go 1.19
 

@@ -1,6 +1,5 @@
 // Command go-2020 drives a VMM through the Go client that is generated from the API document of
-// March 2020. It reads steps from stdin, one a line, and answers each with a line of JSON. The
-// first surprise ends it with exit code 1.
+// March 2020. What it reads and writes stands in package steps.
 //
 // Usage: go-2020 SOCKET
 //
@@ -8,42 +7,28 @@
 //	create CONFIG        vm.create; CONFIG is JSON of the client's model
 //	create-every CONFIG  the same, and CONFIG must set every field that the model has
 //	info STATE           vm.info; the config must be the one that was created
+//	resize RESIZE        vm.resize; what it asks for must then be in vm.info
+//	put ENDPOINT BODY    a call of the next months, over the same connection
+//	remove-device ID     vm.remove-device
 //	boot, pause, resume, reboot, shutdown, delete, vmm.shutdown
 package main
 
 import (
-	"bufio"
+	"bytes"
 	"context"
-	"encoding/json"
 	"fmt"
-	"net"
+	"io"
 	"net/http"
 	"os"
 	"reflect"
 	"strings"
-	"time"
 
-	openapi "go-2020/client"
+	openapi "driver/client"
+	"driver/steps"
 )
-
-const (
-	// Long enough for an emulated host; the users of this client allowed a second.
-	callTimeout   = 60 * time.Second
-	answerTimeout = 30 * time.Second
-	pingInterval  = 10 * time.Millisecond
-)
-
-// A pod's config with all its devices is some KiB.
-const stepBytesMax = 1 << 20
-
-type answer struct {
-	Step   string `json:"step"`
-	Status int    `json:"status"`
-	State  string `json:"state,omitempty"`
-	Error  string `json:"error,omitempty"`
-}
 
 type driver struct {
+	http    *http.Client
 	api     *openapi.DefaultApiService
 	created openapi.VmConfig
 }
@@ -53,67 +38,33 @@ func main() {
 		fmt.Fprintln(os.Stderr, "Usage: go-2020 SOCKET < STEPS")
 		os.Exit(2)
 	}
-	driver := driver{api: connectTo(os.Args[1])}
-	steps := bufio.NewScanner(os.Stdin)
-	steps.Buffer(nil, stepBytesMax)
-	out := json.NewEncoder(os.Stdout)
-	for steps.Scan() {
-		answer := driver.take(steps.Text())
-		if err := out.Encode(answer); err != nil || answer.Error != "" {
-			os.Exit(1)
-		}
-	}
-	if err := steps.Err(); err != nil {
-		fmt.Fprintln(os.Stderr, "Cannot read the steps:", err)
-		os.Exit(1)
-	}
-}
-
-// One client for all calls, so that they share a connection that is kept alive.
-func connectTo(socketPath string) *openapi.DefaultApiService {
 	config := openapi.NewConfiguration()
-	config.HTTPClient = &http.Client{Transport: &http.Transport{
-		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			var dialer net.Dialer
-			return dialer.DialContext(ctx, "unix", socketPath)
-		},
-	}}
-	return openapi.NewAPIClient(config).DefaultApi
+	config.HTTPClient = steps.OverUnix(os.Args[1])
+	driver := driver{http: config.HTTPClient, api: openapi.NewAPIClient(config).DefaultApi}
+	steps.Run(driver.take)
 }
 
-func (d *driver) take(step string) answer {
-	name, argument, _ := strings.Cut(step, " ")
-	ctx, cancel := context.WithTimeout(context.Background(), callTimeout)
-	defer cancel()
-	result := answer{Step: name}
-	response, err := d.call(ctx, name, argument, &result)
-	if response != nil {
-		result.Status = response.StatusCode
-	}
-	if err == nil && result.Status != http.StatusOK && result.Status != http.StatusNoContent {
-		err = fmt.Errorf("status %d is neither 200 nor 204", result.Status)
-	}
-	if refused, ok := err.(openapi.GenericOpenAPIError); ok {
-		err = fmt.Errorf("%w: %s", err, refused.Body())
-	}
-	if err != nil {
-		result.Error = err.Error()
-	}
-	return result
-}
-
-func (d *driver) call(
-	ctx context.Context, name, argument string, result *answer,
+func (d *driver) take(
+	ctx context.Context, name, argument string, answer *steps.Answer,
 ) (*http.Response, error) {
 	switch name {
 	case "ping":
-		return d.ping(ctx)
+		return steps.UntilListening(func() (string, *http.Response, error) {
+			pong, response, err := d.api.VmmPingGet(ctx)
+			return pong.Version, response, err
+		})
 	case "create", "create-every":
 		return d.create(ctx, argument, name == "create-every")
 	case "info":
-		return d.info(ctx, argument, result)
+		return d.info(ctx, argument, answer)
 	case "boot":
 		return d.api.BootVM(ctx)
+	case "resize":
+		return d.resize(ctx, argument)
+	case "put":
+		return d.put(ctx, argument)
+	case "remove-device":
+		return d.api.VmRemoveDevicePut(ctx, openapi.VmRemoveDevice{Id: argument})
 	case "pause":
 		return d.api.PauseVM(ctx)
 	case "resume":
@@ -130,24 +81,9 @@ func (d *driver) call(
 	return nil, fmt.Errorf("there is no step %q", name)
 }
 
-func (d *driver) ping(ctx context.Context) (*http.Response, error) {
-	for deadline := time.Now().Add(answerTimeout); ; time.Sleep(pingInterval) {
-		pong, response, err := d.api.VmmPingGet(ctx)
-		if response == nil && time.Now().Before(deadline) {
-			continue // nobody listens there yet
-		}
-		if err == nil && pong.Version == "" {
-			err = fmt.Errorf("the ping's version is empty")
-		}
-		return response, err
-	}
-}
-
 func (d *driver) create(ctx context.Context, text string, every bool) (*http.Response, error) {
 	var config openapi.VmConfig
-	decoder := json.NewDecoder(strings.NewReader(text))
-	decoder.DisallowUnknownFields()
-	if err := decoder.Decode(&config); err != nil {
+	if err := steps.Decode(text, &config); err != nil {
 		return nil, err
 	}
 	if unset := unsetFields("config", reflect.ValueOf(config)); every && len(unset) > 0 {
@@ -157,9 +93,11 @@ func (d *driver) create(ctx context.Context, text string, every bool) (*http.Res
 	return d.api.CreateVM(ctx, config)
 }
 
-func (d *driver) info(ctx context.Context, state string, result *answer) (*http.Response, error) {
+func (d *driver) info(
+	ctx context.Context, state string, answer *steps.Answer,
+) (*http.Response, error) {
 	info, response, err := d.api.VmInfoGet(ctx)
-	result.State = info.State
+	answer.State = info.State
 	if err != nil {
 		return response, err
 	}
@@ -170,6 +108,40 @@ func (d *driver) info(ctx context.Context, state string, result *answer) (*http.
 		return response, fmt.Errorf("created was %+v, but vm.info has %+v", d.created, info.Config)
 	}
 	return response, nil
+}
+
+// As the runtime did: it asks for one of both, and the next vm.info must tell of it.
+func (d *driver) resize(ctx context.Context, text string) (*http.Response, error) {
+	var wanted openapi.VmResize
+	if err := steps.Decode(text, &wanted); err != nil {
+		return nil, err
+	}
+	response, err := d.api.VmResizePut(ctx, wanted)
+	if err == nil && wanted.DesiredVcpus != 0 {
+		d.created.Cpus.BootVcpus = wanted.DesiredVcpus
+	}
+	if err == nil && wanted.DesiredRam != 0 {
+		d.created.Memory.Size = int64(wanted.DesiredRam)
+	}
+	return response, err
+}
+
+// What the document of that day lacks, and the runtime called as soon as there was a client.
+func (d *driver) put(ctx context.Context, argument string) (*http.Response, error) {
+	endpoint, body, _ := strings.Cut(argument, " ")
+	url := "http://localhost/api/v1/" + endpoint
+	request, err := http.NewRequestWithContext(ctx, http.MethodPut, url, bytes.NewBufferString(body))
+	if err != nil {
+		return nil, err
+	}
+	request.Header.Set("Content-Type", "application/json")
+	response, err := d.http.Do(request)
+	if err != nil {
+		return nil, err
+	}
+	defer response.Body.Close()
+	_, err = io.Copy(io.Discard, response.Body)
+	return response, err
 }
 
 // The paths of the fields that have their type's zero value, which the client would not send, in
