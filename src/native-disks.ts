@@ -44,6 +44,12 @@ export interface DiskImage {
   /** Of its sectors, as the image has it. */
   readonly sectorBytes: number;
   /**
+   * Gives a raw one another size, a multiple of 512, on a worker, while no request is in flight: a
+   * file gets it, a block device must have it. Rejects, and nothing is changed: EOPNOTSUPP of other
+   * formats, EINVAL if the device has another size, or what ftruncate(2) says.
+   */
+  resize(sizeBytes: number): Promise<void>;
+  /**
    * Writes what is left to be written; no engine may use it any more. Idempotent.
    * Rejects with what fdatasync(2) and the like say.
    */

@@ -39,6 +39,7 @@ Napi::Function DiskImageWrap::Define(Napi::Env env) {
   return DefineClass(env, "DiskImage",
                      {InstanceAccessor<&DiskImageWrap::SizeBytes>("sizeBytes"),
                       InstanceAccessor<&DiskImageWrap::SectorBytes>("sectorBytes"),
+                      InstanceMethod<&DiskImageWrap::Resize>("resize"),
                       InstanceMethod<&DiskImageWrap::Close>("close")});
 }
 
@@ -56,6 +57,13 @@ Napi::Value DiskImageWrap::SizeBytes(const Napi::CallbackInfo& info) {
 
 Napi::Value DiskImageWrap::SectorBytes(const Napi::CallbackInfo& info) {
   return Napi::Number::New(info.Env(), core_->sector_bytes());
+}
+
+Napi::Value DiskImageWrap::Resize(const Napi::CallbackInfo& info) {
+  const uint64_t size_bytes = ToU64(info[0], "sizeBytes");
+  return JsQueue::Of(info.Env()).RunOnWorker(info.Env(), [image = core_, size_bytes] {
+    return Status{-image->Resize(size_bytes), "ftruncate"};
+  });
 }
 
 Napi::Value DiskImageWrap::Close(const Napi::CallbackInfo& info) {

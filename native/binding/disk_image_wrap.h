@@ -18,6 +18,7 @@ class DiskImageWrap : public Napi::ObjectWrap<DiskImageWrap> {
  private:
   Napi::Value SizeBytes(const Napi::CallbackInfo& info);
   Napi::Value SectorBytes(const Napi::CallbackInfo& info);
+  Napi::Value Resize(const Napi::CallbackInfo& info);
   Napi::Value Close(const Napi::CallbackInfo& info);
 
   std::shared_ptr<DiskImage> core_;

@@ -1,7 +1,11 @@
 #include "disk_image.h"
 
+#include <errno.h>
+
 #include <algorithm>
 #include <utility>
+
+#include "image_file.h"
 
 namespace vmm {
 
@@ -20,6 +24,20 @@ void DiskImage::AwaitWrite(std::shared_ptr<EventFd> kick) {
   if (std::find(kicks_.begin(), kicks_.end(), kick) == kicks_.end())
     kicks_.push_back(std::move(kick));
   awaited_.store(true);
+}
+
+int DiskImage::Resize(uint64_t size_bytes) {
+  if (image_ != nullptr) return -EOPNOTSUPP;
+  const ImageFile file(files_[0]);
+  if (files_[0].block_device) {
+    uint64_t has_bytes = 0;
+    if (const int rc = file.Size(&has_bytes); rc < 0) return rc;
+    if (has_bytes != size_bytes) return -EINVAL;
+  } else if (const int rc = file.Resize(size_bytes); rc < 0) {
+    return rc;
+  }
+  size_bytes_.store(size_bytes, std::memory_order_relaxed);
+  return 0;
 }
 
 int DiskImage::Close() {

@@ -20,7 +20,8 @@ class DiskImage {
       : files_(std::move(files)), size_bytes_(size_bytes), image_(std::move(image)) {}
 
   const std::vector<File>& files() const { return files_; }
-  uint64_t size_bytes() const { return size_bytes_; }
+  /// Any thread; it may change meanwhile.
+  uint64_t size_bytes() const { return size_bytes_.load(std::memory_order_relaxed); }
   uint32_t sector_bytes() const { return image_ == nullptr ? 512 : image_->sector_bytes(); }
   /// Null for a raw one.
   Image* image() const { return image_.get(); }
@@ -30,13 +31,17 @@ class DiskImage {
   /// Any thread. `kick` is signalled once, when a write ends that has not ended yet. A request is
   /// tried again after this, not before, or that write could be missed.
   void AwaitWrite(std::shared_ptr<EventFd> kick);
+  /// Gives a raw disk another size, a multiple of 512, while no request is in flight: a file gets
+  /// it, a block device must have it. It may take long. 0 or a negative errno, and nothing changed:
+  /// -EOPNOTSUPP of other formats, -EINVAL if the device has another size.
+  int Resize(uint64_t size_bytes);
   /// Puts the image in order for whoever opens it next; nobody may use it any more. It may take
   /// long. 0 or a negative errno. Idempotent.
   int Close();
 
  private:
   const std::vector<File> files_;
-  const uint64_t size_bytes_;
+  std::atomic<uint64_t> size_bytes_;
   std::unique_ptr<Image> image_;
   std::atomic<bool> awaited_ = false;  // whether `kicks_` has any
   std::mutex mutex_;

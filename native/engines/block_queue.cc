@@ -161,7 +161,9 @@ void BlockQueue::Break() {
 void BlockQueue::Start(uint32_t index) {
   Slot& slot = slots_[index];
   slot.regions = queue_.queue->regions();
-  ParseBlockRequest(chain_, disk_->limits, &slot.request);
+  BlockLimits limits = disk_->limits;
+  limits.size_bytes = disk_->image->size_bytes();
+  ParseBlockRequest(chain_, limits, &slot.request);
   const BlockRequest& request = slot.request;
   const bool get_id = request.kind == BlockRequest::Kind::kGetId;
   const bool flush = request.kind == BlockRequest::Kind::kFlush;

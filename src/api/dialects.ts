@@ -10,7 +10,7 @@ import type { Schema } from '../schema.ts';
 import { isObject, refusal } from '../schema-check.ts';
 import type { RestoreConfig } from '../vmm/config/restore.ts';
 import { withSharedRam } from '../vmm/config/shared-ram.ts';
-import type { VmConfig } from '../vmm/config.ts';
+import type { ListField, VmConfig } from '../vmm/config.ts';
 import { SCHEMAS } from '../vmm/schema-tables.ts';
 
 export type Dialect = 'seed' | 'today';
@@ -45,6 +45,20 @@ export const reader =
   <Body>(name: keyof typeof SCHEMAS) =>
   (body: unknown): Body =>
     checked(SCHEMAS[name], fill(SCHEMAS[name], body, 'today')) as Body;
+
+/**
+ * What reads the body of vm.add-*, a device that is to stand under `field` of the config. Which
+ * dialect that is in, the VM knows: the result reads it so, and what is wrong in today's is found now.
+ * @throws VmmError as `normalise`.
+ */
+export const deviceReader = (field: ListField) => {
+  const schema = SCHEMAS.vmCreate.properties?.[field]?.items ?? SCHEMAS.vmCreate;
+  return (body: unknown) => {
+    const read = (dialect: Dialect) => checked(schema, fill(schema, body, dialect)) as object;
+    read('today');
+    return read;
+  };
+};
 
 function checked(schema: Schema, value: unknown): unknown {
   const refused = refusal(schema, value, '');

@@ -1,8 +1,10 @@
 /** The endpoints of the API: method, path, body, verb. */
 import { BUILD_VERSION, COMPATIBLE_VERSION } from '../version.ts';
+import type { RemoveDeviceConfig, ResizeDiskConfig } from '../vmm/config/plugging.ts';
 import type { ResizeConfig } from '../vmm/config/resize.ts';
+import type { ListField } from '../vmm/config.ts';
 import type { Vmm } from '../vmm/vmm.ts';
-import { type Dialect, normalise, reader, render } from './dialects.ts';
+import { type Dialect, deviceReader, normalise, reader, render } from './dialects.ts';
 
 /** What the API needs of a VMM. Failures are VmmErrors, outermost what was to be done. */
 export type VmmApi = Pick<
@@ -19,11 +21,17 @@ export type VmmApi = Pick<
   | 'nmi'
   | 'delete'
   | 'resize'
+  | 'resizeDisk'
+  | 'addDevice'
+  | 'removeDevice'
   | 'exit'
 >;
 
-/** Undefined is answered with an empty reply. */
-type Verb<Body> = (vmm: VmmApi, body: Body) => Promise<unknown>;
+/**
+ * Undefined is answered with an empty reply. `fds` came with the request: those that are left there
+ * are closed after it.
+ */
+type Verb<Body> = (vmm: VmmApi, body: Body, fds: number[]) => Promise<unknown>;
 
 export interface Route {
   method: 'GET' | 'PUT';
@@ -57,6 +65,14 @@ const putJson = <Body>(name: string, read: (json: unknown) => Body, run: Verb<Bo
   read,
 });
 
+type DeviceReading = ReturnType<ReturnType<typeof deviceReader>>;
+
+const add = (
+  what: string,
+  field: ListField,
+  run: Verb<DeviceReading> = (vmm, read) => vmm.addDevice(field, read),
+): Route => putJson(`vm.add-${what}`, deviceReader(field), run);
+
 const ping = () => ({
   build_version: BUILD_VERSION,
   version: COMPATIBLE_VERSION.slice(1),
@@ -85,5 +101,20 @@ export const ROUTES: readonly Route[] = [
   put('vm.nmi', (vmm) => vmm.nmi()),
   put('vmm.nmi', (vmm) => vmm.nmi()), // where the Rust crate `cloud-hypervisor-client` looks for it
   putJson('vm.resize', reader<ResizeConfig>('resize'), (vmm, body) => vmm.resize(body)),
+  putJson('vm.resize-disk', reader<ResizeDiskConfig>('resizeDisk'), (vmm, body) =>
+    vmm.resizeDisk(body),
+  ),
+  add('disk', 'disks'),
+  add('net', 'net', (vmm, read, fds) => vmm.addDevice('net', read, fds)),
+  add('pmem', 'pmem'),
+  add('fs', 'fs'),
+  add('vsock', 'vsock'),
+  add('generic-vhost-user', 'generic_vhost_user'),
+  add('device', 'devices'),
+  add('user-device', 'user_devices'),
+  add('vdpa', 'vdpa'),
+  putJson('vm.remove-device', reader<RemoveDeviceConfig>('removeDevice'), (vmm, { id }) =>
+    vmm.removeDevice(id),
+  ),
   put('vm.delete', (vmm) => vmm.delete()),
 ];

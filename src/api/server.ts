@@ -51,7 +51,8 @@ export async function createApi(vmm: VmmApi): Promise<WireServer> {
       },
       handler: async (request, reply) => {
         const route = routeOf(request);
-        const result = await route?.run(vmm, request.body as never);
+        const { fds } = request.raw as unknown as WireRequest;
+        const result = await route?.run(vmm, request.body as never, fds);
         return reply.code(result ? 200 : (route?.emptyStatus ?? 204)).send(result);
       },
     });

@@ -40,6 +40,8 @@ export interface PciFunction {
   readonly regionsMax?: number;
   /** Resolves when it knows where RAM is now. */
   memoryChanged?(): Promise<void>;
+  /** Of a disk: see `VirtioDevice.resizeDisk`. */
+  readonly resizeDisk?: ((sizeBytes: number) => Promise<void>) | undefined;
   /** Its BARs answer nowhere from now on. While the VM runs, before it is disposed of. */
   unplug(): void;
   /** Closes what it holds, once it is unplugged or the VM has stopped. Idempotent. */

@@ -1,32 +1,48 @@
-/** Gives out addresses of a window, from both of its ends. */
+/** Finds free addresses of a window, from either of its ends. */
 import { alignDown, alignUp } from '../bytes.ts';
 import type { GpaRange } from './layout.ts';
 
-/** Nothing is given back: a VM's devices stay as long as it does. */
-export class RangeAllocator {
-  /** All below is taken. */
-  #start: number;
-  /** All from here on is taken. */
-  #end: number;
-
-  constructor({ gpa, sizeBytes }: GpaRange) {
-    this.#start = gpa;
-    this.#end = gpa + sizeBytes;
-  }
-
-  /** The highest free range that begins at a multiple of `alignBytes`; undefined if none is left. */
-  allocate(sizeBytes: number, alignBytes: number): number | undefined {
-    const gpa = alignDown(this.#end - sizeBytes, alignBytes);
-    if (this.#end - sizeBytes < this.#start || gpa < this.#start) return undefined;
-    this.#end = gpa;
-    return gpa;
-  }
-
-  /** The lowest one. */
-  allocateLow(sizeBytes: number, alignBytes: number): number | undefined {
-    const gpa = alignUp(this.#start, alignBytes);
-    if (gpa + sizeBytes > this.#end) return undefined;
-    this.#start = gpa + sizeBytes;
-    return gpa;
-  }
+/** Bytes from a start that is a multiple of `alignBytes`, which is no less than 1. */
+interface Wanted {
+  sizeBytes: number;
+  alignBytes: number;
 }
+
+/**
+ * The start of the highest range of the window that nothing of `taken` lies in, undefined if there
+ * is none. What is taken may overlap, and lie anywhere: a guest has a say in it.
+ */
+export function highestFree(
+  window: GpaRange,
+  taken: readonly GpaRange[],
+  { sizeBytes, alignBytes }: Wanted,
+): number | undefined {
+  let end = window.gpa + window.sizeBytes;
+  while (end - sizeBytes >= window.gpa) {
+    const gpa = alignDown(end - sizeBytes, alignBytes);
+    if (gpa < window.gpa) return undefined;
+    const other = taken.find((range) => overlap(range, { gpa, sizeBytes }));
+    if (!other) return gpa;
+    end = other.gpa;
+  }
+  return undefined;
+}
+
+/** The same of the lowest one. */
+export function lowestFree(
+  window: GpaRange,
+  taken: readonly GpaRange[],
+  { sizeBytes, alignBytes }: Wanted,
+): number | undefined {
+  const end = window.gpa + window.sizeBytes;
+  let gpa = alignUp(window.gpa, alignBytes);
+  while (gpa + sizeBytes <= end) {
+    const other = taken.find((range) => overlap(range, { gpa, sizeBytes }));
+    if (!other) return gpa;
+    gpa = alignUp(other.gpa + other.sizeBytes, alignBytes);
+  }
+  return undefined;
+}
+
+const overlap = (a: GpaRange, b: GpaRange): boolean =>
+  a.gpa < b.gpa + b.sizeBytes && b.gpa < a.gpa + a.sizeBytes;

@@ -15,7 +15,7 @@ import {
   RateLimitGroupConfig,
   seedPayload,
 } from './config/platform.ts';
-import { DEVICES } from './devices.ts';
+import { DEVICES, type ListField } from './devices.ts';
 
 const fields = {
   cpus: CpusConfig,
@@ -52,6 +52,7 @@ const fields = {
 
 const VmConfig = Type.Object(fields);
 export type VmConfig = Static<typeof VmConfig>;
+export type { ListField };
 
 /** What vm.create takes: either way of naming the payload. */
 export const VmCreateBody = object({ ...fields, ...seedPayload });

@@ -52,7 +52,7 @@ export interface PlacedFunction {
   isVirtio: boolean;
 }
 
-const bdfOf = (slot: number): string => `0000:00:${slot.toString(16).padStart(2, '0')}.0`;
+export const bdfOf = (slot: number): string => `0000:00:${slot.toString(16).padStart(2, '0')}.0`;
 
 export function functionNodes(functions: readonly PlacedFunction[]): DeviceTree {
   const nodes = functions.flatMap(({ id, slot, bars, windows, isVirtio }): DeviceNode[] => {

@@ -28,6 +28,7 @@ import { Rng, RngConfig } from '../devices/virtio/rng.ts';
 import { RtcConfig } from '../devices/virtio/rtc.ts';
 import { Vsock, VsockConfig } from '../devices/virtio/vsock.ts';
 import { WatchdogConfig } from '../devices/virtio/watchdog.ts';
+import { VmmError } from '../errors.ts';
 import { hasBlocks, MemoryConfig } from './config/memory.ts';
 
 /** What is in a slot, or what a virtio transport carries there. */
@@ -149,6 +150,14 @@ export const DEVICES = {
 } as const;
 
 type DeviceField = keyof typeof DEVICES;
+/** Those that a VM has any number of. */
+export type ListField = {
+  [F in DeviceField]: (typeof DEVICES)[F] extends { idPrefix: string } ? F : never;
+}[DeviceField];
+export const LIST_FIELDS = (Object.keys(DEVICES) as DeviceField[]).filter(
+  (field): field is ListField => 'idPrefix' in DEVICES[field],
+);
+
 type DeviceConfigs = { readonly [F in DeviceField]?: unknown };
 type Identified = { readonly id?: string };
 
@@ -178,6 +187,13 @@ function wantedDevices(config: object, kinds: Kinds): WantedDevice[] {
   });
 }
 
+/** The last one under a field. */
+export function lastDevice(config: DeviceConfigs, field: ListField): WantedDevice {
+  const devices = (config[field] ?? []) as readonly unknown[];
+  const last = devices.length - 1;
+  return { kind: KINDS[field] as AnyKind, at: `${field}[${last}]`, config: devices[last] };
+}
+
 /** Those of them that take a PCI slot. */
 export const pciDevices = (config: object, kinds = KINDS): WantedDevice[] =>
   wantedDevices(config, kinds).filter(({ kind }) => !kind.isOffBus);
@@ -195,11 +211,26 @@ export function checkDevices(config: DeviceConfigs): void {
  * refuses these by name, for a guest must not find less than its config says.
  */
 export function unsupportedDevices(config: DeviceConfigs): string[] {
-  return wantedDevices(config, KINDS).flatMap(({ kind, at, config: own }) => {
-    const unserved = kind.unserved?.(own) ?? (kind.create ? [] : ['']);
-    return unserved.map((what) => `${at}${what}`);
-  });
+  return wantedDevices(config, KINDS).flatMap(unservedParts);
 }
+
+function unservedParts({ kind, at, config }: WantedDevice): string[] {
+  const unserved = kind.unserved?.(config) ?? (kind.create ? [] : ['']);
+  return unserved.map((what) => `${at}${what}`);
+}
+
+/**
+ * Whether a device can be made for a VM that runs, as far as that can be known before.
+ * @throws VmmError
+ */
+export function checkPluggable(wanted: WantedDevice): void {
+  const unserved = unservedParts(wanted);
+  if (unserved.length > 0) throw new VmmError('invalid-config', notSupported(unserved));
+  wanted.kind.check?.(wanted.config, wanted.at);
+}
+
+export const notSupported = (names: readonly string[]): string =>
+  `Not supported yet: ${names.join(', ')}`;
 
 export const findBalloon = (devices: Iterable<VirtioDevice | PciFunction>): Balloon | undefined =>
   [...devices].find((device) => device instanceof Balloon);

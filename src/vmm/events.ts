@@ -27,6 +27,7 @@ export type VmmEvent =
         | 'shutdown'
         | 'deleted';
     }
+  | { source: 'vm'; event: 'device-removed'; properties: { id: string; bdf: string } }
   | { source: 'virtio-device'; event: 'activated' | 'reset'; properties: { id: string } }
   | {
       source: 'guest';

@@ -1,10 +1,12 @@
 /**
  * The devices of a booted VM on its PCI bus: made from the config, put into slots, paused and ended
- * together. Nothing here knows what any of them is, but for whether it needs a virtio transport.
+ * together, plugged and unplugged one by one. Nothing here knows what any of them is, but for
+ * whether it needs a virtio transport.
  */
 import { KIB, MIB } from '../bytes.ts';
 import type { DeviceContext, FileMapping, PciFunction } from '../devices/device.ts';
-import { type PciBus, SLOT_COUNT } from '../devices/pci/bus.ts';
+import { DEVICE_SLOTS, type PciBus } from '../devices/pci/bus.ts';
+import type { PciHotplug } from '../devices/pci/hotplug.ts';
 import type { VirtioDevice } from '../devices/virtio/device.ts';
 import { BAR_BYTES } from '../devices/virtio/pci-capabilities.ts';
 import {
@@ -13,9 +15,9 @@ import {
   type VirtioPciOptions,
 } from '../devices/virtio/transport-pci.ts';
 import { VmmError } from '../errors.ts';
-import type { Vm } from '../native.ts';
-import { RangeAllocator } from './allocator.ts';
-import { type DeviceTree, functionNodes } from './device-tree.ts';
+import type { GuestMemory, Vm } from '../native.ts';
+import { highestFree, lowestFree } from './allocator.ts';
+import { bdfOf, type DeviceTree, functionNodes } from './device-tree.ts';
 import { deviceId, type WantedDevice } from './devices.ts';
 import type { OnEvent } from './events.ts';
 import { type DeviceArea, type GpaRange, MEMORY } from './layout.ts';
@@ -26,31 +28,38 @@ const BAR_STEP = { 32: 512 * KIB, 64: 8 * MIB } as const;
 /** Linux maps memory of its own by sections of so much. */
 const WINDOW_STEP = 128 * MIB;
 
-/** Slot 0 has the host bridge. */
-const FIRST_SLOT = 1;
-
 export interface PciDevicesOptions
-  extends Pick<VirtioPciOptions, 'memory' | 'native'>,
-    Omit<DeviceContext, 'id' | 'memory' | 'vm' | 'mapFile' | 'placeBar'> {
+  extends Pick<VirtioPciOptions, 'native'>,
+    Omit<DeviceContext, 'id' | 'vm' | 'mapFile' | 'placeBar'> {
+  memory: GuestMemory;
   vm: VirtioPciOptions['vm'] & Pick<Vm, 'mapMemory'>;
   bus: PciBus;
+  hotplug: Pick<PciHotplug, 'plug' | 'unplug' | 'forget'>;
   area: DeviceArea;
   onEvent: OnEvent;
 }
 
 interface Attached {
   id: string;
+  /** As the config calls its kind. */
+  kind: string;
   windows: GpaRange[];
   slot: number;
   device: VirtioDevice | PciFunction;
   pci: PciFunction;
   isVirtio: boolean;
+  isRemovable: boolean;
+  /** The guest has been asked for it. */
+  isWanted: boolean;
+  /** The guest has let go of it; resolves when nothing is left of it. */
+  gone?: Promise<void>;
 }
 
 export class PciDevices {
   readonly #options: PciDevicesOptions;
-  readonly #bars: Readonly<Record<32 | 64, RangeAllocator>>;
   readonly #attached: Attached[] = [];
+  /** Addresses of the device that is being made. */
+  #reserved: GpaRange[] = [];
   /** By device id, what each found out of what its config leaves open. */
   readonly found = new Map<string, object>();
   /** What of that the next boot must not find otherwise. */
@@ -58,10 +67,6 @@ export class PciDevices {
 
   private constructor(options: PciDevicesOptions) {
     this.#options = options;
-    this.#bars = {
-      32: new RangeAllocator(MEMORY.pci32),
-      64: new RangeAllocator(options.area.pci64),
-    };
   }
 
   /**
@@ -76,7 +81,7 @@ export class PciDevices {
     const devices = new PciDevices(options);
     try {
       const made = wanted.filter(({ kind }) => kind.create);
-      for (const { device, slot } of assignSlots(made)) await devices.#attach(device, slot);
+      for (const { device, slot } of assignSlots(made)) await devices.#attach(device, slot, false);
     } catch (error) {
       await devices.dispose();
       throw error;
@@ -100,9 +105,7 @@ export class PciDevices {
   }
 
   get nodes(): DeviceTree {
-    return functionNodes(
-      this.#attached.map(({ device: _, pci, ...rest }) => ({ ...rest, bars: pci.bars })),
-    );
+    return functionNodes(this.#attached.map(({ pci, ...rest }) => ({ ...rest, bars: pci.bars })));
   }
 
   /** Of each device that counts, by id. */
@@ -111,42 +114,127 @@ export class PciDevices {
     return Object.fromEntries(counted.flatMap(([id, counts]) => (counts ? [[id, counts]] : [])));
   }
 
+  /**
+   * Plugs a device into a running or paused VM, in the slot that its config names or the lowest
+   * free one. If it rejects, nothing is left of it.
+   * @throws VmmError 'conflict' if its id or slot is in use, or as `attach`.
+   */
+  async add(wanted: WantedDevice): Promise<{ id: string; bdf: string }> {
+    const id = deviceId(wanted);
+    if (this.#attached.some((other) => other.id === id)) throw idInUse(id);
+    const taken = this.#attached.map(({ slot }) => slot);
+    const slot = slotOf(wanted) ?? DEVICE_SLOTS.find((slot) => !taken.includes(slot));
+    if (slot === undefined) throw noSlot(wanted.at);
+    if (taken.includes(slot)) throw slotInUse(wanted.at, slot);
+    await this.#attach(wanted, slot, true);
+    this.#options.hotplug.plug(slot);
+    return { id, bdf: bdfOf(slot) };
+  }
+
+  /**
+   * Asks the guest for a device, which goes when the guest lets go of it. A second time asks again.
+   * @throws VmmError 'not-found', or 'invalid-config' if it is one of those that stay.
+   */
+  remove(id: string): void {
+    const device = this.#attached.find((other) => other.id === id);
+    if (!device) throw unknownId(id);
+    if (!device.isRemovable) throw notRemovable(device.kind);
+    device.isWanted = true;
+    if (!device.gone) this.#options.hotplug.unplug(device.slot);
+  }
+
+  /**
+   * The guest lets go of a slot. What the host did not ask for stays where it is: the VM is to have
+   * what its config says, also after a reboot.
+   */
+  eject(slot: number): void {
+    const device = this.#attached.find((other) => other.slot === slot);
+    if (device?.isWanted && !device.gone) device.gone = this.#detach(device);
+  }
+
+  /**
+   * Gives a disk another size, in bytes; its driver is told.
+   * @throws VmmError 'not-found' if it is no disk of ours, or what the disk says.
+   */
+  async resizeDisk(id: string, sizeBytes: number): Promise<void> {
+    const device = this.#attached.find((other) => other.id === id && !other.isWanted);
+    if (!device?.pci.resizeDisk) throw unknownId(id);
+    await device.pci.resizeDisk(sizeBytes);
+  }
+
   /** Resolves when no request is in flight anywhere. The vCPUs stand still meanwhile. */
   async pause(): Promise<void> {
-    await Promise.all(this.#attached.map(({ pci }) => pci.pause()));
+    await Promise.all(this.#attached.map(({ pci, gone }) => gone ?? pci.pause()));
   }
 
   resume(): void {
-    for (const { pci } of this.#attached) pci.resume();
+    for (const { pci, gone } of this.#attached) if (!gone) pci.resume();
   }
 
   /** Once the Vm has stopped, and before its RAM goes. Idempotent. */
   async dispose(): Promise<void> {
-    await Promise.all(this.#attached.splice(0).map(({ pci }) => pci[Symbol.asyncDispose]()));
+    const all = this.#attached.splice(0);
+    await Promise.all(all.map(({ pci, gone }) => gone ?? pci[Symbol.asyncDispose]()));
   }
 
-  async #attach(wanted: WantedDevice, slot: number): Promise<void> {
+  /** @param isPlugged the guest may be at work on the bus. */
+  async #attach(wanted: WantedDevice, slot: number, isPlugged: boolean): Promise<void> {
     const { vm, bus, memory, console, rateLimitGroups, onWarning, blocks } = this.#options;
     const { kind, config } = wanted;
     const id = deviceId(wanted);
     const windows: GpaRange[] = [];
     const placeBar = (width: 32 | 64, sizeBytes: number) => this.#placeBar(id, width, sizeBytes);
-    const device = await kind.create?.(config, {
-      ...{ id, memory, rateLimitGroups, onWarning, console, vm, placeBar, blocks },
-      mapFile: (mapping) => {
-        const gpa = this.#mapFile(id, mapping);
-        windows.push({ gpa, sizeBytes: mapping.sizeBytes });
-        return gpa;
-      },
-    });
-    if (!device) return;
-    const isVirtio = !('space' in device);
-    const pci = isVirtio ? await this.#carry(device, id, kind.barWidth ?? 64) : device;
-    bus.add(slot, pci.space);
-    this.#attached.push({ id, slot, windows, device, pci, isVirtio });
-    if (kind.found) this.found.set(id, kind.found(device));
-    if (kind.kept) this.kept.set(id, kind.kept(device));
+    try {
+      const device = await kind.create?.(config, {
+        ...{ id, memory, rateLimitGroups, onWarning, console, vm, placeBar, blocks },
+        mapFile: (mapping) => {
+          const window = this.#place(id, mapping, isPlugged);
+          this.#map(id, mapping, window, windows);
+          return window.gpa;
+        },
+      });
+      if (!device) return;
+      const isVirtio = !('space' in device);
+      // Linux gives a device that is plugged addresses above 4 GiB.
+      const width = isPlugged ? 64 : (kind.barWidth ?? 64);
+      const pci = isVirtio ? await this.#carry(device, id, width) : device;
+      bus.add(slot, pci.space);
+      const isRemovable = 'idPrefix' in kind;
+      const attached = {
+        ...{ id, kind: wanted.at, windows, slot, device, pci },
+        isVirtio,
+        isRemovable,
+      };
+      this.#attached.push({ ...attached, isWanted: false });
+      if (kind.found) this.found.set(id, kind.found(device));
+      if (kind.kept) this.kept.set(id, kind.kept(device));
+    } catch (error) {
+      await this.#unmap(windows);
+      throw error;
+    } finally {
+      this.#reserved = [];
+    }
   }
+
+  async #detach({ id, slot, pci, windows }: Attached): Promise<void> {
+    const { bus, hotplug, onWarning, onEvent } = this.#options;
+    bus.remove(slot);
+    pci.unplug();
+    hotplug.forget(slot);
+    try {
+      await pci[Symbol.asyncDispose]();
+      await this.#unmap(windows);
+    } catch (error) {
+      onWarning(`Device ${id} did not end in good order: ${(error as Error).message}`);
+    }
+    this.found.delete(id);
+    this.kept.delete(id);
+    const at = this.#attached.findIndex((other) => other.pci === pci);
+    if (at !== -1) this.#attached.splice(at, 1);
+    const properties = { id, bdf: bdfOf(slot) };
+    onEvent({ source: 'vm', event: 'device-removed', properties });
+  }
+
   /** The transport of a virtio device, which is disposed of if there can be none. */
   async #carry(device: VirtioDevice, id: string, width: 32 | 64): Promise<VirtioPci> {
     const { memory, vm, native, onWarning, onEvent } = this.#options;
@@ -168,33 +256,63 @@ export class PciDevices {
   }
 
   #placeBar(id: string, width: 32 | 64, sizeBytes: number): number {
-    const step = Math.max(BAR_STEP[width], sizeBytes);
-    const gpa = this.#bars[width].allocate(sizeBytes, step);
-    if (gpa !== undefined) return gpa;
-    throw noAddresses(id);
+    const window = width === 32 ? MEMORY.pci32 : this.#options.area.pci64;
+    const alignBytes = Math.max(BAR_STEP[width], sizeBytes);
+    const gpa = highestFree(window, this.#taken(), { sizeBytes, alignBytes });
+    if (gpa === undefined) throw noAddresses(id);
+    this.#reserved.push({ gpa, sizeBytes });
+    return gpa;
   }
 
   #placeSharedMemory({ sharedMemory }: VirtioDevice, id: string): number | undefined {
     if (!sharedMemory) return undefined;
-    const sizeBytes = sharedMemoryBarBytes(sharedMemory.sizeBytes);
-    const gpa = this.#bars[64].allocate(sizeBytes, Math.max(sizeBytes, BAR_STEP[64]));
-    if (gpa !== undefined) return gpa;
-    throw noAddresses(id);
+    return this.#placeBar(id, 64, sharedMemoryBarBytes(sharedMemory.sizeBytes));
   }
 
-  #mapFile(id: string, mapping: FileMapping): number {
-    const { memory, vm } = this.#options;
-    const gpa = this.#bars[64].allocateLow(mapping.sizeBytes, WINDOW_STEP);
+  /** Where BARs are now, wherever the guest has put them, and files. */
+  #taken(): GpaRange[] {
+    const ranges = this.#attached.flatMap(({ pci, windows }) => [...pci.bars, ...windows]);
+    return [...ranges, ...this.#reserved];
+  }
+
+  /**
+   * The guest may be about to put a BAR into the lowest free addresses: what is plugged leaves it
+   * some.
+   */
+  #place(id: string, mapping: FileMapping, isPlugged: boolean): GpaRange {
+    const spareBytes = isPlugged ? WINDOW_STEP : 0;
+    const gpa = lowestFree(this.#options.area.pci64, this.#taken(), {
+      sizeBytes: spareBytes + mapping.sizeBytes,
+      alignBytes: WINDOW_STEP,
+    });
     if (gpa === undefined) throw noAddresses(id);
+    return { gpa: gpa + spareBytes, sizeBytes: mapping.sizeBytes };
+  }
+
+  /** `windows` has it as soon as there is something to take away again. */
+  #map(id: string, mapping: FileMapping, window: GpaRange, windows: GpaRange[]): void {
+    const { memory, vm } = this.#options;
     try {
-      memory.addRegion({ ...mapping, gpa, shared: true, thp: false });
+      memory.addRegion({ ...mapping, gpa: window.gpa, shared: true, thp: false });
+      windows.push(window);
+      this.#reserved.push(window);
       vm.mapMemory();
-      return gpa;
     } catch (cause) {
       throw new VmmError('host', `The host cannot map the file of device ${id}`, cause);
     }
   }
+
+  async #unmap(windows: readonly GpaRange[]): Promise<void> {
+    if (windows.length === 0) return;
+    const { memory, vm } = this.#options;
+    const emptied = windows.map(({ gpa }) => memory.removeRegion(gpa));
+    vm.mapMemory();
+    await Promise.all(emptied);
+  }
 }
+
+const slotOf = ({ config }: WantedDevice): number | undefined =>
+  (config as { pci_device_id?: number }).pci_device_id;
 
 const noAddresses = (id: string): VmmError =>
   new VmmError(
@@ -202,19 +320,50 @@ const noAddresses = (id: string): VmmError =>
     `No addresses are left for device ${id}: give the VM less memory or more cpus.max_phys_bits`,
   );
 
+const noSlot = (at: string): VmmError =>
+  new VmmError(
+    'invalid-config',
+    'Could not find an available device slot on the PCI bus',
+    new Error(`${at} finds every slot taken: give the VM fewer devices`),
+  );
+
+const slotInUse = (at: string, slot: number): VmmError =>
+  new VmmError(
+    'conflict',
+    `Valid PCI device identifier but already used: ${slot}`,
+    new Error(`${at}.pci_device_id is ${slot}: name a free slot, or none to be given one`),
+  );
+
+const idInUse = (id: string): VmmError =>
+  new VmmError(
+    'conflict',
+    'Failed to validate config',
+    new Error(`Identifier ${id} is not unique`, {
+      cause: new Error(`The guest has not let go of ${id} yet: wait, or give another id`),
+    }),
+  );
+
+const unknownId = (id: string): VmmError =>
+  new VmmError(
+    'not-found',
+    'Error from device manager',
+    new Error(`Failed to find device corresponding to the given identifier: ${id}`),
+  );
+
+const notRemovable = (kind: string): VmmError =>
+  new VmmError(
+    'invalid-config',
+    'Error from device manager',
+    new Error(`Not allowed to remove this type of device from the VM: ${kind}`),
+  );
+
 /** Slots that devices ask for are taken first; the others get the lowest free ones, in order. */
 function assignSlots(wanted: readonly WantedDevice[]): { device: WantedDevice; slot: number }[] {
-  const asked = wanted.map(({ config }) => (config as { pci_device_id?: number }).pci_device_id);
-  const free = Array.from({ length: SLOT_COUNT }, (_, slot) => slot)
-    .slice(FIRST_SLOT)
-    .filter((slot) => !asked.includes(slot));
+  const asked = wanted.map(slotOf);
+  const free = DEVICE_SLOTS.filter((slot) => !asked.includes(slot));
   return wanted.map((device, i) => {
     const slot = asked[i] ?? free.shift();
-    if (slot !== undefined) return { device, slot };
-    throw new VmmError(
-      'invalid-config',
-      'Could not find an available device slot on the PCI bus',
-      new Error(`${device.at} finds every slot taken: give the VM fewer devices`),
-    );
+    if (slot === undefined) throw noSlot(device.at);
+    return { device, slot };
   });
 }

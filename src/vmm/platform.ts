@@ -10,7 +10,8 @@ import type { AmlSource, BusDevice } from '../devices/device.ts';
 import { Cmos } from '../devices/legacy/cmos.ts';
 import { I8042 } from '../devices/legacy/i8042.ts';
 import { Serial } from '../devices/legacy/serial.ts';
-import { PciBus } from '../devices/pci/bus.ts';
+import { DEVICE_SLOTS, PciBus } from '../devices/pci/bus.ts';
+import { PCI_SCAN, PciHotplug } from '../devices/pci/hotplug.ts';
 import type { Vm } from '../native.ts';
 import { madtEntry, type Processor } from './acpi/tables.ts';
 import {
@@ -34,10 +35,13 @@ export interface PlatformOptions {
   /** The guest asked for it. Called while it waits for the answer, so they only start the work. */
   onReset: () => void;
   onPowerOff: () => void;
+  /** The guest lets go of a PCI slot. */
+  onEject: (slot: number) => void;
 }
 
 export interface Platform {
   pci: PciBus;
+  pciHotplug: PciHotplug;
   pressPowerButton: () => void;
   /** Whether another module of memory can be plugged. */
   readonly hasMemorySlot: boolean;
@@ -52,7 +56,7 @@ export interface Platform {
 
 /** Makes the devices and claims their addresses. */
 export function buildPlatform(options: PlatformOptions): Platform {
-  const { vm, ramBytes, area, processors, onReset, onPowerOff } = options;
+  const { vm, ramBytes, area, processors, onReset, onPowerOff, onEject } = options;
   const [below, above] = ramRegions(ramBytes);
   const pci = new PciBus({
     port: PORTS.pci.base,
@@ -62,13 +66,17 @@ export function buildPlatform(options: PlatformOptions): Platform {
   });
   const shutdown = new Shutdown({ port: PORTS.shutdown.base, onReset, onPowerOff });
   const memory = new MemoryHotplug({ gpa: area.memoryHotplug.gpa });
-  const scans = { cpus: CPU_SCAN, memory: MEMORY_SCAN };
+  const scans = { cpus: CPU_SCAN, memory: MEMORY_SCAN, pci: PCI_SCAN };
   const ged = new Ged({ gpa: area.ged.gpa, gsi: GSI.ged, irq: vm.irq(GSI.ged), scans });
   const cpuHotplug = new CpuHotplug({
     gpa: area.cpuHotplug.gpa,
     madtEntries: processors.map(madtEntry),
     presentCount: processors.filter(({ present }) => present).length,
     onEject: (vcpu) => vm.unplug(vcpu),
+  });
+  const pciHotplug = new PciHotplug({
+    ...{ gpa: area.pciHotplug.gpa, slots: DEVICE_SLOTS, onEject },
+    notify: () => ged.notify('pci'),
   });
   const cmos = new Cmos({
     port: PORTS.cmos.base,
@@ -80,12 +88,14 @@ export function buildPlatform(options: PlatformOptions): Platform {
   const i8042 = new I8042({ port: PORTS.i8042.base, onReset });
   const serial = new Serial({ port: PORTS.serial.base, gsi: GSI.serial });
 
-  for (const device of [pci.ports, pci.ecam, shutdown, ged, cmos, i8042, memory, cpuHotplug])
+  for (const device of [pci.ports, pci.ecam, pciHotplug, shutdown, ged, cmos, i8042])
     claim(vm, device);
+  for (const device of [memory, cpuHotplug]) claim(vm, device);
   vm.pmTimer(PORTS.pmTimer.base);
   for (const { base, count } of [PORTS.post, PORTS.firmwareDebug]) vm.sink(base, count);
   return {
     pci,
+    pciHotplug,
     pressPowerButton: () => ged.notify('powerButton'),
     cpuHotplug,
     notifyCpus: () => ged.notify('cpus'),
@@ -96,7 +106,16 @@ export function buildPlatform(options: PlatformOptions): Platform {
       memory.insert(gpa, sizeBytes);
       ged.notify('memory');
     },
-    aml: [pci, shutdown, ged, cmos, memory, ...(options.serial ? [serial] : []), cpuHotplug],
+    aml: [
+      pci,
+      pciHotplug,
+      shutdown,
+      ged,
+      cmos,
+      memory,
+      ...(options.serial ? [serial] : []),
+      cpuHotplug,
+    ],
   };
 }
 

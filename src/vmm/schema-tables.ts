@@ -5,6 +5,7 @@
  * its place (scripts/build/schema-tables.ts), so that the product loads no TypeBox.
  */
 import type { Schema } from '../schema.ts';
+import { RemoveDeviceConfig, ResizeDiskConfig } from './config/plugging.ts';
 import { ResizeConfig } from './config/resize.ts';
 import { RestoreConfig } from './config/restore.ts';
 import { VmCreateBody } from './config.ts';
@@ -16,4 +17,6 @@ export const SCHEMAS = {
   vmCreate: plain(VmCreateBody),
   restore: plain(RestoreConfig),
   resize: plain(ResizeConfig),
+  resizeDisk: plain(ResizeDiskConfig),
+  removeDevice: plain(RemoveDeviceConfig),
 };

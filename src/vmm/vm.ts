@@ -24,7 +24,7 @@ import { type Consoles, Ports } from './consoles.ts';
 import { apicId, flatTopology, physBits, type Topology } from './cpuid.ts';
 import { type CpuFacts, Cpus, vcpuCpuid, vcpuOptions } from './cpus.ts';
 import { type DeviceTree, platformNodes } from './device-tree.ts';
-import { findBalloon, findMem, pciDevices } from './devices.ts';
+import { findBalloon, findMem, pciDevices, type WantedDevice } from './devices.ts';
 import type { OnEvent } from './events.ts';
 import { deviceArea, MEMORY } from './layout.ts';
 import { PciDevices } from './pci-devices.ts';
@@ -87,9 +87,13 @@ export class Vm {
         onEvent: (event) => onEvent(event, hooks),
       });
       ports = new Ports(vm, consoles);
-      const platform = buildPlatform({ vm, serial: consoles.serial.isThere, ...machine, ...hooks });
+      const platform = buildPlatform({
+        ...{ vm, serial: consoles.serial.isThere, ...machine, ...hooks },
+        onEject: (slot) => devices?.eject(slot),
+      });
       devices = await PciDevices.attach(pciDevices(config), {
         ...{ vm, memory, native, bus: platform.pci, area: machine.area },
+        hotplug: platform.pciHotplug,
         ...{ console: ports.console, onWarning: hooks.onWarning, onEvent: hooks.onEvent },
         ...{ rateLimitGroups: rateLimitGroups(config), blocks: ram.blocks },
       });
@@ -185,6 +189,21 @@ export class Vm {
     const heldBytes = findBalloon(this.#devices.all)?.heldBytes ?? 0;
     const pluggedBytes = findMem(this.#devices.all)?.pluggedBytes ?? 0;
     return Math.max(0, this.#ram.sizeBytes + pluggedBytes - heldBytes);
+  }
+
+  /** Where the guest will find it. @throws VmmError as PciDevices.add */
+  addDevice(wanted: WantedDevice): Promise<{ id: string; bdf: string }> {
+    return this.#devices.add(wanted);
+  }
+
+  /** The guest is asked for it, no more. @throws VmmError as PciDevices.remove */
+  async removeDevice(id: string): Promise<void> {
+    this.#devices.remove(id);
+  }
+
+  /** @throws VmmError as PciDevices.resizeDisk */
+  resizeDisk(id: string, sizeBytes: number): Promise<void> {
+    return this.#devices.resizeDisk(id, sizeBytes);
   }
 
   get deviceTree(): DeviceTree {

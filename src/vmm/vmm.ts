@@ -2,14 +2,28 @@
  * The VMM: holds at most one VM, as its config and, once booted, as a `Vm`. Every verb of the API
  * is a method here; they run one after another, and none can hang, whatever the guest does.
  */
+import { closeSync } from 'node:fs';
 import { errorChain, VmmError } from '../errors.ts';
-import { checkBootable, checkConfig } from './config/check.ts';
+import { checkBootable, checkChange, checkConfig } from './config/check.ts';
 import { ramBytes, resizedRam } from './config/memory.ts';
+import {
+  checkDiskSize,
+  type ResizeDiskConfig,
+  withDevice,
+  withoutDevice,
+} from './config/plugging.ts';
 import { type ResizeConfig, resizeCpus } from './config/resize.ts';
 import type { VmConfig } from './config.ts';
 import { Consoles } from './consoles.ts';
 import type { DeviceTree } from './device-tree.ts';
-import { assignIds, checkDevices, withFound } from './devices.ts';
+import {
+  assignIds,
+  checkDevices,
+  checkPluggable,
+  type ListField,
+  lastDevice,
+  withFound,
+} from './devices.ts';
 import type { OnEvent, VmmEvent } from './events.ts';
 import { nextState, notCreated, type State, type Verb } from './states.ts';
 import { checkFiles, Vm } from './vm.ts';
@@ -45,10 +59,18 @@ interface Created<Dialect> {
   consoles: Consoles;
   /** Of the next device that gets an id. */
   nextId: number;
+  /** Files of taps that clients sent, as long as the config names them. */
+  readonly fds: Set<number>;
+}
+
+/** A device of a VM that is booted: where the guest finds it. */
+export interface PlacedDevice {
+  id: string;
+  bdf: string;
 }
 
 /** What the event monitor is told of a VM. */
-type VmStep = Extract<VmmEvent, { source: 'vm' }>['event'];
+type VmStep = Exclude<Extract<VmmEvent, { source: 'vm' }>['event'], 'device-removed'>;
 
 /** Of verbs: before the work, and after it if it did not fail. */
 const STEPS: { readonly [V in Verb]?: readonly [VmStep, VmStep] } = {
@@ -77,6 +99,19 @@ const FAILURE: Record<Verb | 'info', string> = {
   addDevice: 'The device could not be added to the VM',
   removeDevice: 'The device could not be removed from the VM',
   info: 'The VM info is not available',
+};
+
+/** What could not be added, by field of the config. */
+const ADDED: Record<ListField, string> = {
+  disks: 'disk',
+  net: 'network device',
+  generic_vhost_user: 'generic vhost-user device',
+  fs: 'fs',
+  pmem: 'pmem device',
+  vsock: 'vsock device',
+  vdpa: 'vDPA device',
+  devices: 'device',
+  user_devices: 'user device',
 };
 
 export class Vmm<Dialect> {
@@ -190,6 +225,47 @@ export class Vmm<Dialect> {
     });
   }
 
+  /** The guest sees the new size. */
+  resizeDisk(wanted: ResizeDiskConfig): Promise<void> {
+    return this.#do('resizeDisk', async () => {
+      checkDiskSize(wanted);
+      await this.#vm?.resizeDisk(wanted.id, wanted.desired_size);
+    });
+  }
+
+  /**
+   * Without a guest it becomes part of the config, and nothing is returned.
+   * @param read gives the device as the dialect of the VM has it.
+   * @param fds of the tap of a network card: taken out of the list if all goes well.
+   */
+  addDevice(
+    field: ListField,
+    read: (dialect: Dialect) => object,
+    fds: number[] = [],
+  ): Promise<PlacedDevice | undefined> {
+    const work = async () => {
+      const created = this.#existing();
+      const device = { ...read(created.dialect), ...(fds.length > 0 && { fds: [...fds] }) };
+      const placed = await this.#add(created, field, device);
+      for (const fd of fds.splice(0)) created.fds.add(fd);
+      return placed;
+    };
+    return this.#do('addDevice', work, `The ${ADDED[field]} could not be added to the VM`);
+  }
+
+  /** A guest is asked for it; the config is without it at once. */
+  removeDevice(id: string): Promise<void> {
+    return this.#do('removeDevice', async () => {
+      const created = this.#existing();
+      const config = withoutDevice(created.config, id);
+      if (this.#vm) await this.#vm.removeDevice(id);
+      else if (!config) throw new VmmError('not-found', `No device with id "${id}" to remove`);
+      created.config = config ?? created.config;
+      const named = new Set(created.config.net?.flatMap(({ fds = [] }) => fds));
+      closeAll(created.fds, (fd) => !named.has(fd));
+    });
+  }
+
   /** Ends the VM, then the process. Idempotent. */
   async exit(code: number): Promise<void> {
     if (this.#exiting) return;
@@ -208,6 +284,24 @@ export class Vmm<Dialect> {
     if (this.#vm) await apply(this.#vm);
     else checkConfig(config);
     created.config = config;
+  }
+
+  async #add(
+    created: Created<Dialect>,
+    field: ListField,
+    device: object,
+  ): Promise<PlacedDevice | undefined> {
+    const vm = this.#vm;
+    const wanted = withDevice(created.config, field, device);
+    const named = vm && assignIds(wanted, created.nextId);
+    const config = named?.config ?? wanted;
+    checkChange(created.config, config);
+    if (!vm) checkDevices({ [field]: config[field] });
+    else checkPluggable(lastDevice(config, field));
+    const placed = await vm?.addDevice(lastDevice(config, field));
+    created.config = config;
+    created.nextId = named?.counter ?? created.nextId;
+    return placed;
   }
 
   async #boot(): Promise<void> {
@@ -255,6 +349,7 @@ export class Vmm<Dialect> {
     await this.#shutdown();
     if (vm) this.#tell('shutdown');
     created?.consoles.close();
+    closeAll(created?.fds);
     this.#created = undefined;
     if (created) this.#tell('deleted');
   }
@@ -271,7 +366,10 @@ export class Vmm<Dialect> {
   #keep(config: VmConfig, dialect: Dialect): void {
     const consoles = new Consoles(config);
     const found = new Map();
-    this.#created = { config: consoles.named(config), found, dialect, consoles, nextId: 0 };
+    this.#created = {
+      ...{ config: consoles.named(config), found, dialect, consoles },
+      ...{ nextId: 0, fds: new Set() },
+    };
   }
 
   #existing(): Created<Dialect> {
@@ -340,5 +438,13 @@ export class Vmm<Dialect> {
     const done = this.#turn.then(work);
     this.#turn = done.catch(() => {});
     return done;
+  }
+}
+
+/** Those that `isOver` says; they are no longer in the set. */
+function closeAll(fds = new Set<number>(), isOver = (_: number) => true): void {
+  for (const fd of [...fds].filter(isOver)) {
+    closeSync(fd);
+    fds.delete(fd);
   }
 }

@@ -16,7 +16,8 @@ import { MEMORY_SCAN, MemoryHotplug } from '../../src/devices/acpi/memory-hotplu
 import { Shutdown } from '../../src/devices/acpi/shutdown.ts';
 import { Cmos } from '../../src/devices/legacy/cmos.ts';
 import { Serial } from '../../src/devices/legacy/serial.ts';
-import { PciBus } from '../../src/devices/pci/bus.ts';
+import { DEVICE_SLOTS, PciBus } from '../../src/devices/pci/bus.ts';
+import { PCI_SCAN, PciHotplug } from '../../src/devices/pci/hotplug.ts';
 import { dsdtTerms } from '../../src/vmm/acpi/dsdt.ts';
 import { buildAcpi, madtEntry } from '../../src/vmm/acpi/tables.ts';
 import { deviceArea, ECAM_SEGMENT_BYTES, GSI, MEMORY, PORTS } from '../../src/vmm/layout.ts';
@@ -38,6 +39,10 @@ function machine(boot = 1, max = 2) {
       window32: MEMORY.pci32,
       window64: area.pci64,
     }),
+    new PciHotplug({
+      ...{ gpa: area.pciHotplug.gpa, slots: DEVICE_SLOTS },
+      ...{ notify: noop, onEject: noop },
+    }),
     new Serial({ port: PORTS.serial.base, gsi: GSI.serial }),
     new Cmos({
       port: PORTS.cmos.base,
@@ -52,7 +57,7 @@ function machine(boot = 1, max = 2) {
       gpa: area.ged.gpa,
       gsi: GSI.ged,
       irq: { trigger: noop },
-      scans: { cpus: CPU_SCAN, memory: MEMORY_SCAN },
+      scans: { cpus: CPU_SCAN, memory: MEMORY_SCAN, pci: PCI_SCAN },
     }),
     new CpuHotplug({
       gpa: area.cpuHotplug.gpa,
@@ -309,6 +314,21 @@ describe('the DSDT', () => {
     });
   });
 
+  test('an event with the bit of PCI has the guest look at slots, and asks it for some', async () => {
+    const said = await interpret('evaluate \\_SB.GED._EVT 13', table('DSDT').bytes, 4);
+    const notified = [...said.matchAll(/Notify on \[(S\d{3})\] \S+ Value (0x\d\d)/g)];
+    const slots = ['S002', 'S010', 'S018', 'S026'];
+    // The interpreter notifies from threads, in any order.
+    expect(notified.map(([, slot, value]) => `${value} ${slot}`).sort()).toEqual(
+      ['0x01', '0x03'].flatMap((value) => slots.map((slot) => `${value} ${slot}`)),
+    );
+  });
+
+  test('letting go of a slot writes its bit', async () => {
+    const said = await interpret('evaluate \\_SB.PC00.S031._EJ0 1', table('DSDT').bytes);
+    expect(said).not.toMatch(/ERROR|Exception|AE_/);
+  });
+
   test('_OSC grants what the machine has, and marks what it withholds or does not know', async () => {
     const bridge = '5B4DDB33F71F1C4096577441C03DD766';
     const ask = (id: string, revision: number, wanted: string): string =>
@@ -335,7 +355,7 @@ describe('the DSDT', () => {
   test('every _CRS survives the conversion to resources and back', async () => {
     const said = await interpret('resources', table('DSDT').bytes);
 
-    expect(said.match(/EndTag Resource/g)).toHaveLength(16);
+    expect(said.match(/EndTag Resource/g)).toHaveLength(17);
     expect(said).not.toMatch(/ERROR|Invalid|mismatch/i);
   });
 });

@@ -8,7 +8,12 @@ import * as aml from '../acpi/aml.ts';
 import type { AmlSource, BusDevice } from '../device.ts';
 import { ConfigSpace, FUNCTION_BYTES } from './config-space.ts';
 
-export const SLOT_COUNT = 32;
+const SLOT_COUNT = 32;
+/** Of devices: slot 0 has the host bridge. */
+export const DEVICE_SLOTS: readonly number[] = Array.from(
+  { length: SLOT_COUNT },
+  (_, n) => n,
+).slice(1);
 const FUNCTIONS_PER_SLOT = 8;
 
 const ADDRESS = 0; // offset of 0xcf8

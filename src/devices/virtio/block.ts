@@ -109,6 +109,8 @@ export class Block implements VirtioDevice {
   readonly #limiter: RateLimiter | undefined;
   readonly #counters = new native.BlockCounters();
   #engine: BlockEngine | undefined;
+  #configChanged = (): void => {};
+  #isPaused = false;
   /** Until it is known what the driver took, it may be any. */
   #isCacheSettable = true;
   #preallocated: Promise<void> = Promise.resolve();
@@ -157,7 +159,8 @@ export class Block implements VirtioDevice {
     this.#engine?.setWriteback(isOn);
   }
 
-  activate({ features, queues, needsReset }: Activation): void {
+  activate({ features, queues, configChanged, needsReset }: Activation): void {
+    this.#configChanged = configChanged;
     const { image_type, disable_io_uring, disable_aio, queue_affinity = [] } = this.#config;
     // A driver that cannot flush gets write-through, §5.2.5.2.
     this.#isCacheSettable = (features & F_FLUSH) !== 0n && (features & F_CONFIG_WCE) !== 0n;
@@ -188,11 +191,28 @@ export class Block implements VirtioDevice {
   }
 
   async pause(): Promise<void> {
+    this.#isPaused = true;
     await this.#engine?.pause();
   }
 
   resume(): void {
+    this.#isPaused = false;
     this.#engine?.resume();
+  }
+
+  /** What lies beyond a smaller size is gone. §5.2.5: the driver reads the capacity again. */
+  async resizeDisk(sizeBytes: number): Promise<void> {
+    const engine = this.#engine;
+    if (!this.#isPaused) await engine?.pause();
+    try {
+      await this.#image.resize(sizeBytes);
+    } finally {
+      // The driver may have reset it meanwhile.
+      if (!this.#isPaused && this.#engine === engine) engine?.resume();
+    }
+    const capacity = this.#image.sizeBytes / SECTOR_BYTES;
+    this.config.set(new Writer(8).u64(0, capacity).bytes, CAPACITY);
+    this.#configChanged();
   }
 
   counters(): DiskCounters {

@@ -49,6 +49,11 @@ export interface VirtioDevice {
   memoryChanged?(): Promise<void>;
   /** What it counted since it was made, by the names of `vm.counters`. At any time. */
   counters?(): Readonly<Record<string, number>>;
+  /**
+   * Of a disk: changes its size, in bytes, and tells the driver. Not while another verb is at work.
+   * @throws VmmError
+   */
+  resizeDisk?(sizeBytes: number): Promise<void>;
   /** Closes what the constructor opened. The device is reset before. Idempotent. */
   [Symbol.asyncDispose](): Promise<void>;
 }

@@ -4,6 +4,7 @@
  */
 import type { BigIntStats } from 'node:fs';
 import { alignDown } from '../../bytes.ts';
+import { VmmError } from '../../errors.ts';
 import { native } from '../../native.ts';
 import type { DiskGeometry, DiskImage as Handle, ImageFormat } from '../../native-disks.ts';
 import { type ChainLink, type ImageConfig, openChain, unusable } from './image-chain.ts';
@@ -83,6 +84,24 @@ export class DiskImage {
 
   get stat(): BigIntStats {
     return this.#file.stat;
+  }
+
+  /** Nothing may be in flight. @throws VmmError 'invalid-config', and nothing is changed. */
+  async resize(sizeBytes: number): Promise<void> {
+    try {
+      await this.handle.resize(sizeBytes);
+    } catch (cause) {
+      const { code } = cause as NodeJS.ErrnoException;
+      const remedy =
+        code === 'EOPNOTSUPP'
+          ? `${this.#file.path} is of type ${this.type}: only raw images can be resized`
+          : `desired_size is ${sizeBytes}: give what ${this.#file.path} can have or has`;
+      throw new VmmError(
+        'invalid-config',
+        'Error from device manager',
+        new Error('Disk resize error', { cause: new Error(remedy, { cause }) }),
+      );
+    }
   }
 
   /** Has the host set aside room for all of a raw one. */

@@ -60,6 +60,7 @@ interface Region {
 
 export class VirtioPci implements AccessHandler, PciFunction {
   readonly space: ConfigSpace;
+  readonly resizeDisk: ((sizeBytes: number) => Promise<void>) | undefined;
   readonly #options: VirtioPciOptions;
   readonly #device: VirtioDevice;
   readonly #common: CommonConfig;
@@ -85,6 +86,7 @@ export class VirtioPci implements AccessHandler, PciFunction {
     this.#options = options;
     this.#device = device;
     this.#barGpa = bar.gpa;
+    this.resizeDisk = device.resizeDisk?.bind(device);
     this.#common = new CommonConfig({
       features: device.features | F_VERSION_1,
       queueSizes: device.queueSizes,

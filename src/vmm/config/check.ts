@@ -1,13 +1,14 @@
 /** Whether a config whose parts are well-formed makes sense as a whole, and on this host. */
 import { VmmError } from '../../errors.ts';
 import type { VmConfig } from '../config.ts';
-import { unsupportedDevices } from '../devices.ts';
+import { notSupported, unsupportedDevices } from '../devices.ts';
 import { type HostFacts, systemHost } from '../host.ts';
 import { CPU_RULES } from './rules/cpus.ts';
 import { MACHINE_RULES } from './rules/machine.ts';
 import { MEMORY_RULES } from './rules/memory.ts';
 import { NETWORK_RULES } from './rules/network.ts';
 import { PCI_RULES } from './rules/pci.ts';
+import type { Fault } from './rules/rule.ts';
 import { STORAGE_RULES } from './rules/storage.ts';
 
 const RULES = [
@@ -29,11 +30,24 @@ const RULES = [
 export function checkConfig(config: VmConfig, host: HostFacts = systemHost): void {
   for (const rule of RULES) {
     const fault = rule(config, host);
-    if (fault === undefined) continue;
-    const { text, remedy, kind = 'invalid-config' } = fault;
-    const cause = new Error(text, { cause: new Error(remedy) });
-    throw new VmmError(kind, 'Failed to validate config', cause);
+    if (fault) throw failure(fault);
   }
+}
+
+/**
+ * The same for a config that has something more than another, which runs: what is not as it should
+ * be with both, such as queues for vCPUs that were taken away, does not stand in the way.
+ */
+export function checkChange(from: VmConfig, to: VmConfig, host: HostFacts = systemHost): void {
+  for (const rule of RULES) {
+    const fault = rule(to, host);
+    if (fault && rule(from, host)?.remedy !== fault.remedy) throw failure(fault);
+  }
+}
+
+function failure({ text, remedy, kind }: Fault): VmmError {
+  const cause = new Error(text, { cause: new Error(remedy) });
+  return new VmmError(kind ?? 'invalid-config', 'Failed to validate config', cause);
 }
 
 /** What SMBIOS tells the guest of the machine. */
@@ -86,7 +100,7 @@ export function checkBootable(config: VmConfig): void {
   if (names.length > 0)
     throw new VmmError(
       'invalid-config',
-      `Not supported yet: ${names.join(', ')}`,
+      notSupported(names),
       new Error('Create the VM without what is named'),
     );
 }

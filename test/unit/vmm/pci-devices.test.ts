@@ -1,11 +1,11 @@
-import { expect, test } from 'vitest';
+import { describe, expect, test } from 'vitest';
 import { MIB } from '../../../src/bytes.ts';
 import { PciBus } from '../../../src/devices/pci/bus.ts';
 import { ConfigSpace } from '../../../src/devices/pci/config-space.ts';
 import { errorChain, VmmError } from '../../../src/errors.ts';
-import type { Native } from '../../../src/native.ts';
+import type { GuestMemory, Native } from '../../../src/native.ts';
 import { object } from '../../../src/schema.ts';
-import { type Kinds, pciDevices } from '../../../src/vmm/devices.ts';
+import { type Kinds, pciDevices, type WantedDevice } from '../../../src/vmm/devices.ts';
 import { deviceArea, MEMORY } from '../../../src/vmm/layout.ts';
 import { PciDevices } from '../../../src/vmm/pci-devices.ts';
 import { Echo } from '../support/echo.ts';
@@ -39,6 +39,9 @@ function machine(make: (id: string) => Echo = () => new Echo(), others: Kinds = 
     ...others,
   };
   const vm = new FakeVm();
+  const removed: string[] = [];
+  const told: string[] = [];
+  const tell = (what: string) => (slot: number) => void told.push(`${what} ${slot}`);
   const bus = new PciBus({
     port: 0xcf8,
     ecam: { gpa: MEMORY.ecam.gpa, sizeBytes: MIB },
@@ -49,17 +52,27 @@ function machine(make: (id: string) => Echo = () => new Echo(), others: Kinds = 
     Native,
     'EventFd' | 'Virtqueue'
   >;
-  const attach = (config: object, area = AREA) =>
+  const attach = (config: object, area = AREA, memory = NO_MEMORY) =>
     PciDevices.attach(pciDevices(config, kinds), {
-      ...{ bus, area, vm, native, memory: NO_MEMORY, console: new FakeCharHost() },
+      hotplug: { plug: tell('plug'), unplug: tell('unplug'), forget: tell('forget') },
+      ...{ bus, area, vm, native, memory, console: new FakeCharHost() },
       rateLimitGroups: new Map(),
       blocks: NO_BLOCKS,
       onWarning: (message) => warnings.push(message),
-      onEvent: () => {},
+      onEvent: (told) => {
+        if (told.event === 'device-removed')
+          removed.push(`${told.properties.id} ${told.properties.bdf}`);
+      },
     });
   /** Slots of the bus that have a function, with its device id. */
   const slots = () => Array.from({ length: 32 }, (_, slot) => bus.ecam.read(slot << 15, 4) >>> 16);
-  return { attach, made, warnings, vm, bus, slots };
+  /** A device as vm.add-* wants it. */
+  const wanted = (kind: string, config: object): WantedDevice => {
+    const [device] = pciDevices({ [kind]: [config] }, kinds);
+    if (!device) throw new Error(`No kind ${kind}`);
+    return device;
+  };
+  return { attach, made, warnings, vm, bus, slots, wanted, told, removed };
 }
 
 const nodes = ({ nodes }: PciDevices) =>
@@ -254,4 +267,203 @@ test('what devices find out is kept by id, and what is odd is told with it', asy
 test('a kind that nothing serves takes no slot', async () => {
   const { attach } = machine();
   expect((await attach({ unserved: {} })).nodes).toEqual({});
+});
+
+/** RAM that knows what was added to it. */
+function countingMemory() {
+  const regions = new Map<number, number>();
+  const memory: GuestMemory = {
+    ...NO_MEMORY,
+    addRegion: ({ gpa, sizeBytes }) => void regions.set(gpa, sizeBytes),
+    removeRegion: async (gpa) => void regions.delete(gpa),
+  };
+  return { memory, regions };
+}
+
+/** A kind that has a file mapped; where is in `gpas`. */
+function mapped(gpas: number[], make = () => new Echo()): Kinds {
+  const create: Kinds[string]['create'] = (_, { mapFile }) => {
+    const mapping = { sizeBytes: 2 * MIB, fd: 0, mergeable: false };
+    gpas.push(mapFile({ ...mapping, privateCopy: false, readonly: false }));
+    return make();
+  };
+  return { mapped: { schema: object({}), idPrefix: '_mapped', create } };
+}
+
+describe('plugging', () => {
+  test('a device gets the lowest free slot and a BAR above 4 GiB, and the guest is told', async () => {
+    const { attach, wanted, told, slots } = machine();
+    const devices = await attach({ plain: [{ id: 'a' }, { id: 'c', pci_device_id: 3 }] });
+
+    expect(await devices.add(wanted('disks', { id: 'b' }))).toEqual({
+      id: 'b',
+      bdf: '0000:00:02.0',
+    });
+
+    expect(told).toEqual(['plug 2']);
+    expect(slots().slice(0, 5)).toEqual([0x0d57, 0x106a, 0x106a, 0x106a, 0xffff]);
+    expect(nodes(devices)).toContainEqual(['b', '0000:00:02.0', 'Mmio64', 'fffe800000']);
+  });
+
+  test('the slot that it asks for is its own, or refused', async () => {
+    const { attach, wanted, made } = machine();
+    const devices = await attach({});
+    const { bdf } = await devices.add(wanted('plain', { id: 'a', pci_device_id: 20 }));
+    expect(bdf).toBe('0000:00:14.0');
+
+    const again = devices.add(wanted('plain', { id: 'b', pci_device_id: 20 }));
+    await expect(again).rejects.toMatchObject({ kind: 'conflict' });
+    expect(made).toHaveLength(1);
+  });
+
+  test('of more than 31 the last is refused, and fits when another has gone', async () => {
+    const { attach, wanted } = machine();
+    const devices = await attach({});
+    for (let n = 0; n < 31; n++) await devices.add(wanted('plain', { id: `p${n}` }));
+    const failure: unknown = await devices.add(wanted('plain', { id: 'x' })).catch((e) => e);
+    expect(errorChain(failure)[0]).toBe('Could not find an available device slot on the PCI bus');
+
+    devices.remove('p7');
+    devices.eject(8);
+    await devices.pause();
+    expect(await devices.add(wanted('plain', { id: 'x' }))).toMatchObject({ bdf: '0000:00:08.0' });
+  });
+
+  test('an id is in use until the guest has let go of it', async () => {
+    const { attach, wanted } = machine();
+    const devices = await attach({ plain: [{ id: 'a' }] });
+    devices.remove('a');
+    const again = devices.add(wanted('plain', { id: 'a' }));
+    await expect(again).rejects.toMatchObject({ kind: 'conflict' });
+  });
+
+  test('a failed add leaves nothing, and the next gets what it would have had', async () => {
+    const { memory, regions } = countingMemory();
+    const gpas: number[] = [];
+    const { attach, wanted, vm, told } = machine(undefined, mapped(gpas));
+    const devices = await attach({}, AREA, memory);
+    vm.refuse = (what) => what === 'msi';
+    const failing = devices.add(wanted('mapped', { id: 'a' }));
+    await expect(failing).rejects.toMatchObject({ kind: 'host' });
+    expect([...regions]).toEqual([]);
+    expect([devices.nodes, told, vm.claims]).toEqual([{}, [], []]);
+
+    vm.refuse = () => false;
+    expect(await devices.add(wanted('mapped', { id: 'a' }))).toMatchObject({ bdf: '0000:00:01.0' });
+    expect(gpas[1]).toBe(gpas[0]);
+  });
+
+  test('a file keeps clear of BARs, and of where Linux is about to put some', async () => {
+    const gpas: number[] = [];
+    const { attach, wanted, bus } = machine(undefined, mapped(gpas));
+    const devices = await attach({ plain: [{ id: 'a' }] });
+    const lowest = AREA.pci64.gpa;
+    // The guest moves the BAR 256 MiB into the window.
+    bus.ecam.write((1 << 15) + 0x10, 4, 256 * MIB);
+    bus.ecam.write((1 << 15) + 0x14, 4, lowest / 2 ** 32);
+    bus.ecam.write((1 << 15) + 4, 2, 6);
+
+    await devices.add(wanted('mapped', { id: 'm' }));
+    await devices.add(wanted('mapped', { id: 'n' }));
+
+    expect(gpas.map((gpa) => (gpa - lowest) / MIB)).toEqual([128, 512]);
+  });
+});
+
+describe('unplugging', () => {
+  test('a device goes when the guest lets go of it, and its slot answers no more', async () => {
+    const { memory, regions } = countingMemory();
+    const { attach, wanted, vm, slots, told, removed } = machine(undefined, mapped([]));
+    const devices = await attach({ plain: [{ id: 'a' }] }, AREA, memory);
+    await devices.add(wanted('mapped', { id: 'm' }));
+    devices.remove('m');
+    devices.remove('m');
+    expect(Object.keys(devices.nodes)).toContain('m');
+
+    devices.eject(2);
+    devices.eject(2);
+    expect(slots()[2]).toBe(0xffff);
+    expect(vm.claims).toEqual([]);
+    await devices.pause();
+
+    expect(Object.keys(devices.nodes)).toEqual(['_virtio-pci-a', 'a']);
+    expect([...regions]).toEqual([]);
+    expect(told).toEqual(['plug 2', 'unplug 2', 'unplug 2', 'forget 2']);
+    expect(removed).toEqual(['m 0000:00:02.0']);
+  });
+
+  test('what the host did not ask for stays, whatever the guest lets go of', async () => {
+    const { attach, slots } = machine();
+    const devices = await attach({ plain: [{ id: 'a' }], single: {} });
+    for (let slot = 0; slot < 32; slot++) devices.eject(slot);
+    await devices.pause();
+    expect(Object.keys(devices.nodes)).toHaveLength(4);
+    expect(slots().slice(1, 3)).toEqual([0x106a, 0x106a]);
+  });
+
+  test('devices of which each VM has one stay, and others are unknown', async () => {
+    const { attach } = machine();
+    const devices = await attach({ single: {} });
+    for (const [id, kind] of [
+      ['__single', 'invalid-config'],
+      ['_virtio-pci-__single', 'not-found'],
+      ['x', 'not-found'],
+    ] as const)
+      expect(() => devices.remove(id)).toThrow(expect.objectContaining({ kind }));
+  });
+
+  test('its kicks and interrupts go with it, while its driver is at work', async () => {
+    const { attach, wanted, bus, vm, made } = machine();
+    const devices = await attach({});
+    await devices.add(wanted('plain', { id: 'a' }));
+    bus.ecam.write((1 << 15) + 4, 2, 6);
+    expect([vm.claims.length, vm.kicks.size]).toEqual([1, 2]);
+
+    devices.remove('a');
+    devices.eject(1);
+    expect([vm.claims.length, vm.kicks.size]).toEqual([0, 0]);
+    await devices.pause();
+
+    expect(vm.msis.map(({ calls }) => calls.at(-1))).toEqual(['close', 'close', 'close']);
+    expect(made[0]?.[1].calls).toEqual(['reset', 'dispose']);
+  });
+
+  test('a pause and an end wait for what is going, and do not touch it', async () => {
+    let finish = () => {};
+    const slow = Object.assign(new Echo(), {
+      resetDone: new Promise<void>((resolve) => {
+        finish = resolve;
+      }),
+    });
+    const { attach, made } = machine(() => slow);
+    const devices = await attach({ plain: [{ id: 'a' }] });
+    devices.remove('a');
+    devices.eject(1);
+
+    const order: string[] = [];
+    const paused = devices.pause().then(() => order.push('paused'));
+    devices.resume();
+    const ended = devices.dispose().then(() => order.push('ended'));
+    await new Promise((resolve) => setImmediate(resolve));
+    expect(order).toEqual([]);
+    finish();
+    await Promise.all([paused, ended]);
+
+    expect(made[0]?.[1].calls).toEqual(['reset', 'dispose']);
+  });
+
+  test('a hundred times over leave nothing behind', async () => {
+    const { attach, wanted, vm } = machine();
+    const devices = await attach({});
+    for (let n = 0; n < 100; n++) {
+      expect(await devices.add(wanted('plain', { id: 'a' }))).toMatchObject({
+        bdf: '0000:00:01.0',
+      });
+      devices.remove('a');
+      devices.eject(1);
+      await devices.pause();
+    }
+    expect([devices.nodes, vm.claims, vm.kicks.size]).toEqual([{}, [], 0]);
+    expect(vm.msis.every(({ calls }) => calls.at(-1) === 'close')).toBe(true);
+  });
 });

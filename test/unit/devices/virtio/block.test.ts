@@ -399,6 +399,40 @@ test('the image is locked from the beginning to the end, and closed once', async
   expect(() => diskOf()).not.toThrow();
 });
 
+test('a new size is the file’s and the guest’s, and nothing is in flight meanwhile', async () => {
+  const disk = diskOf();
+  const configChanged = vi.fn();
+  disk.activate({ features: FLUSH, queues: [], configChanged, needsReset: vi.fn() });
+
+  for (const sizeBytes of [64 * MIB, 16 * MIB]) {
+    await disk.resizeDisk(sizeBytes);
+    expect(statSync(image).size).toBe(sizeBytes);
+    expect(Buffer.from(disk.config).readBigUInt64LE(0)).toBe(BigInt(sizeBytes / 512));
+  }
+
+  expect(configChanged).toHaveBeenCalledTimes(2);
+  expect([engine.pause, engine.resume].map(({ mock }) => mock.calls.length)).toEqual([2, 2]);
+});
+
+test('a paused disk stays so when it gets a new size', async () => {
+  const disk = diskOf();
+  activate(disk);
+  await disk.pause();
+  await disk.resizeDisk(64 * MIB);
+  expect(engine.resume).not.toHaveBeenCalled();
+  disk.resume();
+  expect(engine.resume).toHaveBeenCalledOnce();
+});
+
+test('an image of another format keeps its size, and its disk goes on', async () => {
+  const disk = diskOf({ path: imageOf('qcow2') });
+  activate(disk);
+  const before = Buffer.from(disk.config);
+  await expect(disk.resizeDisk(64 * MIB)).rejects.toMatchObject({ kind: 'invalid-config' });
+  expect(Buffer.from(disk.config)).toEqual(before);
+  expect(engine.resume).toHaveBeenCalledOnce();
+});
+
 /** A new one of 8 MiB. */
 function imageOf(format: string): string {
   const path = join(folder, `disk.${format}`);
