@@ -39,7 +39,7 @@ function podConfig(folder: string) {
 const done = (step: string, status = 204) => ({ step, status });
 const info = (state: string) => ({ step: 'info', status: 200, state });
 
-test('a pod starts, gets a vCPU more, and stops by vmm.shutdown', async () => {
+test('a pod starts, gets a vCPU and a disk more, and stops by vmm.shutdown', async () => {
   await using vmm = await VmmProcess.start();
   await using driver = ClientDriver.run(binary, vmm.socket);
 
@@ -52,6 +52,12 @@ test('a pod starts, gets a vCPU more, and stops by vmm.shutdown', async () => {
     done('resize'),
     info('Running'), // with as many vCPUs as were asked for
   ]);
+  const disk = { path: join(vmm.folder, 'disk.img'), readonly: true, id: 'clh_drive_1' };
+  writeFileSync(disk.path, Buffer.alloc(MIB));
+  expect(
+    await driver.answers(`put vm.add-disk ${JSON.stringify(disk)}`, `remove-device ${disk.id}`),
+  ).toEqual([done('put', 200), done('remove-device')]);
+
   expect(await driver.answers('ping', 'vmm.shutdown')).toEqual([
     done('ping', 200),
     done('vmm.shutdown', 200), // the document says 204, but this is what every version answered

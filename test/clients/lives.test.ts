@@ -1,4 +1,5 @@
 /** Every client takes a VM through its life, as far as it knows the calls. */
+import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { beforeAll, describe, expect, test } from 'vitest';
 import { guestConfig } from '../compat/support/guests.ts';
@@ -81,6 +82,15 @@ describe.each(Object.entries(CLIENTS))('%s', (_, make) => {
       cpus: { boot_vcpus: 2 },
       memory: { size: 192 * MIB },
     });
+    const path = join(vmm.folder, 'disk.img');
+    writeFileSync(path, Buffer.alloc(MIB));
+    const disk = { path, readonly: true, image_type: 'Raw', id: 'added' };
+    const added = await takes(driver, `add-disk ${JSON.stringify(disk)}`);
+    expect(added?.device).toEqual({ id: 'added', bdf: expect.stringMatching(/^0000:00:..\.0$/) });
+    expect((await takes(driver, 'info Running'))?.config).toMatchObject({
+      disks: [{ path, readonly: true, id: 'added' }],
+    });
+    await takes(driver, 'remove-device added');
     await takes(driver, 'pause', 'info Paused', 'resume', 'info Running');
     const rebooted = await takes(driver, 'reboot', 'info Running');
     expect(rebooted?.config).toMatchObject({ cpus: { boot_vcpus: 2 } });
@@ -100,5 +110,20 @@ describe.each(Object.entries(CLIENTS))('%s', (_, make) => {
     const { error } = await driver.take(`create ${JSON.stringify(config)}`);
 
     expect(error).toContain('Cannot open kernel file');
+  });
+});
+
+test.each([1, 2])('Go, 2026: a card comes with %i files of its tap', async (count) => {
+  const binary = await goClient('go-2026');
+  await using vmm = await VmmProcess.start();
+  await using driver = ClientDriver.run('/usr/bin/unshare', '-n', binary, vmm.socket);
+  const config = { ...guestConfig(vmm.folder), cpus: { boot_vcpus: 2, max_vcpus: 2 } };
+  await takes(driver, 'ping', `create ${JSON.stringify(config)}`, 'boot');
+
+  const added = await takes(driver, `add-net ${count} tap0 {"id":"added"}`);
+
+  expect(added?.device).toEqual({ id: 'added', bdf: expect.stringMatching(/^0000:00:..\.0$/) });
+  expect((await takes(driver, 'info Running'))?.config).toMatchObject({
+    net: [{ id: 'added', num_queues: 2 * count }],
   });
 });
