@@ -2,8 +2,9 @@
  * What a device is to the machine around it. Interfaces only: a device imports this, its family's
  * `device.ts` and foundations; never another device, never the VMM.
  */
-import type { AccessHandler, Claim, GuestMemory, RegionOptions, Vm } from '../native.ts';
+import type { AccessHandler, Claim, GuestMemory, Vm } from '../native.ts';
 import type { RateLimiter } from '../native-limits.ts';
+import type { RegionOptions } from '../native-memory.ts';
 import type { Aml } from './acpi/aml.ts';
 import type { ConfigSpace } from './pci/config-space.ts';
 

@@ -88,9 +88,9 @@ export function buildPlatform(options: PlatformOptions): Platform {
   const i8042 = new I8042({ port: PORTS.i8042.base, onReset });
   const serial = new Serial({ port: PORTS.serial.base, gsi: GSI.serial });
 
-  for (const device of [pci.ports, pci.ecam, pciHotplug, shutdown, ged, cmos, i8042])
-    claim(vm, device);
-  for (const device of [memory, cpuHotplug]) claim(vm, device);
+  const hotplugs = [pciHotplug, memory, cpuHotplug];
+  const fixed = [pci.ports, pci.ecam, shutdown, ged, cmos, i8042];
+  for (const device of [...fixed, ...hotplugs]) claim(vm, device);
   vm.pmTimer(PORTS.pmTimer.base);
   for (const { base, count } of [PORTS.post, PORTS.firmwareDebug]) vm.sink(base, count);
   return {
@@ -106,16 +106,7 @@ export function buildPlatform(options: PlatformOptions): Platform {
       memory.insert(gpa, sizeBytes);
       ged.notify('memory');
     },
-    aml: [
-      pci,
-      pciHotplug,
-      shutdown,
-      ged,
-      cmos,
-      memory,
-      ...(options.serial ? [serial] : []),
-      cpuHotplug,
-    ],
+    aml: [pci, shutdown, ged, cmos, ...(options.serial ? [serial] : []), ...hotplugs],
   };
 }
 
