@@ -281,7 +281,9 @@ describe('the DSDT', () => {
     // What all of the registers' bits read as.
     const [ABSENT, PRESENT, INSERTED, TO_REMOVE] = [0, 1, 2, 4];
     const events = (said: string) =>
-      [...said.matchAll(/Notify on \[(C\d+)\] \S+ Value (0x\d+)/g)].map((m) => `${m[1]} ${m[2]}`);
+      [...said.matchAll(/Notify on \[(C\d+)\] \S+ Value (0x\d+)/g)]
+        .map((m) => `${m[1]} ${m[2]}`)
+        .sort(); // the interpreter notifies from threads, in any order
     const scan = async (fill: number) =>
       events(await interpret('evaluate \\_SB.CPUS.CSCN', table('DSDT', 1, 3).bytes, fill));
 

@@ -139,7 +139,6 @@ test.each<[ErrorKind, number]>([
   ['not-created', 404],
   ['bad-state', 405],
   ['conflict', 409],
-  ['busy', 429],
   ['host', 500],
   ['internal', 500],
 ])('a failure of kind %s is %i and an array of texts', async (kind, status) => {
@@ -149,6 +148,15 @@ test.each<[ErrorKind, number]>([
 
   expect(answer.status).toBe(status);
   expect(answer.body).toEqual(['Error from API', 'The VM could not boot', 'VM config is missing']);
+});
+
+test('a failure of kind busy is 429, and says no more than that', async () => {
+  failure = new VmmError('busy', 'The VM could not be resized');
+
+  const answer = await put('vm.boot');
+
+  expect(answer.status).toBe(429);
+  expect(answer.body).toEqual(['Too Many Requests']);
 });
 
 test('an error nobody expected is a 500 that says what it was', async () => {

@@ -354,7 +354,6 @@ test('a boot names everything that is not supported yet, and nothing that has no
     disks: [
       { path: '/e', image_type: 'Vhdx', rate_limiter_config: { ops: { size: 9, refill_time: 9 } } },
     ],
-    net: [{ vhost_user: true, vhost_socket: '/s' }],
     tpm: { socket: '/s' },
     vdpa: [{ path: '/d' }],
     platform: { tdx: true },
@@ -362,7 +361,7 @@ test('a boot names everything that is not supported yet, and nothing that has no
 
   expect(() => checkBootable(fine)).not.toThrow();
   expect(refusalOf(() => checkBootable(asking)).message).toBe(
-    'Not supported yet: memory.zones, platform.tdx, net[0] vhost_user, vdpa[0], tpm',
+    'Not supported yet: memory.zones, platform.tdx, vdpa[0], tpm',
   );
 });
 
