@@ -86,7 +86,7 @@ Napi::Value GuestMemoryWrap::Prefault(const Napi::CallbackInfo& info) {
 Napi::Value GuestMemoryWrap::Discard(const Napi::CallbackInfo& info) {
   std::vector<vmm::Discard> discards;
   const Napi::Float64Array ranges = ToRanges(info[0], "ranges");
-  for (size_t i = 0; i + 1 < ranges.ElementLength(); i += 2)
+  for (uint32_t i = 0; i + 1 < ranges.ElementLength(); i += 2)
     core_->FindDiscards(ToU64(ranges.Get(i), "gpa"), ToU64(ranges.Get(i + 1), "length"), &discards);
   return JsQueue::Of(info.Env()).RunOnWorker(info.Env(), [discards = std::move(discards)] {
     int failed = 0;
