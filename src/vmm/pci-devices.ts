@@ -127,6 +127,7 @@ export class PciDevices {
     if (slot === undefined) throw noSlot(wanted.at);
     if (taken.includes(slot)) throw slotInUse(wanted.at, slot);
     await this.#attach(wanted, slot, true);
+    if (this.#attached.at(-1)?.windows.length) await this.memoryChanged();
     this.#options.hotplug.plug(slot);
     return { id, bdf: bdfOf(slot) };
   }
@@ -190,6 +191,7 @@ export class PciDevices {
         ...{ id, memory, rateLimitGroups, onWarning, console, vm, placeBar, blocks, resetGuest },
         onPanic: (event) => onEvent({ source: 'guest', event: 'panic', properties: { event } }),
         mapFile: (mapping) => {
+          if (isPlugged && this.hasMostMemory) throw tooMuchMemory(id);
           const window = this.#place(id, mapping, isPlugged);
           this.#map(id, mapping, window, windows);
           return window.gpa;
@@ -320,6 +322,13 @@ const noAddresses = (id: string): VmmError =>
   new VmmError(
     'invalid-config',
     `No addresses are left for device ${id}: give the VM less memory or more cpus.max_phys_bits`,
+  );
+
+const tooMuchMemory = (id: string): VmmError =>
+  new VmmError(
+    'invalid-config',
+    `A backend of another device knows no more ranges of memory than there are: device ${id} can ` +
+      'be added when that device has been removed',
   );
 
 const noSlot = (at: string): VmmError =>

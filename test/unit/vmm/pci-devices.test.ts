@@ -354,6 +354,34 @@ describe('plugging', () => {
     expect(gpas[1]).toBe(gpas[0]);
   });
 
+  test('who serves queues elsewhere is told of a file before the guest is', async () => {
+    const { memory } = countingMemory();
+    const { attach, wanted, told, made } = machine(
+      () => Object.assign(new Echo(), { memoryChanged: async () => void told.push('memory') }),
+      mapped([]),
+    );
+    const devices = await attach({ plain: [{ id: 'a' }] }, AREA, memory);
+
+    await devices.add(wanted('mapped', { id: 'm' }));
+
+    expect(made).toHaveLength(1);
+    expect(told).toEqual(['memory', 'plug 2']);
+  });
+
+  test('a file is refused if a device could not be told of it', async () => {
+    const { memory, regions } = countingMemory();
+    const { attach, wanted } = machine(
+      () => Object.assign(new Echo(), { regionsMax: 0 }),
+      mapped([]),
+    );
+    const devices = await attach({ plain: [{ id: 'a' }] }, AREA, memory);
+
+    const adding = devices.add(wanted('mapped', { id: 'm' }));
+
+    await expect(adding).rejects.toMatchObject({ kind: 'invalid-config' });
+    expect([...regions]).toEqual([]);
+  });
+
   test('a file keeps clear of BARs, and of where Linux is about to put some', async () => {
     const gpas: number[] = [];
     const { attach, wanted, bus } = machine(undefined, mapped(gpas));
