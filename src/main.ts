@@ -158,6 +158,11 @@ function refuseUnserved({ restore }: CommandLine): void {
   if (restore) throw new VmmError('invalid-config', 'Not supported yet: --restore');
 }
 
+/** Nor whoever asks for what the original has, and a VM can do without. */
+function warnUnserved({ seccomp }: CommandLine): void {
+  if (seccomp) log.warn('--seccomp has no effect: no filter of system calls is installed');
+}
+
 async function openMonitor(where: EventMonitorOptions['where'] | undefined): Promise<OnEvent> {
   if (where === undefined) return () => {};
   const { EventMonitor } = await import('./vmm/events.ts');
@@ -185,6 +190,7 @@ async function main(): Promise<void> {
     throw new VmmError('invalid-config', 'Error creating log file', error);
   }
   refuseUnserved(commandLine);
+  warnUnserved(commandLine);
 
   const onEvent = await openMonitor(eventMonitor);
   onEvent({ source: 'vmm', event: 'starting' });

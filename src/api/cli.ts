@@ -10,7 +10,7 @@ import type { RestoreConfig } from '../vmm/config/restore.ts';
 import type { VmConfig } from '../vmm/config.ts';
 import { type HostFacts, systemHost } from '../vmm/host.ts';
 import { SCHEMAS } from '../vmm/schema-tables.ts';
-import { OPTIONS, PAYLOADS, type SECCOMP_VALUES } from './cli-options.ts';
+import { OPTIONS, PAYLOADS } from './cli-options.ts';
 import { type Scanned, scan, UsageError } from './cli-scan.ts';
 import { normaliseCli, normaliseRestore } from './dialects.ts';
 import { helpText, VERSION_TEXT } from './help.ts';
@@ -31,7 +31,8 @@ export interface CommandLine {
   /** 0 to log warnings and errors, 1 info, 2 debug, 3 and more trace. */
   verbosity: number;
   noShutdown: boolean;
-  seccomp: (typeof SECCOMP_VALUES)[number];
+  /** Whether it was asked for by name, and not to be off. */
+  seccomp: boolean;
 }
 
 /**
@@ -63,7 +64,7 @@ export function parseCommandLine(
     ...(!hasPayload && restore !== undefined && { restore: restoreOf(restore) }),
     verbosity: found.get('v')?.length ?? 0,
     noShutdown: found.has('no-shutdown'),
-    seccomp: (one('seccomp') ?? 'true') as CommandLine['seccomp'],
+    seccomp: (one('seccomp') ?? 'false') !== 'false',
   };
 }
 

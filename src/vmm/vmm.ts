@@ -366,6 +366,8 @@ export class Vmm<Dialect> {
   #keep(config: VmConfig, dialect: Dialect): void {
     const consoles = new Consoles(config);
     const found = new Map();
+    if (config.landlock_enable)
+      this.#options.onWarning('landlock_enable has no effect: access to files is not confined');
     this.#created = {
       ...{ config: consoles.named(config), found, dialect, consoles },
       ...{ nextId: 0, fds: new Set() },

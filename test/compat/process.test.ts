@@ -180,6 +180,17 @@ test('a log format with a token that there is not is refused', () => {
   );
 });
 
+test.each([
+  [['--seccomp', 'true'], '--seccomp has no effect'],
+  [['--seccomp', 'false'], ''],
+  [['--landlock'], 'landlock_enable has no effect'],
+  [[], ''],
+])('%j confines nothing, and the log says so if it was asked for', (args, warning) => {
+  const { stderr } = runWith(...FAILING, ...args);
+
+  expect(stderr.match(/\S+ has no effect/)?.[0] ?? '').toBe(warning);
+});
+
 test('--restore is refused by name, for nothing serves it yet', () => {
   const { status, stderr } = runWith('--restore', 'source_url=file:///nowhere');
 

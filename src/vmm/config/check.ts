@@ -68,7 +68,6 @@ const UNSUPPORTED: Readonly<Record<string, (config: VmConfig) => unknown>> = {
   'platform.iommufd': ({ platform }) => platform?.iommufd,
   'platform.tdx': ({ platform }) => platform?.tdx,
   'platform.sev_snp': ({ platform }) => platform?.sev_snp,
-  landlock_enable: ({ landlock_enable }) => landlock_enable,
 };
 
 /**
