@@ -67,7 +67,7 @@ Status SetFpu(int vcpu_fd, int index) {
 
 /// Of all that XSAVE knows, tiles included, which are larger than struct kvm_xsave.
 Status ResetExtendedState(int vcpu_fd, int index) {
-  constexpr size_t kBytesMax = 16 * 1024;
+  constexpr size_t kBytesMax = size_t{16} * 1024;
   alignas(64) std::array<std::byte, kBytesMax> initial{};  // every part is in its initial state
   if (ioctl(vcpu_fd, abi::kSetXsave, initial.data()) < 0)
     return {errno, "ioctl(KVM_SET_XSAVE)", index};

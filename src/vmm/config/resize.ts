@@ -15,7 +15,7 @@ export type ResizeConfig = Static<typeof ResizeConfig>;
 export function resizeCpus(cpus: CpusConfig, vcpus: number): CpusConfig {
   const { max_vcpus: max } = cpus;
   if (vcpus >= 1 && vcpus <= max) return { ...cpus, boot_vcpus: vcpus };
-  const text = vcpus === 0 ? 'No vCPUs requested' : 'Requested vCPUs exceed maximum';
+  const text = vcpus === 0 ? 'Requested zero vCPUs' : 'Requested vCPUs exceed maximum';
   const remedy = `desired_vcpus is ${vcpus}: give 1 to ${max}, which is cpus.max_vcpus`;
   const cause = new Error(text, { cause: new Error(remedy) });
   throw new VmmError('invalid-config', 'Error from CPU manager', cause);

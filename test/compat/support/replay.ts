@@ -68,14 +68,17 @@ function parseOr(text: string): unknown {
 }
 
 /** The endpoints of the original that are not served yet. */
-const UNSERVED = /\/vm\.(resize|add-|remove-|snapshot|restore|send-|receive-)/;
+const UNSERVED =
+  /\/vm\.(resize-zone|add-(device|user-device|vdpa)|snapshot|restore|send-|receive-)/;
+
+/** Those that change a VM. */
+const CHANGES = /\/vm\.(resize|add-|remove-)/;
 
 const UNSERVED_REASON = 'asks for an endpoint that is not served yet';
 
 /** What a config may name that is not built; such a VM is created, and not booted. */
 const UNBUILT = [
-  ...['balloon', 'fs', 'pmem', 'devices', 'user_devices', 'vdpa'],
-  ...['tpm', 'platform', 'numa', 'landlock_enable', 'watchdog', 'pvpanic', 'iommu', 'firmware'],
+  ...['devices', 'user_devices', 'vdpa', 'tpm', 'numa', 'iommu', 'firmware'],
   ...['kvm_hyperv', 'amx', 'zones'],
 ];
 const namesUnbuilt = (config: string): boolean =>
@@ -208,8 +211,14 @@ class Replayer {
       return;
     }
     const reason = this.#skipReason(step);
-    if (reason === undefined) this.done.push({ ...step, ours: await this.#send(request) });
-    else this.#skip(reason);
+    if (reason !== undefined) this.#skip(reason);
+    else {
+      const ours = await this.#send(request);
+      this.done.push({ ...step, ours });
+      // A change that we refuse makes the VM of the recording another.
+      const isRefused = (theirs.status ?? 400) < 400 && (ours.status ?? 0) >= 400;
+      if (isRefused && CHANGES.test(String(request))) this.#changed = true;
+    }
     // A boot gives devices their ids, and writes them to the config.
     if (reason !== undefined && isVerb(request, 'vm.boot')) this.#changed = true;
     if (isVerb(request, 'vmm.shutdown')) await this.stop();
