@@ -104,7 +104,9 @@ int Vm::AttachWindow(uint64_t gpa, std::shared_ptr<FileWindow> window) {
   const auto free = std::find(windows_.begin(), windows_.end(), nullptr);
   const auto index = static_cast<size_t>(free - windows_.begin());
   if (index == kWindowsMax) return -ENOSPC;
-  if (SetWindow(index, gpa, window->size_bytes(), window->host()) < 0) return -errno;
+  const Region region{gpa, window->size_bytes(), {window, window->host()}};
+  if (const Status status = SetSlot(kWindowSlots + index, region); !status.ok())
+    return -status.error;
   if (free == windows_.end()) windows_.emplace_back();
   windows_[index] = std::move(window);
   return 0;
@@ -113,15 +115,9 @@ int Vm::AttachWindow(uint64_t gpa, std::shared_ptr<FileWindow> window) {
 void Vm::DetachWindow(const FileWindow& window) {
   for (size_t i = 0; i < windows_.size(); ++i) {
     if (windows_[i].get() != &window) continue;
-    SetWindow(i, 0, 0, nullptr);
+    SetSlot(kWindowSlots + i, Region{});
     windows_[i] = nullptr;
   }
-}
-
-int Vm::SetWindow(size_t index, uint64_t gpa, uint64_t size_bytes, std::byte* host) const {
-  const kvm_userspace_memory_region slot{kWindowSlots + static_cast<uint32_t>(index), 0, gpa,
-                                         size_bytes, reinterpret_cast<uint64_t>(host)};
-  return ioctl(vm_.get(), KVM_SET_USER_MEMORY_REGION, &slot);
 }
 
 int Vm::AddNative(Space space, uint64_t base, uint64_t size_bytes,

@@ -124,7 +124,6 @@ class Vm : private VcpuOwner {
   Vm(const VmOptions& options, VmFds fds, std::shared_ptr<GuestMemory> memory,
      std::function<void()> wake);
   Status SetSlot(size_t slot, const Region& region) const;
-  int SetWindow(size_t index, uint64_t gpa, uint64_t size_bytes, std::byte* host) const;
   Status PlaceKvmPages(uint64_t tss_gpa) const;
   int SetKick(uint64_t gpa, const EventFd& kick, bool attached) const;
   void KeepClock();
