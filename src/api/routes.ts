@@ -1,7 +1,7 @@
 /** The endpoints of the API: method, path, body, verb. */
 import { BUILD_VERSION, COMPATIBLE_VERSION } from '../version.ts';
 import type { RemoveDeviceConfig, ResizeDiskConfig } from '../vmm/config/plugging.ts';
-import type { ResizeConfig } from '../vmm/config/resize.ts';
+import type { ResizeConfig, ResizeZoneConfig } from '../vmm/config/resize.ts';
 import type { ListField } from '../vmm/config.ts';
 import type { Vmm } from '../vmm/vmm.ts';
 import { type Dialect, deviceReader, normalise, reader, render } from './dialects.ts';
@@ -21,6 +21,7 @@ export type VmmApi = Pick<
   | 'nmi'
   | 'delete'
   | 'resize'
+  | 'resizeZone'
   | 'resizeDisk'
   | 'addDevice'
   | 'removeDevice'
@@ -101,6 +102,9 @@ export const ROUTES: readonly Route[] = [
   put('vm.nmi', (vmm) => vmm.nmi()),
   put('vmm.nmi', (vmm) => vmm.nmi()), // where the Rust crate `cloud-hypervisor-client` looks for it
   putJson('vm.resize', reader<ResizeConfig>('resize'), (vmm, body) => vmm.resize(body)),
+  putJson('vm.resize-zone', reader<ResizeZoneConfig>('resizeZone'), (vmm, body) =>
+    vmm.resizeZone(body),
+  ),
   putJson('vm.resize-disk', reader<ResizeDiskConfig>('resizeDisk'), (vmm, body) =>
     vmm.resizeDisk(body),
   ),
