@@ -2,7 +2,7 @@
 import { VmmError } from '../errors.ts';
 import { BUILD_VERSION, COMPATIBLE_VERSION } from '../version.ts';
 import type { RemoveDeviceConfig, ResizeDiskConfig } from '../vmm/config/plugging.ts';
-import type { ResizeConfig } from '../vmm/config/resize.ts';
+import type { ResizeConfig, ResizeZoneConfig } from '../vmm/config/resize.ts';
 import type { ListField } from '../vmm/config.ts';
 import type { Vmm } from '../vmm/vmm.ts';
 import { type Dialect, deviceReader, normalise, reader, render } from './dialects.ts';
@@ -22,6 +22,7 @@ export type VmmApi = Pick<
   | 'nmi'
   | 'delete'
   | 'resize'
+  | 'resizeZone'
   | 'resizeDisk'
   | 'addDevice'
   | 'removeDevice'
@@ -112,6 +113,9 @@ export const ROUTES: readonly Route[] = [
   put('vm.nmi', (vmm) => vmm.nmi()),
   put('vmm.nmi', (vmm) => vmm.nmi()), // where the Rust crate `cloud-hypervisor-client` looks for it
   putJson('vm.resize', reader<ResizeConfig>('resize'), (vmm, body) => vmm.resize(body)),
+  putJson('vm.resize-zone', reader<ResizeZoneConfig>('resizeZone'), (vmm, body) =>
+    vmm.resizeZone(body),
+  ),
   putJson('vm.resize-disk', reader<ResizeDiskConfig>('resizeDisk'), (vmm, body) =>
     vmm.resizeDisk(body),
   ),

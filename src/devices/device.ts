@@ -57,8 +57,8 @@ export interface DeviceContext {
   readonly rateLimitGroups: ReadonlyMap<string, RateLimiter>;
   /** Odd, but contained. A guest may cause it at will, so the log limits it. */
   onWarning(message: string): void;
-  /** For RAM that the guest plugs by the block. */
-  readonly blocks: PluggableBlocks;
+  /** For RAM that the guest plugs by the block: by the id of its device. */
+  readonly blocks: ReadonlyMap<string, PluggableBlocks>;
   /** For the console. */
   readonly console: CharHost;
   /** The guest's kernel says that it has come to its end. */
@@ -85,6 +85,8 @@ export interface PluggableBlocks {
   usableBytes: number;
   /** What the guest is asked to plug in all, at first. */
   requestedBytes: number;
+  /** The NUMA node of the guest that they are in, if it has any. */
+  node?: number;
 }
 
 export interface FileMapping extends Required<Pick<RegionOptions, 'privateCopy' | 'readonly'>> {

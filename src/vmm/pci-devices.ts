@@ -108,6 +108,12 @@ export class PciDevices {
     return functionNodes(this.#attached.map(({ pci, ...rest }) => ({ ...rest, bars: pci.bars })));
   }
 
+  /** Where a device is; undefined if there is none of that id. */
+  placeOf(id: string): { segment: number; slot: number } | undefined {
+    const device = this.#attached.find((other) => other.id === id);
+    return device && { segment: 0, slot: device.slot };
+  }
+
   /** Of each device that counts, by id. */
   counters(): Record<string, Readonly<Record<string, number>>> {
     const counted = this.#attached.map(({ id, pci }) => [id, pci.counters?.()] as const);

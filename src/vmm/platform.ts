@@ -13,7 +13,8 @@ import { Serial } from '../devices/legacy/serial.ts';
 import { DEVICE_SLOTS, PciBus } from '../devices/pci/bus.ts';
 import { PCI_SCAN, PciHotplug } from '../devices/pci/hotplug.ts';
 import type { Vm } from '../native.ts';
-import { madtEntry, type Processor } from './acpi/tables.ts';
+import type { Processor } from './acpi/processor.ts';
+import { madtEntry } from './acpi/tables.ts';
 import {
   type DeviceArea,
   ECAM_SEGMENT_BYTES,
@@ -71,6 +72,7 @@ export function buildPlatform(options: PlatformOptions): Platform {
   const cpuHotplug = new CpuHotplug({
     gpa: area.cpuHotplug.gpa,
     madtEntries: processors.map(madtEntry),
+    nodes: processors.map(({ node }) => node),
     presentCount: processors.filter(({ present }) => present).length,
     onEject: (vcpu) => vm.unplug(vcpu),
   });

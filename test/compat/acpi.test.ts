@@ -2,12 +2,7 @@
  * The firmware tables as ACPICA sees them, the code that Linux itself runs: iasl must read each
  * table as we meant it and make a table of it again without complaint; acpiexec runs the methods.
  */
-import { execFile } from 'node:child_process';
-import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
-import { join } from 'node:path';
-import { promisify } from 'node:util';
-import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { describe, expect, test } from 'vitest';
 import { MIB, Reader } from '../../src/bytes.ts';
 import * as aml from '../../src/devices/acpi/aml.ts';
 import { CPU_SCAN, CpuHotplug } from '../../src/devices/acpi/cpu-hotplug.ts';
@@ -21,8 +16,8 @@ import { PCI_SCAN, PciHotplug } from '../../src/devices/pci/hotplug.ts';
 import { dsdtTerms } from '../../src/vmm/acpi/dsdt.ts';
 import { buildAcpi, madtEntry } from '../../src/vmm/acpi/tables.ts';
 import { deviceArea, ECAM_SEGMENT_BYTES, GSI, MEMORY, PORTS } from '../../src/vmm/layout.ts';
+import { interpret, RSDP_BYTES, recompile, tablesOf } from './support/acpica.ts';
 
-const RSDP_BYTES = 36;
 const noop = (): void => {};
 
 /** The tables of a machine with 512 MiB, one of two possible vCPUs and 40 address bits. */
@@ -69,67 +64,22 @@ function machine(boot = 1, max = 2) {
   return buildAcpi(terms, processors);
 }
 
-/** Follows the packing from the RSDP to the end of the blob: signature to address and bytes. */
-function unpack({ gpa, bytes }: ReturnType<typeof machine>) {
-  const tables = new Map<string, { gpa: number; bytes: Uint8Array }>();
-  for (let at = RSDP_BYTES; at < bytes.length; ) {
-    const signature = Buffer.from(bytes.subarray(at, at + 4)).toString('latin1');
-    const sizeBytes = new Reader(bytes).u32(at + 4);
-    tables.set(signature, { gpa: gpa + at, bytes: bytes.slice(at, at + sizeBytes) });
-    at += sizeBytes;
-  }
-  return tables;
-}
-
 function table(signature: string, boot?: number, max?: number) {
-  const found = unpack(machine(boot, max)).get(signature);
+  const found = tablesOf(machine(boot, max)).get(signature);
   if (!found) throw new Error(`No table ${signature}`);
   return { ...found, read: new Reader(found.bytes) };
 }
 
 const sum = (bytes: Uint8Array): number => bytes.reduce((total, byte) => total + byte, 0) & 0xff;
 
-const run = promisify(execFile);
-async function tool(program: string, ...args: string[]): Promise<string> {
-  try {
-    const { stdout, stderr } = await run(program, args, { cwd: dir });
-    return stdout + stderr;
-  } catch (cause) {
-    if ((cause as NodeJS.ErrnoException).code === 'ENOENT')
-      throw new Error(`${program} is not installed: apt-get install acpica-tools`, { cause });
-    throw cause;
-  }
-}
-
-let dir = '';
-beforeAll(async () => {
-  dir = await mkdtemp(join(tmpdir(), 'acpi-'));
-});
-afterAll(() => rm(dir, { recursive: true }));
-
-/** Disassembles, recompiles; returns the source and what the compiler said at the end. */
-async function roundTrip(stem: string, bytes: Uint8Array) {
-  await writeFile(join(dir, `${stem}.aml`), bytes);
-  await tool('iasl', '-d', `${stem}.aml`);
-  const verdict = await tool('iasl', '-p', join(dir, `${stem}.out`), `${stem}.dsl`);
-  return { verdict, source: await readFile(join(dir, `${stem}.dsl`), 'latin1') };
-}
-
-/** What the interpreter prints for one command, run on the DSDT; `fill`: what regions read. */
-async function interpret(command: string, bytes: Uint8Array, fill = 0): Promise<string> {
-  const file = `${Math.random()}.aml`;
-  await writeFile(join(dir, file), bytes);
-  return tool('acpiexec', '-fv', String(fill), '-b', command, file);
-}
-
 describe('every table is recompiled by iasl without error or warning', () => {
   test.each(['DSDT', 'FACP', 'APIC', 'MCFG', 'XSDT'])('%s', async (signature) => {
-    const { verdict } = await roundTrip(signature, table(signature).bytes);
+    const { verdict } = await recompile(signature, table(signature).bytes);
     expect(verdict).toContain(' 0 Errors, 0 Warnings');
   });
 
   test('the DSDT of 254 vCPUs', async () => {
-    const { verdict } = await roundTrip('large', table('DSDT', 254, 254).bytes);
+    const { verdict } = await recompile('large', table('DSDT', 254, 254).bytes);
     expect(verdict).toContain(' 0 Errors, 0 Warnings');
   });
 });
@@ -137,7 +87,7 @@ describe('every table is recompiled by iasl without error or warning', () => {
 describe('tables', () => {
   test('lie packed from the RSDP up in the order of the original, the XSDT last', () => {
     const { gpa, bytes } = machine();
-    const tables = unpack({ gpa, bytes });
+    const tables = tablesOf({ gpa, bytes });
     const rsdp = new Reader(bytes);
 
     expect(gpa).toBe(0xa0000);
@@ -221,7 +171,7 @@ describe('tables', () => {
 
 describe('the DSDT', () => {
   test('describes the host bridge, COM1 and the event device as the original', async () => {
-    const { source } = await roundTrip('facts', table('DSDT').bytes);
+    const { source } = await recompile('facts', table('DSDT').bytes);
     const flat = source.replace(/\/\/.*|\/\*.*?\*\//g, '').replace(/\s+/g, '');
 
     for (const fact of [
@@ -309,7 +259,7 @@ describe('the DSDT', () => {
     });
 
     test('all can be ejected but the first', async () => {
-      const { source } = await roundTrip('eject', table('DSDT', 1, 3).bytes);
+      const { source } = await recompile('eject', table('DSDT', 1, 3).bytes);
       const calls = source.match(/CEJ0 \((\S+)\)/g);
 
       expect(calls).toEqual(['CEJ0 (One)', 'CEJ0 (0x02)']);
@@ -388,7 +338,7 @@ test('the rest of the AML builder makes what it says', async () => {
   const { bytes } = buildAcpi([body], []);
   const dsdt = bytes.subarray(RSDP_BYTES, RSDP_BYTES + new Reader(bytes).u32(RSDP_BYTES + 4));
 
-  const { verdict, source } = await roundTrip('builder', dsdt);
+  const { verdict, source } = await recompile('builder', dsdt);
   expect(verdict).toContain(' 0 Errors, 0 Warnings');
   expect(source).toContain('While ((Local0 < Arg0))');
   const said = await interpret('evaluate \\_SB.SUM 5;evaluate \\_SB.WIDE', dsdt);

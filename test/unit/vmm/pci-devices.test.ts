@@ -12,7 +12,6 @@ import { Echo } from '../support/echo.ts';
 import { FakeCharHost } from '../support/fake-char-host.ts';
 import { FakeEventFd, FakeVirtqueue, FakeVm, NO_MEMORY } from '../support/fake-host.ts';
 
-const NO_BLOCKS = { gpa: 0, regionBytes: 0, blockBytes: 1, usableBytes: 0, requestedBytes: 0 };
 const AREA = deviceArea(40, 512 * MIB);
 
 /** A machine with two kinds of toy: `plain` ones, and `disks`, whose BARs have 32 bits. */
@@ -57,7 +56,7 @@ function machine(make: (id: string) => Echo = () => new Echo(), others: Kinds = 
       hotplug: { plug: tell('plug'), unplug: tell('unplug'), forget: tell('forget') },
       ...{ bus, area, vm, native, memory, console: new FakeCharHost() },
       rateLimitGroups: new Map(),
-      blocks: NO_BLOCKS,
+      blocks: new Map(),
       resetGuest: () => {},
       onWarning: (message) => warnings.push(message),
       onEvent: (told) => {
