@@ -4,7 +4,12 @@
  * whether it needs a virtio transport.
  */
 import { KIB, MIB } from '../bytes.ts';
-import type { DeviceContext, FileMapping, PciFunction } from '../devices/device.ts';
+import type {
+  DeviceContext,
+  FileMapping,
+  PassthroughHost,
+  PciFunction,
+} from '../devices/device.ts';
 import { DEVICE_SLOTS, type PciBus } from '../devices/pci/bus.ts';
 import type { PciHotplug } from '../devices/pci/hotplug.ts';
 import type { VirtioDevice } from '../devices/virtio/device.ts';
@@ -15,12 +20,13 @@ import {
   type VirtioPciOptions,
 } from '../devices/virtio/transport-pci.ts';
 import { VmmError } from '../errors.ts';
-import type { GuestMemory, Vm } from '../native.ts';
+import type { Vm } from '../native.ts';
 import { highestFree, lowestFree } from './allocator.ts';
 import { bdfOf, type DeviceTree, functionNodes } from './device-tree.ts';
 import { deviceId, type WantedDevice } from './devices.ts';
 import type { OnEvent } from './events.ts';
-import { type DeviceArea, type GpaRange, MEMORY } from './layout.ts';
+import { type DeviceArea, type GpaRange, lineGsi, MEMORY } from './layout.ts';
+import type { SharedPassthrough } from './passthrough.ts';
 
 /** As far apart BARs lie. A guest's firmware tables tell of the windows, not of this. */
 const BAR_STEP = { 32: 512 * KIB, 64: 8 * MIB } as const;
@@ -28,11 +34,17 @@ const BAR_STEP = { 32: 512 * KIB, 64: 8 * MIB } as const;
 /** Linux maps memory of its own by sections of so much. */
 const WINDOW_STEP = 128 * MIB;
 
+/** For how long a guest may go on with a device that the host takes back. */
+const RECLAIM_MS = 3000;
+
 export interface PciDevicesOptions
   extends Pick<VirtioPciOptions, 'native'>,
-    Omit<DeviceContext, 'id' | 'vm' | 'mapFile' | 'placeBar' | 'onPanic'> {
-  memory: GuestMemory;
+    Pick<
+      DeviceContext,
+      'memory' | 'rateLimitGroups' | 'onWarning' | 'blocks' | 'console' | 'resetGuest'
+    > {
   vm: VirtioPciOptions['vm'] & Pick<Vm, 'mapMemory'>;
+  passthrough: PassthroughHost & Pick<SharedPassthrough, 'memoryChanged' | 'discard'>;
   bus: PciBus;
   hotplug: Pick<PciHotplug, 'plug' | 'unplug' | 'forget'>;
   area: DeviceArea;
@@ -101,7 +113,9 @@ export class PciDevices {
 
   /** Resolves when all know where RAM is now. */
   async memoryChanged(): Promise<void> {
-    await Promise.all(this.virtio.map((device) => device.memoryChanged?.()));
+    const { passthrough } = this.#options;
+    const told = this.virtio.map((device) => device.memoryChanged?.());
+    await Promise.all([passthrough.memoryChanged(), ...told]);
   }
 
   get nodes(): DeviceTree {
@@ -180,15 +194,18 @@ export class PciDevices {
 
   /** @param isPlugged the guest may be at work on the bus. */
   async #attach(wanted: WantedDevice, slot: number, isPlugged: boolean): Promise<void> {
-    const { vm, bus, memory, console, rateLimitGroups, blocks } = this.#options;
-    const { onWarning, onEvent, resetGuest } = this.#options;
+    const { vm, bus, onEvent, passthrough } = this.#options;
     const { kind, config } = wanted;
     const id = deviceId(wanted);
     const windows: GpaRange[] = [];
     const placeBar = (width: 32 | 64, sizeBytes: number) => this.#placeBar(id, width, sizeBytes);
     try {
       const device = await kind.create?.(config, {
-        ...{ id, memory, rateLimitGroups, onWarning, console, vm, placeBar, blocks, resetGuest },
+        ...this.#options,
+        ...{ id, vm, placeBar, lineGsi: lineGsi(slot) },
+        blocksChanged: () => passthrough.memoryChanged(),
+        discard: (ranges) => passthrough.discard(ranges),
+        onReclaim: () => this.#reclaim(id),
         onPanic: (event) => onEvent({ source: 'guest', event: 'panic', properties: { event } }),
         mapFile: (mapping) => {
           if (isPlugged && this.hasMostMemory) throw tooMuchMemory(id);
@@ -220,6 +237,19 @@ export class PciDevices {
     }
   }
 
+  /** The host waits for the device: a guest that does not let go of it in time loses it. */
+  #reclaim(id: string): void {
+    const device = this.#attached.find((other) => other.id === id);
+    if (!device || device.gone) return;
+    this.#options.onWarning(`Device ${id}: The host takes it back`);
+    device.isWanted = true;
+    this.#options.hotplug.unplug(device.slot);
+    const seize = () => {
+      if (!device.gone && this.#attached.includes(device)) device.gone = this.#detach(device);
+    };
+    setTimeout(seize, RECLAIM_MS).unref();
+  }
+
   async #detach({ id, slot, pci, windows }: Attached): Promise<void> {
     const { bus, hotplug, onWarning, onEvent } = this.#options;
     bus.remove(slot);
@@ -228,6 +258,7 @@ export class PciDevices {
     try {
       await pci[Symbol.asyncDispose]();
       await this.#unmap(windows);
+      if (windows.length > 0) await this.#options.passthrough.memoryChanged();
     } catch (error) {
       onWarning(`Device ${id} did not end in good order: ${(error as Error).message}`);
     }

@@ -19,6 +19,7 @@ import {
   ECAM_SEGMENT_BYTES,
   type GpaRange,
   GSI,
+  lineGsi,
   MEMORY,
   PORTS,
   ramRegions,
@@ -63,6 +64,7 @@ export function buildPlatform(options: PlatformOptions): Platform {
     ecam: { gpa: MEMORY.ecam.gpa, sizeBytes: ECAM_SEGMENT_BYTES },
     window32: MEMORY.pci32,
     window64: area.pci64,
+    lineGsi,
   });
   const shutdown = new Shutdown({ port: PORTS.shutdown.base, onReset, onPowerOff });
   const memory = new MemoryHotplug({ gpa: area.memoryHotplug.gpa });

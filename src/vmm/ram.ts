@@ -29,6 +29,7 @@ export class Ram {
       },
       ...{ blockBytes: blockBytes(config), usableBytes: 0 },
       requestedBytes: hasBlocks(config) ? (config.hotplugged_size ?? 0) : 0,
+      plugged: new Uint8Array(Math.floor(this.#window.sizeBytes / blockBytes(config))),
     };
   }
 
@@ -132,6 +133,14 @@ export class Ram {
     await addRam(this.#memory, this.#config, [range]);
     await this.#map(range.gpa, vm);
     this.#pluggedBytes += range.sizeBytes;
+  }
+
+  /** Takes back what was plugged last, and the guest has not heard of. */
+  async unplug({ gpa, sizeBytes }: GpaRange, vm: Pick<Vm, 'mapMemory'>): Promise<void> {
+    this.#pluggedBytes -= sizeBytes;
+    const emptied = this.#memory.removeRegion(gpa);
+    vm.mapMemory();
+    await emptied;
   }
 
   async #map(gpa: number, vm: Pick<Vm, 'mapMemory'>): Promise<void> {

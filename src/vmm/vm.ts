@@ -27,6 +27,7 @@ import { type DeviceTree, platformNodes } from './device-tree.ts';
 import { findBalloon, findMem, pciDevices, type WantedDevice } from './devices.ts';
 import type { OnEvent } from './events.ts';
 import { deviceArea, MEMORY } from './layout.ts';
+import { SharedPassthrough } from './passthrough.ts';
 import { PciDevices } from './pci-devices.ts';
 import { buildPlatform, type Platform } from './platform.ts';
 import { Ram, refused } from './ram.ts';
@@ -99,6 +100,10 @@ export class Vm {
         ...{ console: ports.console, onWarning: hooks.onWarning, onEvent: hooks.onEvent },
         resetGuest: hooks.onReset,
         ...{ rateLimitGroups: rateLimitGroups(config), blocks: ram.blocks },
+        passthrough: new SharedPassthrough({
+          ...{ native, vm, memory, blocks: ram.blocks, onWarning: hooks.onWarning },
+          windows: [MEMORY.pci32, machine.area.pci64],
+        }),
       });
       const facts = { ...machine, tscKhz: vm.tscKhz() };
       await vm.boot(plan(config, payload, facts, platform));
@@ -164,7 +169,13 @@ export class Vm {
         `desired_ram is ${sizeBytes}: reboot the VM, and the RAM that it has is one piece again`,
       );
     await this.#ram.plug(range, this.#native);
-    await this.#devices.memoryChanged();
+    try {
+      await this.#devices.memoryChanged();
+    } catch (error) {
+      await this.#ram.unplug(range, this.#native);
+      await this.#devices.memoryChanged();
+      throw error;
+    }
     this.#platform.plugMemory(range);
   }
 

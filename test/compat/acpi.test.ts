@@ -20,7 +20,14 @@ import { DEVICE_SLOTS, PciBus } from '../../src/devices/pci/bus.ts';
 import { PCI_SCAN, PciHotplug } from '../../src/devices/pci/hotplug.ts';
 import { dsdtTerms } from '../../src/vmm/acpi/dsdt.ts';
 import { buildAcpi, madtEntry } from '../../src/vmm/acpi/tables.ts';
-import { deviceArea, ECAM_SEGMENT_BYTES, GSI, MEMORY, PORTS } from '../../src/vmm/layout.ts';
+import {
+  deviceArea,
+  ECAM_SEGMENT_BYTES,
+  GSI,
+  lineGsi,
+  MEMORY,
+  PORTS,
+} from '../../src/vmm/layout.ts';
 
 const RSDP_BYTES = 36;
 const noop = (): void => {};
@@ -38,6 +45,7 @@ function machine(boot = 1, max = 2) {
       ecam: { gpa: MEMORY.ecam.gpa, sizeBytes: ECAM_SEGMENT_BYTES },
       window32: MEMORY.pci32,
       window64: area.pci64,
+      lineGsi,
     }),
     new PciHotplug({
       ...{ gpa: area.pciHotplug.gpa, slots: DEVICE_SLOTS },

@@ -10,9 +10,9 @@ import { deviceArea, MEMORY } from '../../../src/vmm/layout.ts';
 import { PciDevices } from '../../../src/vmm/pci-devices.ts';
 import { Echo } from '../support/echo.ts';
 import { FakeCharHost } from '../support/fake-char-host.ts';
-import { FakeEventFd, FakeVirtqueue, FakeVm, NO_MEMORY } from '../support/fake-host.ts';
+import { FakeEventFd, FakeVirtqueue, FakeVm, NO_BLOCKS, NO_MEMORY } from '../support/fake-host.ts';
+import { FakePassthroughHost } from '../support/fake-vfio.ts';
 
-const NO_BLOCKS = { gpa: 0, regionBytes: 0, blockBytes: 1, usableBytes: 0, requestedBytes: 0 };
 const AREA = deviceArea(40, 512 * MIB);
 
 /** A machine with two kinds of toy: `plain` ones, and `disks`, whose BARs have 32 bits. */
@@ -47,6 +47,7 @@ function machine(make: (id: string) => Echo = () => new Echo(), others: Kinds = 
     ecam: { gpa: MEMORY.ecam.gpa, sizeBytes: MIB },
     window32: MEMORY.pci32,
     window64: AREA.pci64,
+    lineGsi: (slot) => 16 + (slot % 8),
   });
   const native = { EventFd: FakeEventFd, Virtqueue: FakeVirtqueue } as Pick<
     Native,
@@ -58,6 +59,7 @@ function machine(make: (id: string) => Echo = () => new Echo(), others: Kinds = 
       ...{ bus, area, vm, native, memory, console: new FakeCharHost() },
       rateLimitGroups: new Map(),
       blocks: NO_BLOCKS,
+      passthrough: new FakePassthroughHost(),
       resetGuest: () => {},
       onWarning: (message) => warnings.push(message),
       onEvent: (told) => {
