@@ -1,7 +1,7 @@
 /**
- * The devices of a booted VM on its PCI buses: made from the config, put into slots, paused and ended
- * together, plugged and unplugged one by one. Nothing here knows what any of them is, but for
- * whether it needs a virtio transport.
+ * The devices of a booted VM on its PCI buses: made from the config, put into slots, paused and
+ * ended together, plugged and unplugged one by one. Nothing here knows what any of them is, but
+ * for whether it needs a virtio transport.
  */
 import { strict as assert } from 'node:assert';
 import { KIB, MIB } from '../bytes.ts';

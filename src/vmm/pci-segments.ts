@@ -1,4 +1,4 @@
-/** Which addresses the PCI segments of a VM have for BARs, and which NUMA node they are in. Pure. */
+/** Which addresses the PCI segments of a VM have, and which NUMA node they are in. Pure. */
 import { GIB, hex, MIB } from '../bytes.ts';
 import { VmmError } from '../errors.ts';
 import type { VmConfig } from './config.ts';

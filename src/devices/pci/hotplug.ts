@@ -1,6 +1,7 @@
 /**
- * Plugging and unplugging at the PCI buses while the guest runs, by ACPI 6.5 §6.3: registers that say
- * which slots of a segment have changed, and methods that have the guest look there. As the original has them.
+ * Plugging and unplugging at the PCI buses while the guest runs, by ACPI 6.5 §6.3: registers that
+ * say which slots of a segment have changed, and methods that have the guest look there. As the
+ * original has them.
  */
 import { strict as assert } from 'node:assert';
 import type { Claim } from '../../native.ts';

@@ -5,7 +5,7 @@ import { PciBus } from '../../../src/devices/pci/bus.ts';
 import type { Native } from '../../../src/native.ts';
 import { object } from '../../../src/schema.ts';
 import { type Kinds, pciDevices, type WantedDevice } from '../../../src/vmm/devices.ts';
-import { deviceArea, MEMORY, segmentEcam } from '../../../src/vmm/layout.ts';
+import { deviceArea, type GpaRange, MEMORY, segmentEcam } from '../../../src/vmm/layout.ts';
 import { PciDevices } from '../../../src/vmm/pci-devices.ts';
 import { Echo } from './echo.ts';
 import { FakeCharHost } from './fake-char-host.ts';
@@ -28,20 +28,7 @@ export function machine(
     made.push([id, device]);
     return device;
   };
-  const schema = object({});
-  const kinds: Kinds = {
-    disks: {
-      schema,
-      idPrefix: '_disk',
-      barWidth: 32,
-      create,
-      found: () => ({ image_type: 'Raw' }),
-    },
-    plain: { schema, idPrefix: '_plain', create },
-    single: { schema, id: '__single', create },
-    unserved: { schema, id: '__unserved' },
-    ...others,
-  };
+  const kinds = { ...toys(create), ...others };
   const vm = new FakeVm();
   const removed: string[] = [];
   const told: string[] = [];
@@ -49,14 +36,7 @@ export function machine(
     (what: string) =>
     ({ segment, slot }: PciPlace) =>
       void told.push(`${what} ${segment > 0 ? `${segment}:` : ''}${slot}`);
-  const buses = [0, 1].map(
-    (segment) =>
-      new PciBus({
-        ...{ segment, port: segment === 0 ? 0xcf8 : undefined, ecam: segmentEcam(segment) },
-        window32: MEMORY.pci32,
-        window64: segment === 0 ? window64 : SECOND_WINDOW,
-      }),
-  );
+  const buses = twoBuses(window64);
   const [bus] = buses as [PciBus];
   const native = { EventFd: FakeEventFd, Virtqueue: FakeVirtqueue } as Pick<
     Native,
@@ -85,3 +65,28 @@ export function machine(
   };
   return { attach, made, warnings, vm, bus, buses, slots, wanted, told, removed };
 }
+
+const twoBuses = (window64: GpaRange): PciBus[] =>
+  [0, 1].map(
+    (segment) =>
+      new PciBus({
+        ...{ segment, port: segment === 0 ? 0xcf8 : undefined, ecam: segmentEcam(segment) },
+        window32: MEMORY.pci32,
+        window64: segment === 0 ? window64 : SECOND_WINDOW,
+      }),
+  );
+
+const SCHEMA = object({});
+
+const toys = (create: (config: unknown, context: { id: string }) => Echo): Kinds => ({
+  disks: {
+    schema: SCHEMA,
+    idPrefix: '_disk',
+    barWidth: 32,
+    create,
+    found: () => ({ image_type: 'Raw' }),
+  },
+  plain: { schema: SCHEMA, idPrefix: '_plain', create },
+  single: { schema: SCHEMA, id: '__single', create },
+  unserved: { schema: SCHEMA, id: '__unserved' },
+});
