@@ -28,6 +28,12 @@ export interface FunctionBar {
   gpa: number;
 }
 
+/** Where a function of a PCI bus is: each segment has one bus, and each slot one function. */
+export interface PciPlace {
+  segment: number;
+  slot: number;
+}
+
 /** What stands in a slot of a PCI bus. */
 export interface PciFunction {
   readonly space: ConfigSpace;

@@ -30,6 +30,7 @@ import type { OnEvent } from './events.ts';
 import { deviceArea, MEMORY } from './layout.ts';
 import { Numa } from './numa.ts';
 import { PciDevices } from './pci-devices.ts';
+import { segmentWindows } from './pci-segments.ts';
 import { buildPlatform, type Platform } from './platform.ts';
 import { Ram } from './ram.ts';
 import { buildSmbios } from './smbios.ts';
@@ -93,10 +94,10 @@ export class Vm {
       ports = new Ports(vm, consoles);
       const platform = buildPlatform({
         ...{ vm, serial: consoles.serial.isThere, ...machine, ...hooks },
-        onEject: (slot) => devices?.eject(slot),
+        onEject: (place) => devices?.eject(place),
       });
       devices = await PciDevices.attach(pciDevices(config), {
-        ...{ vm, memory, native, bus: platform.pci, area: machine.area },
+        ...{ vm, memory, native, buses: platform.buses },
         hotplug: platform.pciHotplug,
         ...{ console: ports.console, onWarning: hooks.onWarning, onEvent: hooks.onEvent },
         resetGuest: hooks.onReset,
@@ -328,7 +329,8 @@ function closePayload({ kernel, initramfs }: ReturnType<typeof openPayload>): vo
 let hostCpuid: CpuidEntry[] | undefined;
 
 /** The facts that follow from config and host, which tables, CPUID and devices must agree on. */
-function describe({ cpus, memory, numa: nodes = [] }: VmConfig) {
+function describe(config: VmConfig) {
+  const { cpus, memory, numa: nodes = [] } = config;
   hostCpuid ??= native.supportedCpuid();
   const host = hostCpuid;
   const bits = physBits(host, cpus.max_phys_bits);
@@ -339,6 +341,7 @@ function describe({ cpus, memory, numa: nodes = [] }: VmConfig) {
   }));
   const area = deviceArea(bits, bytes, plugs);
   const numa = new Numa(nodes, memory, area);
+  const segments = segmentWindows(config, area, numa);
   const topology: Topology = cpus.topology
     ? {
         threadsPerCore: cpus.topology.threads_per_core,
@@ -352,7 +355,7 @@ function describe({ cpus, memory, numa: nodes = [] }: VmConfig) {
     present: vcpu < cpus.boot_vcpus,
     node: numa.nodeOfCpu(vcpu),
   }));
-  return { host, topology, physBits: bits, ramBytes: bytes, area, numa, processors };
+  return { host, topology, physBits: bits, ramBytes: bytes, area, numa, segments, processors };
 }
 
 function plan(
@@ -361,9 +364,12 @@ function plan(
   machine: ReturnType<typeof describe> & CpuFacts,
   { platform, devices }: { platform: Platform; devices: PciDevices },
 ) {
-  const { ramBytes, processors, numa } = machine;
-  const tables = numa.localities > 0 ? numaTables(numa, devices) : undefined;
-  const acpi = buildAcpi(dsdtTerms(platform.aml), processors, tables);
+  const { ramBytes, processors, segments, numa } = machine;
+  const acpi = buildAcpi(dsdtTerms(platform.aml), {
+    processors,
+    segments: segments.length,
+    numa: numa.localities > 0 ? numaTables(numa, devices) : undefined,
+  });
   return planBoot({
     ...payload,
     cmdline: cmdline(config),

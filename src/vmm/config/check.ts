@@ -62,8 +62,6 @@ const UNSUPPORTED: Readonly<Record<string, (config: VmConfig) => unknown>> = {
   'cpus.kvm_hyperv': ({ cpus }) => cpus.kvm_hyperv,
   'cpus.core_scheduling': ({ cpus }) => cpus.core_scheduling === 'Vcpu',
   'cpus.features.amx': ({ cpus }) => cpus.features.amx,
-  pci_segments: ({ pci_segments }) => pci_segments?.length,
-  'platform.num_pci_segments': ({ platform }) => (platform?.num_pci_segments ?? 1) > 1,
   'platform.iommu_segments': ({ platform }) => platform?.iommu_segments?.length,
   'platform.iommufd': ({ platform }) => platform?.iommufd,
   'platform.tdx': ({ platform }) => platform?.tdx,

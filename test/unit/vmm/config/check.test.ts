@@ -182,6 +182,24 @@ test.each<[body: object, text: string, remedy: string]>([
     'user_devices[0]',
   ],
   [{ platform: { num_pci_segments: 97 } }, 'PCI segments (97)', 'num_pci_segments is 97'],
+  [
+    {
+      platform: { num_pci_segments: 2 },
+      pci_segments: [{ pci_segment: 1, mmio32_aperture_weight: 0 }],
+    },
+    'A PCI segment has no addresses',
+    'pci_segments[0].mmio32_aperture_weight is 0: give 1 or more',
+  ],
+  [
+    { platform: { num_pci_segments: 16 }, pci_segments: [{ pci_segment: 16 }] },
+    'Invalid PCI segment id: 16',
+    'pci_segments[0].pci_segment is 16: give less than platform.num_pci_segments, 16',
+  ],
+  [
+    { platform: { num_pci_segments: 0 } },
+    'PCI segments (0)',
+    'num_pci_segments is 0: give 1 to 96',
+  ],
   [disk({ pci_segment: 1 }), 'Invalid PCI segment id: 1', 'disks[1].pci_segment is 1'],
   [disk({ pci_device_id: 0 }), 'device ID (0) is reserved', 'disks[1].pci_device_id is 0'],
   [disk({ pci_device_id: 32 }), 'device ID (32) is out of', 'disks[1].pci_device_id is 32'],
@@ -237,6 +255,7 @@ test.each<[body: object, text: string]>([
   [{ disks: [{ path: '/d', id: 'a' }], net: [{ id: 'a' }] }, 'Identifier a is not unique'],
   [memory(0, { zones: [zone('a'), zone('a')] }), 'Memory zone identifier is not unique'],
   [{ devices: [{ path: '/x' }, { path: '/x' }] }, 'Duplicated device path: /x'],
+  [{ pci_segments: [{ pci_segment: 0 }, { pci_segment: 0 }] }, 'PCI segment 0 is given twice'],
   [{ disks: [{ pci_device_id: 5 }, { pci_device_id: 5 }] }, 'already used: 5'],
   [
     { vsock: { cid: 3, socket: '/v' }, serial: { mode: 'Socket', socket: '/v' } },
