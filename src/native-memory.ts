@@ -24,6 +24,8 @@ export interface RegionOptions {
   readonly?: boolean;
   /** The guest may give its contents back: it is RAM, not a file of somebody's. */
   discardable?: boolean;
+  /** Pages come from this NUMA node of the host, and from no other. */
+  hostNode?: number;
 }
 
 /** Guest RAM. Never an ArrayBuffer: a copy in or out is checked, whatever the guest does. */
@@ -44,8 +46,8 @@ export interface GuestMemory {
    * Rejects: EFAULT if not all RAM, ENODATA if the file ends early, or what pread(2) says.
    */
   load(gpa: number, fd: number, offset: number, length: number): Promise<void>;
-  /** Touches every page on a worker thread, so that no access faults later. */
-  prefault(): Promise<void>;
+  /** Touches every page of the region at `gpa` on a worker thread, so that no access faults later. */
+  prefault(gpa: number): Promise<void>;
   /**
    * Gives the host back what lies in `ranges`, pairs of address and length, on a worker thread: it
    * reads as zero afterwards. What is no discardable region, or no whole page, stays as it is.

@@ -29,7 +29,7 @@ export interface VfioContainer {
    * Rejects: ENOMEM beyond the limit of locked memory, or what VFIO_IOMMU_MAP_DMA says; then a
    * later call goes on from there.
    */
-  follow(memory: GuestMemory, blocks: DmaBlocks): Promise<void>;
+  follow(memory: GuestMemory, blocks: readonly DmaBlocks[]): Promise<void>;
   /** Files in guest memory that the host does not let devices reach, at the last `follow`. */
   leftOutBytes(): number;
   /** Once its devices are closed. Idempotent. */

@@ -30,12 +30,17 @@ uint8_t ToWidth(Napi::Value value) {
   return width;
 }
 
-DmaBlocks ToBlocks(Napi::Value value) {
-  const Napi::Object from = ToObject(value, "blocks");
-  const Napi::Uint8Array plugged = ToBytes(from.Get("plugged"), "plugged");
-  const uint8_t* first = plugged.Data();
-  return {ToU64(from.Get("gpa"), "gpa"), ToU64(from.Get("blockBytes"), "blockBytes"),
-          std::vector<uint8_t>(first, first + plugged.ByteLength())};
+std::vector<DmaBlocks> ToBlocks(Napi::Value value) {
+  const Napi::Array list = ToArray(value, "blocks");
+  std::vector<DmaBlocks> all;
+  for (uint32_t i = 0; i < list.Length(); ++i) {
+    const Napi::Object from = ToObject(list.Get(i), "blocks");
+    const Napi::Uint8Array plugged = ToBytes(from.Get("plugged"), "plugged");
+    const uint8_t* first = plugged.Data();
+    all.push_back({ToU64(from.Get("gpa"), "gpa"), ToU64(from.Get("blockBytes"), "blockBytes"),
+                   std::vector<uint8_t>(first, first + plugged.ByteLength())});
+  }
+  return all;
 }
 
 }  // namespace

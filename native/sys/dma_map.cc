@@ -1,6 +1,7 @@
 #include "dma_map.h"
 
 #include <algorithm>
+#include <utility>
 
 namespace vmm {
 namespace {
@@ -9,34 +10,42 @@ bool Same(const DmaRange& a, const DmaRange& b) {
   return a.gpa == b.gpa && a.size_bytes == b.size_bytes && a.host == b.host;
 }
 
-DmaRange PartOf(const BackedRegion& region, uint64_t start, uint64_t end) {
+DmaRange PartOf(const DmaRange& range, uint64_t start, uint64_t end) {
   return {start,
           end - start,
-          {region.host, region.host.get() + (start - region.gpa)},
-          region.readonly,
-          region.page_bytes == 0};
+          {range.host, range.host.get() + (start - range.gpa)},
+          range.readonly,
+          range.is_file};
+}
+
+/// Appends to `out` a range without what of the blocks is not plugged.
+void Split(const DmaRange& range, const DmaBlocks& blocks, std::vector<DmaRange>* out) {
+  const uint64_t blocks_end = blocks.gpa + blocks.block_bytes * blocks.plugged.size();
+  const uint64_t range_end = range.gpa + range.size_bytes;
+  const uint64_t from = std::clamp(blocks.gpa, range.gpa, range_end);
+  const uint64_t to = std::clamp(blocks_end, from, range_end);
+  if (from == to) return out->push_back(range);
+  if (from > range.gpa) out->push_back(PartOf(range, range.gpa, from));
+  for (size_t i = 0; i < blocks.plugged.size(); ++i) {
+    const uint64_t start = std::clamp(blocks.gpa + i * blocks.block_bytes, from, to);
+    const uint64_t end = std::clamp(blocks.gpa + (i + 1) * blocks.block_bytes, from, to);
+    if (blocks.plugged[i] != 0 && start < end) out->push_back(PartOf(range, start, end));
+  }
+  if (to < range_end) out->push_back(PartOf(range, to, range_end));
 }
 
 }  // namespace
 
-std::vector<DmaRange> DmaRanges(const std::vector<BackedRegion>& regions, const DmaBlocks& blocks) {
-  const uint64_t blocks_end = blocks.gpa + blocks.block_bytes * blocks.plugged.size();
+std::vector<DmaRange> DmaRanges(const std::vector<BackedRegion>& regions,
+                                const std::vector<DmaBlocks>& all_blocks) {
   std::vector<DmaRange> ranges;
-  for (const BackedRegion& region : regions) {
-    const uint64_t region_end = region.gpa + region.size_bytes;
-    const uint64_t from = std::clamp(blocks.gpa, region.gpa, region_end);
-    const uint64_t to = std::clamp(blocks_end, from, region_end);
-    if (from == to) {
-      ranges.push_back(PartOf(region, region.gpa, region_end));
-      continue;
-    }
-    if (from > region.gpa) ranges.push_back(PartOf(region, region.gpa, from));
-    for (size_t i = 0; i < blocks.plugged.size(); ++i) {
-      const uint64_t start = std::clamp(blocks.gpa + i * blocks.block_bytes, from, to);
-      const uint64_t end = std::clamp(blocks.gpa + (i + 1) * blocks.block_bytes, from, to);
-      if (blocks.plugged[i] != 0 && start < end) ranges.push_back(PartOf(region, start, end));
-    }
-    if (to < region_end) ranges.push_back(PartOf(region, to, region_end));
+  for (const BackedRegion& region : regions)
+    ranges.push_back(
+        {region.gpa, region.size_bytes, region.host, region.readonly, region.page_bytes == 0});
+  for (const DmaBlocks& blocks : all_blocks) {
+    std::vector<DmaRange> split;
+    for (const DmaRange& range : ranges) Split(range, blocks, &split);
+    ranges = std::move(split);
   }
   std::sort(ranges.begin(), ranges.end(),
             [](const DmaRange& a, const DmaRange& b) { return a.gpa < b.gpa; });

@@ -13,7 +13,7 @@ namespace vmm {
 struct DmaBlocks {
   uint64_t gpa = 0;
   uint64_t block_bytes = 0;
-  std::vector<uint8_t> plugged;  // a block each; none if there is no such memory
+  std::vector<uint8_t> plugged;  // a block each
 };
 
 /// Guest memory that a device of the host's reaches, as one mapping of the IOMMU.
@@ -27,7 +27,8 @@ struct DmaRange {
 
 /// What devices are to reach of the regions, in order: all of them, but of the blocks those alone
 /// that are plugged, each as a range of its own, for the IOMMU takes no range apart.
-std::vector<DmaRange> DmaRanges(const std::vector<BackedRegion>& regions, const DmaBlocks& blocks);
+std::vector<DmaRange> DmaRanges(const std::vector<BackedRegion>& regions,
+                                const std::vector<DmaBlocks>& all_blocks);
 
 /// Keeps the mappings of an IOMMU what they are to be. One thread at a time.
 class DmaMap {

@@ -28,6 +28,12 @@ export interface FunctionBar {
   gpa: number;
 }
 
+/** Where a function of a PCI bus is: each segment has one bus, and each slot one function. */
+export interface PciPlace {
+  segment: number;
+  slot: number;
+}
+
 /** What stands in a slot of a PCI bus. */
 export interface PciFunction {
   /** Its configuration registers, 4 KiB of them. */
@@ -58,8 +64,8 @@ export interface DeviceContext {
   readonly rateLimitGroups: ReadonlyMap<string, RateLimiter>;
   /** Odd, but contained. A guest may cause it at will, so the log limits it. */
   onWarning(message: string): void;
-  /** For RAM that the guest plugs by the block. */
-  readonly blocks: PluggableBlocks;
+  /** For RAM that the guest plugs by the block: by the id of its device. */
+  readonly blocks: ReadonlyMap<string, PluggableBlocks>;
   /** Others are told which of them are plugged now. */
   blocksChanged(): Promise<void>;
   /**
@@ -101,6 +107,8 @@ export interface PluggableBlocks {
   requestedBytes: number;
   /** One a block: whether it is plugged. */
   readonly plugged: Uint8Array;
+  /** The NUMA node of the guest that they are in, if it has any. */
+  node?: number;
 }
 
 /** What a VM's devices of the host's own share. */

@@ -10,7 +10,8 @@ export interface SharedPassthroughOptions {
   native: Pick<Native, 'EventFd' | 'Passthrough' | 'VfioContainer' | 'VfioDevice'>;
   vm: Vm;
   memory: GuestMemory;
-  blocks: PluggableBlocks;
+  /** Memory that the guest plugs by the block. */
+  blocks: readonly PluggableBlocks[];
   /** Where BARs may lie. */
   windows: readonly GpaRange[];
   onWarning(message: string): void;
@@ -104,9 +105,10 @@ export class SharedPassthrough implements PassthroughHost {
   #follow(): Promise<void> {
     const { memory, blocks, onWarning } = this.#options;
     const done = this.#turn.then(async () => {
-      const { gpa, blockBytes, usableBytes, plugged } = blocks;
-      const usable = plugged.subarray(0, usableBytes / blockBytes);
-      await this.#container?.follow(memory, { gpa, blockBytes, plugged: usable });
+      const usable = blocks.map(({ gpa, blockBytes, usableBytes, plugged }) => {
+        return { gpa, blockBytes, plugged: plugged.subarray(0, usableBytes / blockBytes) };
+      });
+      await this.#container?.follow(memory, usable);
       const leftOutBytes = this.#container?.leftOutBytes() ?? 0;
       if (leftOutBytes > 0)
         onWarning(`Devices passed through do not reach ${leftOutBytes} bytes of mapped files`);

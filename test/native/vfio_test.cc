@@ -48,15 +48,20 @@ void OnlyPluggedBlocksAreReached() {
                                           RegionAt(0, 4 * kBlock)};
   CHECK((SpansOf(DmaRanges(regions, {})) == Spans{{0, 4 * kBlock}, {8 * kBlock, 4 * kBlock}}));
   const DmaBlocks blocks{8 * kBlock, kBlock, {0, 1, 1, 0}};
-  CHECK((SpansOf(DmaRanges(regions, blocks)) ==
+  CHECK((SpansOf(DmaRanges(regions, {blocks})) ==
          Spans{{0, 4 * kBlock}, {9 * kBlock, kBlock}, {10 * kBlock, kBlock}}));
   // Blocks across regions that were added one by one, and RAM around them.
   const std::vector<BackedRegion> apart{RegionAt(0, 3 * kBlock), RegionAt(3 * kBlock, 3 * kBlock)};
-  CHECK((SpansOf(DmaRanges(apart, {kBlock, kBlock, {1, 0, 1, 1}})) == Spans{{0, kBlock},
+  CHECK(
+      (SpansOf(DmaRanges(apart, {{kBlock, kBlock, {1, 0, 1, 1}}})) == Spans{{0, kBlock},
                                                                             {kBlock, kBlock},
                                                                             {3 * kBlock, kBlock},
                                                                             {4 * kBlock, kBlock},
                                                                             {5 * kBlock, kBlock}}));
+  // Two zones of such memory, each with blocks of its own size.
+  CHECK(
+      (SpansOf(DmaRanges(regions, {{2 * kBlock, kBlock, {0, 1}}, blocks})) ==
+       Spans{{0, 2 * kBlock}, {3 * kBlock, kBlock}, {9 * kBlock, kBlock}, {10 * kBlock, kBlock}}));
 }
 
 /// An IOMMU that takes no range twice, and none apart.
@@ -93,6 +98,12 @@ void TheIommuFollowsMemory() {
   // Another region in the same place, larger, with the next one swallowed.
   CHECK(map.Follow(DmaRanges({RegionAt(0, 5 * kBlock)}, {})) == 0);
   CHECK((iommu.mapped == std::set<std::pair<uint64_t, uint64_t>>{{0, 5 * kBlock}}));
+  // Other memory in the same place, of the same size.
+  const int before = iommu.calls;
+  BackedRegion other = RegionAt(0, 5 * kBlock);
+  other.host = {std::shared_ptr<void>(), bytes + kBlock};
+  CHECK(map.Follow(DmaRanges({other}, {})) == 0);
+  CHECK(iommu.calls == before + 2);
   CHECK(map.Follow({}) == 0 && iommu.mapped.empty());
 }
 

@@ -320,9 +320,3 @@ export class FakeVm implements HostVm {
     return this.claims.find(({ base, sizeBytes }) => gpa >= base && gpa < base + sizeBytes);
   }
 }
-
-/** No memory by the block. */
-export const NO_BLOCKS = {
-  ...{ gpa: 0, regionBytes: 0, blockBytes: 1, usableBytes: 0, requestedBytes: 0 },
-  plugged: new Uint8Array(0),
-};

@@ -10,8 +10,8 @@ function create() {
   let discards: (() => void)[] = [];
   const state = { fault: undefined as Error | undefined, leftOutBytes: 0 };
   class Container {
-    async follow(_: unknown, { plugged }: { plugged: Uint8Array }): Promise<void> {
-      log.push(`follow ${[...plugged].join('')}`);
+    async follow(_: unknown, blocks: { plugged: Uint8Array }[]): Promise<void> {
+      log.push(`follow ${blocks.map(({ plugged }) => [...plugged].join('')).join(' ')}`);
       if (state.fault) throw state.fault;
     }
     leftOutBytes = () => state.leftOutBytes;
@@ -37,10 +37,12 @@ function create() {
     native: { Passthrough: Guest, VfioContainer: Container, VfioDevice: Device } as never,
     vm: {} as never,
     memory: { ...NO_MEMORY, discard },
-    blocks: {
-      ...{ gpa: 0, regionBytes: 4 * BLOCK, blockBytes: BLOCK, usableBytes: 3 * BLOCK },
-      ...{ requestedBytes: 0, plugged },
-    },
+    blocks: [
+      {
+        ...{ gpa: 0, regionBytes: 4 * BLOCK, blockBytes: BLOCK, usableBytes: 3 * BLOCK },
+        ...{ requestedBytes: 0, plugged },
+      },
+    ],
     windows: [{ gpa: 0x1000, sizeBytes: 0x1000 }],
     onWarning: (text) => warnings.push(text),
   });

@@ -35,12 +35,12 @@ async function discard(ranges: Float64Array): Promise<void> {
 }
 
 /** A driver that runs the device, and what it asks for. */
-function start(requestedBytes = 8 * BLOCK) {
+function start(requestedBytes = 8 * BLOCK, node = {}) {
   const plugged = new Uint8Array(REGION / BLOCK);
   const mem = new Mem(
     {
       ...{ gpa: GPA, regionBytes: REGION, blockBytes: BLOCK },
-      ...{ usableBytes: USABLE, requestedBytes },
+      ...{ usableBytes: USABLE, requestedBytes, ...node },
       plugged,
     },
     {
@@ -69,6 +69,14 @@ function start(requestedBytes = 8 * BLOCK) {
     driver.read(DEVICE_CONFIG + offset, 4) + 2 ** 32 * driver.read(DEVICE_CONFIG + offset + 4, 4);
   return { mem, driver, ask, config };
 }
+
+test('the driver is told of a node, if there is one', () => {
+  expect(start().mem.features & 1n).toBe(0n);
+  const { mem, config } = start(0, { node: 3 });
+
+  expect(mem.features & 1n).toBe(1n);
+  expect(config(8)).toBe(3);
+});
 
 test('the driver is told of the region, and what it is asked to plug', () => {
   const { config } = start();
