@@ -231,7 +231,8 @@ export function unsupportedDevices(config: DeviceConfigs): string[] {
 
 function unservedParts({ kind, at, config }: WantedDevice): string[] {
   const unserved = kind.unserved?.(config) ?? (kind.create ? [] : ['']);
-  return unserved.map((what) => `${at}${what}`);
+  const isBehindIommu = !kind.isOffBus && (config as { iommu?: boolean }).iommu === true;
+  return [...unserved, ...(isBehindIommu ? [' iommu'] : [])].map((what) => `${at}${what}`);
 }
 
 /**

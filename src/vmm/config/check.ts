@@ -61,6 +61,7 @@ const UNSUPPORTED: Readonly<Record<string, (config: VmConfig) => unknown>> = {
   'cpus.core_scheduling': ({ cpus }) => cpus.core_scheduling === 'Vcpu',
   'cpus.features.amx': ({ cpus }) => cpus.features.amx,
   'memory.zones': ({ memory }) => memory.zones?.length,
+  iommu: ({ iommu }) => iommu,
   numa: ({ numa }) => numa?.length,
   pci_segments: ({ pci_segments }) => pci_segments?.length,
   'platform.num_pci_segments': ({ platform }) => (platform?.num_pci_segments ?? 1) > 1,

@@ -345,13 +345,17 @@ test('a boot names everything that is not supported yet, and nothing that has no
   const fine = configOf({
     ...memory(GIB, { shared: true, hotplug_size: GIB }),
     ...vcpus(2, 4),
-    iommu: true,
+    serial: { mode: 'Null', iommu: true },
     platform: { oem_strings: ['x'] },
     ...{ watchdog: true, pvpanic: true, rtc: {}, debug_console: { mode: 'Null' } },
   });
   const asking = configOf({
     ...memory(0, { zones: [{ id: 'z', size: GIB }] }),
+    iommu: true,
+    rng: { src: '/s', iommu: true },
+    vsock: { cid: 3, socket: '/s', iommu: true },
     disks: [
+      { path: '/d', iommu: true },
       { path: '/e', image_type: 'Vhdx', rate_limiter_config: { ops: { size: 9, refill_time: 9 } } },
     ],
     tpm: { socket: '/s' },
@@ -361,7 +365,8 @@ test('a boot names everything that is not supported yet, and nothing that has no
 
   expect(() => checkBootable(fine)).not.toThrow();
   expect(refusalOf(() => checkBootable(asking)).message).toBe(
-    'Not supported yet: memory.zones, platform.tdx, vdpa[0], tpm',
+    'Not supported yet: memory.zones, iommu, platform.tdx, ' +
+      'disks[0] iommu, rng iommu, vsock[0] iommu, vdpa[0], tpm',
   );
 });
 
