@@ -1,56 +1,10 @@
 /** Devices that another process serves: a disk of qemu-storage-daemon, a share of virtiofsd. */
-import { randomBytes } from 'node:crypto';
 import { expect, test } from 'vitest';
 import { MIB } from '../../src/bytes.ts';
 import { mustExec } from '../host/exec.ts';
-import type { HostProcess, KvmHost } from '../host/host.ts';
-import { cleanUp, currentHost } from './support/current-host.ts';
+import { Daemon } from './support/daemon.ts';
 import { Guest } from './support/guest.ts';
 import { ScratchDisk } from './support/scratch-disk.ts';
-
-/** A backend in a folder of its own on the host. */
-class Daemon implements AsyncDisposable {
-  readonly host: KvmHost;
-  readonly folder: string;
-  readonly #argv: readonly string[];
-  #process: HostProcess | undefined;
-
-  private constructor(host: KvmHost, folder: string, argv: readonly string[]) {
-    this.host = host;
-    this.folder = folder;
-    this.#argv = argv;
-  }
-
-  static async run(argv: (folder: string) => readonly string[]): Promise<Daemon> {
-    const host = await currentHost();
-    const folder = `/tmp/vhost-${randomBytes(4).toString('hex')}`;
-    await mustExec(host, `mkdir -p ${folder}/share`);
-    const daemon = new Daemon(host, folder, argv(folder));
-    await daemon.start();
-    return daemon;
-  }
-
-  get socket(): string {
-    return `${this.folder}/socket`;
-  }
-
-  async start(): Promise<void> {
-    this.#process = await this.host.spawn(this.#argv);
-    this.#process.stdout.resume();
-    this.#process.stderr.resume();
-    await mustExec(this.host, `until [ -S ${this.socket} ]; do sleep 0.05; done`);
-  }
-
-  async kill(): Promise<void> {
-    this.#process?.kill('SIGKILL');
-    await this.#process?.exited;
-  }
-
-  async [Symbol.asyncDispose](): Promise<void> {
-    await this.kill();
-    await cleanUp(this.host, `rm -rf ${this.folder}`);
-  }
-}
 
 const storageDaemon = ({ path }: ScratchDisk): Promise<Daemon> =>
   Daemon.run((folder) => [
