@@ -57,3 +57,18 @@ export class Daemon implements AsyncDisposable {
     await cleanUp(this.host, `rm -rf ${this.folder}`);
   }
 }
+
+/** Serves an image as a disk. */
+export const storageDaemon = (path: string): Promise<Daemon> =>
+  Daemon.run((folder) => [
+    ...['qemu-storage-daemon', '--blockdev', `driver=file,node-name=disk,filename=${path}`],
+    '--export',
+    `type=vhost-user-blk,id=export,node-name=disk,writable=on,addr.type=unix,addr.path=${folder}/socket`,
+  ]);
+
+/** Serves its folder `share`. */
+export const virtiofsd = (): Promise<Daemon> =>
+  Daemon.run((folder) => [
+    ...['/usr/lib/qemu/virtiofsd', `--socket-path=${folder}/socket`],
+    ...['-o', `source=${folder}/share`, '-o', 'sandbox=chroot'],
+  ]);
