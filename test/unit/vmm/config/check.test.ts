@@ -261,6 +261,18 @@ test.each<[body: object, text: string]>([
     { vsock: { cid: 3, socket: '/v' }, serial: { mode: 'Socket', socket: '/v' } },
     'Duplicated socket path: /v',
   ],
+  ...(
+    [
+      { fs: [0, 1].map((i) => ({ tag: `${i}`, socket: '/v' })) },
+      { fs: [{ tag: 't', socket: '/v' }], vsock: { cid: 3, socket: '/v' } },
+      { disks: [{ vhost_user: true, vhost_socket: '/v' }], fs: [{ tag: 't', socket: '/v' }] },
+      { net: [0, 1].map(() => ({ vhost_user: true, vhost_socket: '/v' })) },
+    ] as object[]
+  ).map((devices): [object, string] => [{ ...shared, ...devices }, 'Duplicated socket path: /v']),
+  [
+    { ...shared, fs: ['/a', '/b'].map((socket) => ({ tag: 't', socket })) },
+    'Duplicated virtio-fs tag: t',
+  ],
   [disk({ path: '/d' }), 'The file is already locked'],
   [disk({ path: '/d', readonly: true }), 'The file is already locked'],
   [{ net: [{ tap: 'a' }, { tap: 'b' }, { tap: 'a' }] }, 'Tap a is used twice'],
