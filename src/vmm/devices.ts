@@ -253,7 +253,9 @@ export function unsupportedDevices(config: DeviceConfigs): string[] {
 
 function unservedParts({ kind, at, config }: WantedDevice): string[] {
   const unserved = kind.unserved?.(config) ?? (kind.create ? [] : ['']);
-  return unserved.map((what) => `${at}${what}`);
+  const isBehindIommu = !kind.isOffBus && (config as { iommu?: boolean }).iommu === true;
+  const all = new Set([...unserved, ...(isBehindIommu ? [' iommu'] : [])]);
+  return [...all].map((what) => `${at}${what}`);
 }
 
 /**

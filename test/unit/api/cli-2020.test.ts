@@ -3,7 +3,11 @@ import { describe, expect, test } from 'vitest';
 import { parseCommandLine } from '../../../src/api/cli.ts';
 import { errorChain } from '../../../src/errors.ts';
 
-const HOST = { memoryBytes: () => 2 ** 40, cpus: () => new Set([0, 1]) };
+const HOST = {
+  memoryBytes: () => 2 ** 40,
+  cpus: () => new Set([0, 1]),
+  numaNodes: () => new Set<number>(),
+};
 const configOf = (...args: string[]) =>
   parseCommandLine(['--kernel', '/k', '--console', 'off', ...args], HOST).config;
 
