@@ -1,8 +1,6 @@
 /** What network cards and host-guest sockets must be. */
+import { MTU_MIN } from '../../../schema.ts';
 import { each, isPowerOfTwo, type Rule } from './rule.ts';
-
-/** VIRTIO 1.2 §5.1.4.1. */
-const MTU_MIN = 1280;
 
 /** Standard input, output and error. */
 const FD_STANDARD_MAX = 2;
