@@ -20,7 +20,7 @@ export default defineConfig({
       tier('e2e', {
         pool: 'forks',
         fileParallelism: false,
-        testTimeout: 120_000,
+        testTimeout: 180_000,
         hookTimeout: 300_000,
         // Nothing else is ever tried again: see test/host/README.md.
         retry: { count: 2, condition: /The emulated host is (lost|at fault)/ },

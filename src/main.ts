@@ -27,6 +27,8 @@ const START_FAILED = 'Failed to start the VMM thread';
 
 const SETTLE_AFTER_MS = 1000;
 
+const MANY_REQUESTS = 256;
+
 const log = child('main');
 
 /** What the launcher did before there was node: see native/launcher/main.c. */
@@ -83,7 +85,7 @@ class Process {
 
   async listen(where: { fd: number } | { path: string }): Promise<void> {
     const { createApi } = await import('./api/server.ts');
-    this.#server = await createApi(this.#vmm);
+    this.#server = await createApi(this.#vmm, countRequest);
     try {
       this.#server.listen(where);
       if ('path' in where) removeAtExit(where.path);
@@ -143,13 +145,35 @@ function settleLater(): void {
   settling = setTimeout(() => void settle(), SETTLE_AFTER_MS);
 }
 
-/** Gives back what a start needed and idling does not. */
+/** Since they were last settled after. */
+let requests = 0;
+
+/** Many of them leave garbage that V8 would keep, and wake up for, minutes after the last. */
+function countRequest(): void {
+  requests++;
+  if (requests === MANY_REQUESTS) settleOnceQuiet();
+}
+
+function settleOnceQuiet(): void {
+  const before = requests;
+  setTimeout(() => {
+    if (requests !== before) return settleOnceQuiet();
+    requests = 0;
+    void settle();
+  }, SETTLE_AFTER_MS);
+}
+
+/** Gives back what a start or clients needed and idling does not. */
 async function settle(): Promise<void> {
   const { setFlagsFromString } = await import('node:v8');
   const { runInNewContext } = await import('node:vm');
   setFlagsFromString('--semi-space-growth-factor=1'); // else bursts of requests grow the heap
   setFlagsFromString('--expose-gc'); // for contexts that are made from now on
-  runInNewContext('globalThis.gc?.()'); // while the build rehearses, flags stay as they are
+  // What native objects held is freed after a collection, and what that held by the next.
+  for (let round = 0; round < 2; round++) {
+    runInNewContext('globalThis.gc?.()'); // while the build rehearses, flags stay as they are
+    await new Promise((resolve) => setImmediate(resolve));
+  }
   await native.trimMemory();
 }
 

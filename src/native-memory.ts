@@ -23,4 +23,6 @@ export interface RegionOptions {
   readonly?: boolean;
   /** The guest may give its contents back: it is RAM, not a file of somebody's. */
   discardable?: boolean;
+  /** Pages come from this NUMA node of the host, and from no other. */
+  hostNode?: number;
 }

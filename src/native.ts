@@ -46,8 +46,8 @@ export interface GuestMemory {
    * Rejects: EFAULT if not all RAM, ENODATA if the file ends early, or what pread(2) says.
    */
   load(gpa: number, fd: number, offset: number, length: number): Promise<void>;
-  /** Touches every page on a worker thread, so that no access faults later. */
-  prefault(): Promise<void>;
+  /** Touches every page of the region at `gpa` on a worker thread, so that no access faults later. */
+  prefault(gpa: number): Promise<void>;
   /**
    * Gives the host back what lies in `ranges`, pairs of address and length, on a worker thread: it
    * reads as zero afterwards. What is no discardable region, or no whole page, stays as it is.

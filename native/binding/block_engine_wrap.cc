@@ -5,8 +5,6 @@
 #include "args.h"
 #include "block_counters_wrap.h"
 #include "disk_image_wrap.h"
-#include "engine_calls.h"
-#include "js_queue.h"
 #include "rate_limiter_wrap.h"
 #include "sys_error.h"
 
@@ -50,26 +48,15 @@ BlockOptions ToOptions(Napi::Object from) {
 }  // namespace
 
 Napi::Function BlockEngineWrap::Define(Napi::Env env) {
-  return DefineClass(env, "BlockEngine",
-                     {InstanceMethod<&BlockEngineWrap::Start>("start"),
-                      InstanceMethod<&BlockEngineWrap::SetWriteback>("setWriteback"),
-                      InstanceMethod<&BlockEngineWrap::Pause>("pause"),
-                      InstanceMethod<&BlockEngineWrap::Resume>("resume"),
-                      InstanceMethod<&BlockEngineWrap::Stop>("stop")});
+  return DefineEngine(env, "BlockEngine",
+                      {InstanceMethod<&BlockEngineWrap::Start>("start"),
+                       InstanceMethod<&BlockEngineWrap::SetWriteback>("setWriteback")});
 }
 
-BlockEngineWrap::BlockEngineWrap(const Napi::CallbackInfo& info)
-    : ObjectWrap(info),
-      on_error_(std::make_shared<Napi::FunctionReference>(
-          Napi::Persistent(ToFunction(ToObject(info[0], "options").Get("onError"), "onError")))) {
-  BlockOptions options = ToOptions(info[0].As<Napi::Object>());
-  // A FunctionReference must end on the JS thread, so the threads that call have a weak one only.
-  options.on_error = [calls = JsQueue::Of(info.Env()).calls(),
-                      weak = std::weak_ptr(on_error_)](const std::string& message) {
-    calls->Post([weak, message](Napi::Env js) {
-      if (const auto callback = weak.lock()) callback->Call({Napi::String::New(js, message)});
-    });
-  };
+BlockEngineWrap::BlockEngineWrap(const Napi::CallbackInfo& info) : EngineWrap(info) {
+  const Napi::Object from = ToObject(info[0], "options");
+  BlockOptions options = ToOptions(from);
+  options.on_error = Caller(from, "onError");
   core_ = std::make_unique<BlockEngine>(options);
 }
 
@@ -81,29 +68,6 @@ Napi::Value BlockEngineWrap::Start(const Napi::CallbackInfo& info) {
 Napi::Value BlockEngineWrap::SetWriteback(const Napi::CallbackInfo& info) {
   core_->SetWriteback(info[0].ToBoolean().Value());
   return info.Env().Undefined();
-}
-
-Napi::Value BlockEngineWrap::Pause(const Napi::CallbackInfo& info) {
-  auto [promise, settle] = Settled(info.Env(), [] {});
-  core_->Pause(settle);
-  return promise;
-}
-
-Napi::Value BlockEngineWrap::Resume(const Napi::CallbackInfo& info) {
-  core_->Resume();
-  return info.Env().Undefined();
-}
-
-/// Threads are joined once each has made its last call, so that takes no time. Until then this is
-/// not collected: the destructor would wait for what is in flight.
-Napi::Value BlockEngineWrap::Stop(const Napi::CallbackInfo& info) {
-  auto [promise, settle] = Settled(info.Env(), [this] {
-    core_->Join();
-    Unref();
-  });
-  Ref();
-  core_->Stop(settle);
-  return promise;
 }
 
 }  // namespace vmm

@@ -91,6 +91,8 @@ void FdListenerWrap::OnReady(Napi::Env env, int) {
 
 void FdListenerWrap::OnClosed(Napi::Env, bool) {
   listener_ = Fd();
+  on_connection_.Reset();
+  on_stall_.Reset();
   Unref();
 }
 
@@ -215,6 +217,10 @@ void FdSocketWrap::Close() {
 void FdSocketWrap::OnClosed(Napi::Env env, bool environment_ends) {
   socket_ = nullptr;
   if (!environment_ends) Call(env, on_close_, {});
+  // What the handlers know holds us, and they would be held by us: nobody could be collected.
+  for (Napi::FunctionReference* handler : {&on_data_, &on_end_, &on_drain_, &on_close_})
+    handler->Reset();
+  into_.Reset();
   Unref();
 }
 

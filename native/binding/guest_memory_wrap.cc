@@ -41,6 +41,8 @@ Napi::Value GuestMemoryWrap::AddRegion(const Napi::CallbackInfo& info) {
   region.private_copy = flag("privateCopy");
   region.readonly = flag("readonly");
   region.discardable = flag("discardable");
+  if (options.Has("hostNode"))
+    region.host_node = ToUint<uint16_t>(options.Get("hostNode"), "hostNode");
   ThrowIfFailed(info.Env(), core_->Add(region), "mmap(guest RAM)");
   return info.Env().Undefined();
 }
@@ -78,8 +80,9 @@ Napi::Value GuestMemoryWrap::Load(const Napi::CallbackInfo& info) {
 }
 
 Napi::Value GuestMemoryWrap::Prefault(const Napi::CallbackInfo& info) {
-  return JsQueue::Of(info.Env()).RunOnWorker(info.Env(), [memory = core_] {
-    return Status{-memory->Prefault(), "madvise(MADV_POPULATE_WRITE)"};
+  const uint64_t gpa = ToU64(info[0], "gpa");
+  return JsQueue::Of(info.Env()).RunOnWorker(info.Env(), [gpa, memory = core_] {
+    return Status{-memory->Prefault(gpa), "madvise(MADV_POPULATE_WRITE)"};
   });
 }
 

@@ -3,8 +3,6 @@
 #include <utility>
 
 #include "args.h"
-#include "engine_calls.h"
-#include "js_queue.h"
 #include "rate_limiter_wrap.h"
 #include "sys_error.h"
 
@@ -31,27 +29,16 @@ NetOptions ToOptions(Napi::Object from) {
 }  // namespace
 
 Napi::Function NetEngineWrap::Define(Napi::Env env) {
-  return DefineClass(env, "NetEngine",
-                     {InstanceMethod<&NetEngineWrap::Start>("start"),
-                      InstanceMethod<&NetEngineWrap::SetPairs>("setPairs"),
-                      InstanceMethod<&NetEngineWrap::Pause>("pause"),
-                      InstanceMethod<&NetEngineWrap::Resume>("resume"),
-                      InstanceMethod<&NetEngineWrap::Stop>("stop"),
-                      InstanceMethod<&NetEngineWrap::Counters>("counters")});
+  return DefineEngine(env, "NetEngine",
+                      {InstanceMethod<&NetEngineWrap::Start>("start"),
+                       InstanceMethod<&NetEngineWrap::SetPairs>("setPairs"),
+                       InstanceMethod<&NetEngineWrap::Counters>("counters")});
 }
 
-NetEngineWrap::NetEngineWrap(const Napi::CallbackInfo& info)
-    : ObjectWrap(info),
-      on_tap_error_(std::make_shared<Napi::FunctionReference>(Napi::Persistent(
-          ToFunction(ToObject(info[0], "options").Get("onTapError"), "onTapError")))) {
-  NetOptions options = ToOptions(info[0].As<Napi::Object>());
-  // A FunctionReference must end on the JS thread, so the threads that call have a weak one only.
-  options.on_tap_error = [calls = JsQueue::Of(info.Env()).calls(),
-                          weak = std::weak_ptr(on_tap_error_)](const std::string& message) {
-    calls->Post([weak, message](Napi::Env js) {
-      if (const auto callback = weak.lock()) callback->Call({Napi::String::New(js, message)});
-    });
-  };
+NetEngineWrap::NetEngineWrap(const Napi::CallbackInfo& info) : EngineWrap(info) {
+  const Napi::Object from = ToObject(info[0], "options");
+  NetOptions options = ToOptions(from);
+  options.on_tap_error = Caller(from, "onTapError");
   core_ = std::make_unique<NetEngine>(options);
 }
 
@@ -63,28 +50,6 @@ Napi::Value NetEngineWrap::Start(const Napi::CallbackInfo& info) {
 Napi::Value NetEngineWrap::SetPairs(const Napi::CallbackInfo& info) {
   core_->SetPairs(ToUint<uint32_t>(info[0], "count"));
   return info.Env().Undefined();
-}
-
-Napi::Value NetEngineWrap::Pause(const Napi::CallbackInfo& info) {
-  auto [promise, settle] = Settled(info.Env(), [] {});
-  core_->Pause(settle);
-  return promise;
-}
-
-Napi::Value NetEngineWrap::Resume(const Napi::CallbackInfo& info) {
-  core_->Resume();
-  return info.Env().Undefined();
-}
-
-/// As BlockEngineWrap::Stop: not collected until each thread has made its last call.
-Napi::Value NetEngineWrap::Stop(const Napi::CallbackInfo& info) {
-  auto [promise, settle] = Settled(info.Env(), [this] {
-    core_->Join();
-    Unref();
-  });
-  Ref();
-  core_->Stop(settle);
-  return promise;
 }
 
 Napi::Value NetEngineWrap::Counters(const Napi::CallbackInfo& info) {

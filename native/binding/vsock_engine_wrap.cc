@@ -3,10 +3,7 @@
 #include <utility>
 
 #include "args.h"
-#include "engine_calls.h"
-#include "js_queue.h"
 #include "sys_error.h"
-#include "virtqueue_wrap.h"
 
 namespace vmm {
 namespace {
@@ -29,25 +26,13 @@ EngineQueue TakeQueue(const Napi::CallbackInfo& info, size_t index, const char* 
 }  // namespace
 
 Napi::Function VsockEngineWrap::Define(Napi::Env env) {
-  return DefineClass(env, "VsockEngine",
-                     {InstanceMethod<&VsockEngineWrap::Start>("start"),
-                      InstanceMethod<&VsockEngineWrap::Pause>("pause"),
-                      InstanceMethod<&VsockEngineWrap::Resume>("resume"),
-                      InstanceMethod<&VsockEngineWrap::Stop>("stop")});
+  return DefineEngine(env, "VsockEngine", {InstanceMethod<&VsockEngineWrap::Start>("start")});
 }
 
-VsockEngineWrap::VsockEngineWrap(const Napi::CallbackInfo& info)
-    : ObjectWrap(info),
-      on_warning_(std::make_shared<Napi::FunctionReference>(Napi::Persistent(
-          ToFunction(ToObject(info[0], "options").Get("onWarning"), "onWarning")))) {
-  VsockOptions options = ToOptions(info[0].As<Napi::Object>());
-  // A FunctionReference must end on the JS thread, so the thread that calls has a weak one only.
-  options.on_warning = [calls = JsQueue::Of(info.Env()).calls(),
-                        weak = std::weak_ptr(on_warning_)](const std::string& message) {
-    calls->Post([weak, message](Napi::Env js) {
-      if (const auto callback = weak.lock()) callback->Call({Napi::String::New(js, message)});
-    });
-  };
+VsockEngineWrap::VsockEngineWrap(const Napi::CallbackInfo& info) : EngineWrap(info) {
+  const Napi::Object from = ToObject(info[0], "options");
+  VsockOptions options = ToOptions(from);
+  options.on_warning = Caller(from, "onWarning");
   core_ = std::make_unique<VsockEngine>(std::move(options));
 }
 
@@ -56,28 +41,6 @@ Napi::Value VsockEngineWrap::Start(const Napi::CallbackInfo& info) {
   EngineQueue tx = TakeQueue(info, 1, "tx");
   ThrowIfFailed(info.Env(), core_->Start(std::move(rx), std::move(tx)), "VsockEngine");
   return info.Env().Undefined();
-}
-
-Napi::Value VsockEngineWrap::Pause(const Napi::CallbackInfo& info) {
-  auto [promise, settle] = Settled(info.Env(), [] {});
-  core_->Pause(settle);
-  return promise;
-}
-
-Napi::Value VsockEngineWrap::Resume(const Napi::CallbackInfo& info) {
-  core_->Resume();
-  return info.Env().Undefined();
-}
-
-/// As BlockEngineWrap::Stop: not collected until the thread has made its last call.
-Napi::Value VsockEngineWrap::Stop(const Napi::CallbackInfo& info) {
-  auto [promise, settle] = Settled(info.Env(), [this] {
-    core_->Join();
-    Unref();
-  });
-  Ref();
-  core_->Stop(settle);
-  return promise;
 }
 
 }  // namespace vmm

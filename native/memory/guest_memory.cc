@@ -3,11 +3,15 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/memfd.h>
+#include <linux/mempolicy.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <bit>
+#include <climits>
 #include <utility>
 
 #include "../base/bounded_list.h"
@@ -51,6 +55,23 @@ int MapFlags(const RegionOptions& options, bool file) {
   return flags;
 }
 
+/// As many NUMA nodes as any x86 kernel knows.
+constexpr size_t kHostNodesMax = 1024;
+
+/// Has the pages come from one node of the host, or not at all. 0 or -errno.
+int BindToNode(void* host, const RegionOptions& options) {
+  if (options.host_node < 0) return 0;
+  const auto node = static_cast<size_t>(options.host_node);
+  if (node >= kHostNodesMax) return -EINVAL;
+  constexpr size_t kWordBits = sizeof(unsigned long) * CHAR_BIT;
+  std::array<unsigned long, kHostNodesMax / kWordBits> nodes{};
+  nodes[node / kWordBits] = 1UL << (node % kWordBits);
+  constexpr size_t kLookedAt = kHostNodesMax + 1;  // the kernel takes it for one less
+  const auto rc =
+      syscall(SYS_mbind, host, options.size_bytes, MPOL_BIND, nodes.data(), kLookedAt, 0U);
+  return rc < 0 ? -errno : 0;
+}
+
 /// What the config asks of the pages; none of it is worth refusing a VM for.
 void Advise(void* host, const RegionOptions& options) {
   // A child process has no business in guest RAM, nor has a core dump.
@@ -90,6 +111,10 @@ std::byte* MapHost(const RegionOptions& options, int fd) {
     const int error = errno;
     munmap(host, options.size_bytes);
     return errno = error, nullptr;
+  }
+  if (const int rc = BindToNode(host, options); rc < 0) {
+    munmap(host, options.size_bytes);
+    return errno = -rc, nullptr;
   }
   Advise(host, options);
   return host;
@@ -168,10 +193,12 @@ void GuestMemory::FindDiscards(uint64_t gpa, uint64_t len, std::vector<Discard>*
   }
 }
 
-int GuestMemory::Prefault() const {
-  for (const Region& region : Snapshot()->all())
-    if (madvise(region.host.get(), region.size_bytes, MADV_POPULATE_WRITE) < 0) return -errno;
-  return 0;
+int GuestMemory::Prefault(uint64_t gpa) const {
+  const auto regions = Snapshot();
+  const auto found = std::find_if(regions->all().begin(), regions->all().end(),
+                                  [gpa](const Region& region) { return region.gpa == gpa; });
+  if (found == regions->all().end()) return -EINVAL;
+  return madvise(found->host.get(), found->size_bytes, MADV_POPULATE_WRITE) < 0 ? -errno : 0;
 }
 
 void GuestMemory::Clear() {

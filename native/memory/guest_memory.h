@@ -104,6 +104,7 @@ struct RegionOptions {
   bool readonly = false;      // the guest's writes go nowhere
   /// The guest may give its contents back: it is RAM, not a file of somebody's.
   bool discardable = false;
+  int host_node = -1;  // pages come from this NUMA node and no other; -1 for any
 };
 
 /// A region as its owner knows it.
@@ -150,8 +151,9 @@ class GuestMemory {
   /// JS thread.
   const std::vector<BackedRegion>& regions() const { return regions_; }
 
-  /// Touches every page of RAM, so that no access faults later. Long: any thread but the JS one.
-  int Prefault() const;
+  /// Touches every page of the region that begins at `gpa`, so that no access faults later; -EINVAL
+  /// if there is none. Long: any thread but the JS one.
+  int Prefault(uint64_t gpa) const;
 
   /// All of the range is copied, or -EFAULT and none of it.
   int CopyOut(uint64_t gpa, void* to, uint64_t len) const;

@@ -28,6 +28,12 @@ export interface FunctionBar {
   gpa: number;
 }
 
+/** Where a function of a PCI bus is: each segment has one bus, and each slot one function. */
+export interface PciPlace {
+  segment: number;
+  slot: number;
+}
+
 /** What stands in a slot of a PCI bus. */
 export interface PciFunction {
   readonly space: ConfigSpace;
@@ -57,8 +63,8 @@ export interface DeviceContext {
   readonly rateLimitGroups: ReadonlyMap<string, RateLimiter>;
   /** Odd, but contained. A guest may cause it at will, so the log limits it. */
   onWarning(message: string): void;
-  /** For RAM that the guest plugs by the block. */
-  readonly blocks: PluggableBlocks;
+  /** For RAM that the guest plugs by the block: by the id of its device. */
+  readonly blocks: ReadonlyMap<string, PluggableBlocks>;
   /** For the console. */
   readonly console: CharHost;
   /** The guest's kernel says that it has come to its end. */
@@ -85,6 +91,8 @@ export interface PluggableBlocks {
   usableBytes: number;
   /** What the guest is asked to plug in all, at first. */
   requestedBytes: number;
+  /** The NUMA node of the guest that they are in, if it has any. */
+  node?: number;
 }
 
 export interface FileMapping extends Required<Pick<RegionOptions, 'privateCopy' | 'readonly'>> {

@@ -2,8 +2,9 @@
  * The devices: what stands under which field of the config, and how its devices are called. The
  * only place that knows them all, and it knows nothing else of any of them.
  */
+import { strict as assert } from 'node:assert';
 import type { Static, TSchema } from '@sinclair/typebox';
-import type { DeviceContext, PciFunction } from '../devices/device.ts';
+import type { DeviceContext, PciFunction, PluggableBlocks } from '../devices/device.ts';
 import { DebugConsoleConfig } from '../devices/legacy/debug-console.ts';
 import { SerialConfig } from '../devices/legacy/serial.ts';
 import { Pvpanic, PvpanicConfig } from '../devices/pvpanic.ts';
@@ -31,7 +32,7 @@ import { Vsock, VsockConfig } from '../devices/virtio/vsock.ts';
 import { Watchdog, WatchdogConfig } from '../devices/virtio/watchdog.ts';
 import { VmmError } from '../errors.ts';
 import { native } from '../native.ts';
-import { hasBlocks, MemoryConfig } from './config/memory.ts';
+import { hasBlocks, MemoryConfig, type RamZone, ramZones } from './config/memory.ts';
 
 /** What is in a slot, or what a virtio transport carries there. */
 type Device = VirtioDevice | PciFunction;
@@ -45,6 +46,8 @@ interface Kind<S extends TSchema, D extends Device> {
   readonly isOffBus?: true;
   /** Of its BAR; 64 if absent. */
   readonly barWidth?: 32;
+  /** The devices of a field that is no list of them, each with how the config calls it. */
+  parts?(config: Static<S>): { at: string; config: unknown }[];
   /** Whether such a config means that there is a device. It does if absent. */
   isPresent?(config: Static<S>): boolean;
   /**
@@ -68,6 +71,14 @@ interface Kind<S extends TSchema, D extends Device> {
 const kind = <S extends TSchema, D extends Device, const N extends Named>(
   it: Kind<S, D> & N,
 ): Kind<S, D> & N => it;
+
+const growingZones = (memory: MemoryConfig): RamZone[] => ramZones(memory).filter(hasBlocks);
+
+function blocksOf({ id, blocks }: DeviceContext): PluggableBlocks {
+  const found = blocks.get(id);
+  assert(found, `zone ${id} has no blocks`);
+  return found;
+}
 
 /**
  * In the order in which a boot gives out PCI slots and ids. A VM has any number of the devices with
@@ -127,9 +138,9 @@ export const DEVICES = {
   }),
   memory: kind({
     schema: MemoryConfig,
-    id: 'mem0',
-    isPresent: hasBlocks,
-    create: (_, context) => new Mem(context.blocks, context),
+    id: '', // each has that of its zone
+    parts: (memory) => growingZones(memory).map((zone) => ({ at: zone.at, config: zone })),
+    create: (_, context) => new Mem(blocksOf(context), context),
   }),
   balloon: kind({
     schema: BalloonConfig,
@@ -195,11 +206,15 @@ function wantedDevices(config: object, kinds: Kinds): WantedDevice[] {
   return Object.entries(kinds).flatMap(([field, kind]) => {
     const value = (config as Readonly<Record<string, unknown>>)[field];
     if (value === undefined || value === false) return [];
-    const wanted = Array.isArray(value)
-      ? value.map((config: unknown, i) => ({ kind, at: `${field}[${i}]`, config }))
-      : [{ kind, at: field, config: value }];
+    const wanted = partsOf(kind, field, value).map((part) => ({ kind, ...part }));
     return wanted.filter(({ config }) => kind.isPresent?.(config) ?? true);
   });
+}
+
+function partsOf(kind: AnyKind, field: string, value: unknown): { at: string; config: unknown }[] {
+  if (kind.parts) return kind.parts(value);
+  if (!Array.isArray(value)) return [{ at: field, config: value }];
+  return value.map((config: unknown, i) => ({ at: `${field}[${i}]`, config }));
 }
 
 /** The last one under a field. */
@@ -250,8 +265,9 @@ export const notSupported = (names: readonly string[]): string =>
 export const findBalloon = (devices: Iterable<VirtioDevice>): Balloon | undefined =>
   [...devices].find((device) => device instanceof Balloon);
 
-export const findMem = (devices: Iterable<VirtioDevice>): Mem | undefined =>
-  [...devices].find((device) => device instanceof Mem);
+/** By the zone that grows. */
+export const findMems = (devices: Iterable<VirtioDevice>): ReadonlyMap<string, Mem> =>
+  new Map([...devices].flatMap((device) => (device instanceof Mem ? [[device.id, device]] : [])));
 
 /** The id of a device in a config whose devices have all got theirs. */
 export const deviceId = ({ kind, config }: WantedDevice): string =>
@@ -294,8 +310,5 @@ export function assignIds<T extends DeviceConfigs>(
 }
 
 /** Every id that the config names, in the order of the devices. */
-export function deviceIds(config: DeviceConfigs): string[] {
-  return (Object.keys(DEVICES) as DeviceField[])
-    .flatMap((field) => config[field] ?? [])
-    .flatMap((device) => (device as Identified).id ?? []);
-}
+export const deviceIds = (config: DeviceConfigs): string[] =>
+  wantedDevices(config, KINDS).flatMap(({ config: own }) => (own as Identified).id ?? []);

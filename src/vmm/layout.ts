@@ -68,8 +68,12 @@ export const MEMORY = {
   lapic: range(0xfee0_0000, MIB),
 } as const;
 
-/** The part of `MEMORY.ecam` that answers: one segment of one bus. */
-export const ECAM_SEGMENT_BYTES = MIB;
+/** A segment has one bus. */
+const ECAM_SEGMENT_BYTES = MIB;
+
+/** The part of `MEMORY.ecam` of a segment, of which there are 96 at most. */
+export const segmentEcam = (segment: number): GpaRange =>
+  range(MEMORY.ecam.gpa + segment * ECAM_SEGMENT_BYTES, ECAM_SEGMENT_BYTES);
 
 /** The stack grows down from here; the bytes above it are left for what a callee may peek at. */
 export const BOOT_STACK_TOP = 0x8ff0;
@@ -100,6 +104,25 @@ export function ramRegions(ramBytes: number): GpaRange[] {
   return ramBytes <= HOLE ? [below] : [below, range(ABOVE_HOLE, ramBytes - HOLE)];
 }
 
+/** Where parts of RAM lie that follow each other: in one piece, or in two if the hole is within. */
+export function zoneRegions(sizes: readonly number[]): GpaRange[][] {
+  const regions = ramRegions(sizes.reduce((sum, size) => sum + size, 0));
+  return sizes.map((size) => {
+    const pieces: GpaRange[] = [];
+    for (let left = size; left > 0; ) {
+      const region = regions[0];
+      assert(region);
+      const piece = range(region.gpa, Math.min(left, region.sizeBytes));
+      pieces.push(piece);
+      left -= piece.sizeBytes;
+      region.gpa += piece.sizeBytes;
+      region.sizeBytes -= piece.sizeBytes;
+      if (region.sizeBytes === 0) regions.shift();
+    }
+    return pieces;
+  });
+}
+
 export const E820_RAM = 1;
 export const E820_RESERVED = 2;
 export interface E820Entry extends GpaRange {
@@ -122,12 +145,33 @@ export function e820(ramBytes: number): E820Entry[] {
   ];
 }
 
+/**
+ * Cuts a window in proportion to `weights`, at multiples of `stepBytes` from its start; the last
+ * part ends where it does. Parts may be empty.
+ */
+export function cutByWeight(
+  { gpa, sizeBytes }: GpaRange,
+  weights: readonly number[],
+  stepBytes: number,
+): GpaRange[] {
+  const total = weights.reduce((sum, weight) => sum + weight, 0);
+  let before = 0;
+  let start = gpa;
+  return weights.map((weight) => {
+    before += weight;
+    const share = before === total ? sizeBytes : alignDown(sizeBytes * (before / total), stepBytes);
+    const part = range(start, gpa + share - start);
+    start = gpa + share;
+    return part;
+  });
+}
+
 /** Linux plugs memory by sections of so much. */
 export const MEMORY_SECTION_BYTES = 128 * MIB;
 
 export interface DeviceArea {
-  /** Where RAM can be plugged, in whole sections; maybe none. */
-  pluggable: GpaRange;
+  /** Where RAM can be plugged, in whole sections, by zone; maybe none. */
+  pluggable: GpaRange[];
   /** For BARs of 64 bits, and files mapped beside them. */
   pci64: GpaRange;
   /** The register of the generic event device. */
@@ -141,23 +185,30 @@ export interface DeviceArea {
 const PLATFORM_BYTES = MIB;
 const TOP_UNUSED_BYTES = 64 * KIB;
 
+/** How much can be plugged, and from which multiples on. */
+export interface Pluggable {
+  sizeBytes: number;
+  alignBytes: number;
+}
+
 /**
  * What lies above RAM, which follows from how many address bits the guest's CPUs have.
  * @throws VmmError 'invalid-config' if RAM leaves no room for it.
  */
-export function deviceArea(physBits: number, ramBytes: number, hotplugBytes = 0): DeviceArea {
+export function deviceArea(
+  physBits: number,
+  ramBytes: number,
+  plugs: readonly Pluggable[] = [],
+): DeviceArea {
   const platform = 2 ** physBits - TOP_UNUSED_BYTES - PLATFORM_BYTES;
-  const ramEnd = Math.max(ABOVE_HOLE, ABOVE_HOLE + ramBytes - HOLE);
-  const plugGpa = alignUp(ramEnd, MEMORY_SECTION_BYTES);
-  const pluggable = range(plugGpa, alignDown(hotplugBytes, MEMORY_SECTION_BYTES));
-  const start = pluggable.sizeBytes > 0 ? plugGpa + pluggable.sizeBytes : ramEnd;
-  if (start >= platform)
-    throw new VmmError(
-      'invalid-config',
-      `Memory of ${ramBytes} bytes${hotplugBytes > 0 ? `, and ${hotplugBytes} to be plugged,` : ''} ` +
-        `leaves no room for devices below ${hex(2 ** physBits)}, ` +
-        `which ${physBits} physical address bits reach: give the VM less memory`,
-    );
+  let start = Math.max(ABOVE_HOLE, ABOVE_HOLE + ramBytes - HOLE);
+  const pluggable = plugs.map(({ sizeBytes, alignBytes }) => {
+    const gpa = alignUp(start, Math.max(MEMORY_SECTION_BYTES, alignBytes));
+    const room = range(gpa, alignDown(sizeBytes, MEMORY_SECTION_BYTES));
+    if (room.sizeBytes > 0) start = gpa + room.sizeBytes;
+    return room;
+  });
+  if (start >= platform) throw noRoom(physBits, ramBytes, plugs);
   return {
     pluggable,
     pci64: range(start, platform - start),
@@ -166,6 +217,16 @@ export function deviceArea(physBits: number, ramBytes: number, hotplugBytes = 0)
     memoryHotplug: range(platform + 0x20, 0x18),
     pciHotplug: range(platform + 0x40, 0x10),
   };
+}
+
+function noRoom(physBits: number, ramBytes: number, plugs: readonly Pluggable[]): VmmError {
+  const plugBytes = plugs.reduce((sum, { sizeBytes }) => sum + sizeBytes, 0);
+  return new VmmError(
+    'invalid-config',
+    `Memory of ${ramBytes} bytes${plugBytes > 0 ? `, and ${plugBytes} to be plugged,` : ''} ` +
+      `leaves no room for devices below ${hex(2 ** physBits)}, ` +
+      `which ${physBits} physical address bits reach: give the VM less memory`,
+  );
 }
 
 /** Entries in the order of their addresses, none reaching into the next. */

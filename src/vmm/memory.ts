@@ -1,9 +1,10 @@
 /** Guest RAM: what backs it, and where it lies. */
-import { closeSync } from 'node:fs';
+import { closeSync, fstatSync, openSync, statSync } from 'node:fs';
 import { VmmError } from '../errors.ts';
 import type { GuestMemory } from '../native.ts';
+import type { RegionOptions } from '../native-memory.ts';
 import { makeUnnamedFile } from '../unnamed-file.ts';
-import { type MemoryConfig, pageBytes } from './config/memory.ts';
+import { pageBytes, type RamZone } from './config/memory.ts';
 import type { GpaRange } from './layout.ts';
 
 /**
@@ -12,44 +13,75 @@ import type { GpaRange } from './layout.ts';
  */
 export async function addRam(
   memory: GuestMemory,
-  config: MemoryConfig,
+  zone: RamZone,
   regions: readonly GpaRange[],
 ): Promise<void> {
-  const { shared = false, thp, mergeable, reserve, hugepages } = config;
-  const hugePageBytes = hugepages ? pageBytes(config) : 0;
   const total = regions.reduce((sum, { sizeBytes }) => sum + sizeBytes, 0);
-  const fd = config.file === undefined ? -1 : openBacking(config.file, total);
+  const options = backingOptions(zone);
+  const backing = zone.file === undefined ? undefined : openBacking(zone, zone.file, total);
   const added: number[] = [];
   let fileOffset = 0;
   try {
     for (const region of regions) {
-      const options = { shared, thp, mergeable, reserve, hugePageBytes, discardable: true };
-      memory.addRegion({ ...region, ...options, ...(fd >= 0 && { fd, fileOffset }) });
+      memory.addRegion({ ...region, ...options, ...(backing && { ...backing, fileOffset }) });
       added.push(region.gpa);
       fileOffset += region.sizeBytes;
     }
-    if (config.prefault) await memory.prefault();
+    if (zone.prefault) for (const gpa of added) await memory.prefault(gpa);
   } catch (cause) {
     for (const gpa of added) await memory.removeRegion(gpa);
-    const pages = hugepages ? ` in huge pages of ${hugePageBytes}` : '';
-    throw new VmmError(
-      'host',
-      `The host has no ${total} bytes${pages} for memory.size: give the VM less`,
-      cause,
-    );
+    throw notToBeHad(zone, total, cause);
   } finally {
-    if (fd >= 0) closeSync(fd);
+    if (backing) closeSync(backing.fd);
   }
 }
 
-function openBacking(directory: string, sizeBytes: number): number {
+function backingOptions(zone: RamZone): Omit<RegionOptions, 'gpa' | 'sizeBytes'> {
+  const { shared, thp, mergeable, reserve, hugepages, host_numa_node: hostNode } = zone;
+  return {
+    ...{ shared, thp, mergeable, reserve, discardable: true },
+    hugePageBytes: hugepages ? pageBytes(zone) : 0,
+    ...(hostNode !== undefined && { hostNode }),
+  };
+}
+
+export const isDirectory = (path: string): boolean =>
+  statSync(path, { throwIfNoEntry: false })?.isDirectory() ?? false;
+
+/**
+ * In a directory a file is made of which nobody else knows; a file is the RAM, or what a private
+ * copy begins with.
+ */
+function openBacking(
+  { at, shared }: RamZone,
+  path: string,
+  sizeBytes: number,
+): Pick<RegionOptions, 'privateCopy' | 'discardable'> & { fd: number } {
   try {
-    return makeUnnamedFile(directory, sizeBytes);
+    if (isDirectory(path)) return { fd: makeUnnamedFile(path, sizeBytes), discardable: true };
+    const fd = openSync(path, shared ? 'r+' : 'r');
+    const found = fstatSync(fd).size;
+    // What a copy gave back would be there again.
+    if (found >= sizeBytes) return { fd, privateCopy: !shared, discardable: shared };
+    closeSync(fd);
+    throw new Error(`It has ${found} bytes`);
   } catch (cause) {
     throw new VmmError(
       'invalid-config',
-      `memory.file is ${directory}, where no file can be made: name a directory for one`,
+      `${at}.file is ${path}, which cannot be ${sizeBytes} bytes of RAM: ` +
+        'name a file of that size, or a directory where one can be made',
       cause,
     );
   }
+}
+
+function notToBeHad(zone: RamZone, sizeBytes: number, cause: unknown): VmmError {
+  const { at, hugepages, host_numa_node: node } = zone;
+  const pages = hugepages ? ` in huge pages of ${pageBytes(zone)}` : '';
+  const where = node === undefined ? '' : ` on its NUMA node ${node}`;
+  return new VmmError(
+    'host',
+    `The host has no ${sizeBytes} bytes${pages}${where} for ${at}.size: give the VM less`,
+    cause,
+  );
 }

@@ -1,47 +1,75 @@
 /** The guest's RAM as a whole: what it boots with, and what is plugged while it runs. */
+import { strict as assert } from 'node:assert';
 import { alignDown, alignUp, hex } from '../bytes.ts';
 import type { PluggableBlocks } from '../devices/device.ts';
 import { VmmError } from '../errors.ts';
 import type { GuestMemory, Vm } from '../native.ts';
-import { blockBytes, hasBlocks, type MemoryConfig, pageBytes, ramBytes } from './config/memory.ts';
+import {
+  blockBytes,
+  hasBlocks,
+  type MemoryConfig,
+  pageBytes,
+  type RamZone,
+  ramZones,
+  refused,
+} from './config/memory.ts';
 import { systemHost } from './host.ts';
-import { type DeviceArea, type GpaRange, MEMORY_SECTION_BYTES, ramRegions } from './layout.ts';
-import { addRam } from './memory.ts';
+import { type DeviceArea, type GpaRange, MEMORY_SECTION_BYTES, zoneRegions } from './layout.ts';
+import { addRam, isDirectory } from './memory.ts';
+
+/** A zone of the config, and where it may grow. */
+interface Zone {
+  config: RamZone;
+  window: GpaRange;
+  /** Of RAM that is plugged by the block. */
+  blocks: PluggableBlocks | undefined;
+}
 
 export class Ram {
   readonly #memory: GuestMemory;
-  readonly #config: MemoryConfig;
-  readonly #window: GpaRange;
+  readonly #zones: readonly Zone[];
   readonly #bootBytes: number;
   #pluggedBytes = 0;
-  /** Where blocks may be plugged by virtio-mem, and how much of it is RAM. */
-  readonly blocks: PluggableBlocks;
 
-  private constructor(memory: GuestMemory, config: MemoryConfig, area: DeviceArea) {
+  private constructor(memory: GuestMemory, zones: readonly Zone[]) {
     this.#memory = memory;
-    this.#config = config;
-    this.#window = area.pluggable;
-    this.#bootBytes = ramBytes(config);
-    this.blocks = {
-      ...{
-        gpa: this.#window.gpa,
-        regionBytes: alignDown(this.#window.sizeBytes, blockBytes(config)),
-      },
-      ...{ blockBytes: blockBytes(config), usableBytes: 0 },
-      requestedBytes: hasBlocks(config) ? (config.hotplugged_size ?? 0) : 0,
-    };
+    this.#zones = zones;
+    this.#bootBytes = zones.reduce((sum, { config }) => sum + config.size, 0);
   }
 
-  /** RAM as a boot has it. @throws VmmError 'host' if the host has not got it. */
-  static async add(memory: GuestMemory, config: MemoryConfig, area: DeviceArea): Promise<Ram> {
-    await addRam(memory, config, ramRegions(ramBytes(config)));
-    const ram = new Ram(memory, config, area);
-    await ram.#addUsable(ram.blocks.requestedBytes);
+  /**
+   * RAM as a boot has it.
+   * @param nodes of the guest, by the zones that are in one.
+   * @throws VmmError 'host' if the host has not got it.
+   */
+  static async add(
+    memory: GuestMemory,
+    config: MemoryConfig,
+    area: DeviceArea,
+    nodes: ReadonlyMap<string, number>,
+  ): Promise<Ram> {
+    const zones = ramZones(config);
+    const regions = zoneRegions(zones.map(({ size }) => size));
+    const ram = new Ram(
+      memory,
+      zones.map((zone, i) => {
+        const window = area.pluggable[i] ?? { gpa: 0, sizeBytes: 0 };
+        return { config: zone, window, blocks: newBlocks(zone, window, nodes.get(zone.id)) };
+      }),
+    );
+    for (const [i, zone] of zones.entries()) await addRam(memory, zone, regions[i] ?? []);
+    for (const zone of ram.#zones) await ram.#addUsable(zone, zone.blocks?.requestedBytes ?? 0);
     return ram;
   }
 
   get sizeBytes(): number {
     return this.#bootBytes + this.#pluggedBytes;
+  }
+
+  /** Where blocks may be plugged by virtio-mem, and how much of it is RAM; by zone. */
+  get blocks(): ReadonlyMap<string, PluggableBlocks> {
+    const entries = this.#zones.map(({ config, blocks }) => [config.id, blocks] as const);
+    return new Map(entries.flatMap(([id, blocks]) => (blocks ? [[id, blocks]] : [])));
   }
 
   /**
@@ -50,7 +78,8 @@ export class Ram {
    * @throws VmmError 'invalid-config'.
    */
   missing(wantedBytes: number): GpaRange | undefined {
-    const step = Math.max(MEMORY_SECTION_BYTES, pageBytes(this.#config));
+    const { config, window } = this.#zone();
+    const step = Math.max(MEMORY_SECTION_BYTES, pageBytes(config));
     const wanted = `desired_ram is ${wantedBytes}`;
     const boot = this.#bootBytes;
     if (wantedBytes < boot) throw belowBoot(wantedBytes, boot);
@@ -60,10 +89,10 @@ export class Ram {
         `${wanted}: give ${boot} and a multiple of ${step} more`,
       );
     if (wantedBytes <= this.sizeBytes) return undefined;
-    if (wantedBytes - boot > this.#window.sizeBytes)
+    if (wantedBytes - boot > window.sizeBytes)
       throw refused(
         'Not enough space in the hotplug RAM region',
-        `${wanted}: give at most ${boot + this.#window.sizeBytes}, ` +
+        `${wanted}: give at most ${boot + window.sizeBytes}, ` +
           'or create the VM with more memory.hotplug_size',
       );
     if (wantedBytes > systemHost.memoryBytes())
@@ -71,24 +100,28 @@ export class Ram {
         'More memory than the host has',
         `${wanted}: give at most ${systemHost.memoryBytes()}`,
       );
-    const gpa = this.#window.gpa + this.#pluggedBytes;
+    const gpa = window.gpa + this.#pluggedBytes;
     return { gpa, sizeBytes: wantedBytes - this.sizeBytes };
   }
 
   /**
-   * What of the blocks makes so much RAM in all.
+   * What of the blocks of a zone makes so much RAM of it; undefined if it has none.
+   * @param id of the zone; without it RAM is one.
    * @throws VmmError 'invalid-config'.
    */
-  requested(wantedBytes: number): number {
-    const { blockBytes: step, regionBytes } = this.blocks;
+  requested(wantedBytes: number, id?: string): number | undefined {
+    const { config, blocks } = this.#zone(id);
+    if (!blocks) return undefined;
+    const { blockBytes: step, regionBytes } = blocks;
     const wanted = `desired_ram is ${wantedBytes}`;
-    const boot = this.#bootBytes;
+    const boot = config.size;
+    const at = id === undefined ? 'memory' : `of zone ${id}`;
     if (wantedBytes < boot) throw belowBoot(wantedBytes, boot);
     const bytes = wantedBytes - boot;
     if (bytes > regionBytes)
       throw unfit(
         `new size ${hex(bytes)} is bigger than region_size ${hex(regionBytes)}`,
-        `${wanted}: give at most ${boot + regionBytes}, or more memory.hotplug_size at vm.create`,
+        `${wanted}: give at most ${boot + regionBytes}, or more hotplug_size ${at} at vm.create`,
       );
     if (bytes % step !== 0)
       throw unfit(
@@ -99,39 +132,52 @@ export class Ram {
   }
 
   /**
-   * Has the first `sizeBytes` of the blocks be RAM. True if there was less.
+   * Has the first `sizeBytes` of the blocks of a zone be RAM, or more.
+   * @returns its id, how many are now, and whether those are more than before.
    * @throws VmmError 'host', and then nothing has changed.
    */
-  async makeUsable(sizeBytes: number, vm: Pick<Vm, 'mapMemory'>): Promise<boolean> {
-    const { usableBytes } = this.blocks;
-    const gpa = await this.#addUsable(sizeBytes);
-    if (gpa === undefined) return false;
+  async makeUsable(
+    sizeBytes: number,
+    vm: Pick<Vm, 'mapMemory'>,
+    id?: string,
+  ): Promise<{ id: string; sizeBytes: number; isMore: boolean }> {
+    const zone = this.#zone(id);
+    const before = zone.blocks?.usableBytes ?? 0;
+    const gpa = await this.#addUsable(zone, sizeBytes);
     try {
-      await this.#map(gpa, vm);
+      if (gpa !== undefined) await this.#map(gpa, vm);
     } catch (error) {
-      this.blocks.usableBytes = usableBytes;
+      if (zone.blocks) zone.blocks.usableBytes = before;
       throw error;
     }
-    return true;
+    const usableBytes = zone.blocks?.usableBytes ?? 0;
+    return { id: zone.config.id, sizeBytes: usableBytes, isMore: gpa !== undefined };
   }
 
   /** A quarter of the region at a time: regions of RAM are few, and a guest may touch all of it. */
-  async #addUsable(sizeBytes: number): Promise<number | undefined> {
-    const { gpa, regionBytes, blockBytes, usableBytes } = this.blocks;
-    if (sizeBytes <= usableBytes) return undefined;
+  async #addUsable({ config, blocks }: Zone, sizeBytes: number): Promise<number | undefined> {
+    if (!blocks || sizeBytes <= blocks.usableBytes) return undefined;
+    const { gpa, regionBytes, blockBytes, usableBytes } = blocks;
     const step = alignUp(Math.max(MEMORY_SECTION_BYTES, regionBytes / 4), blockBytes);
     const wanted = Math.min(alignUp(sizeBytes, step), regionBytes);
     const range = { gpa: gpa + usableBytes, sizeBytes: wanted - usableBytes };
-    await addRam(this.#memory, this.#config, [range]);
-    this.blocks.usableBytes = wanted;
+    await addRam(this.#memory, grown(config), [range]);
+    blocks.usableBytes = wanted;
     return range.gpa;
   }
 
   /** Gives the guest what is missing. @throws VmmError 'host', and then nothing has changed. */
   async plug(range: GpaRange, vm: Pick<Vm, 'mapMemory'>): Promise<void> {
-    await addRam(this.#memory, this.#config, [range]);
+    await addRam(this.#memory, grown(this.#zone().config), [range]);
     await this.#map(range.gpa, vm);
     this.#pluggedBytes += range.sizeBytes;
+  }
+
+  /** The one of that id, or the first: zones that a config names grow by name. */
+  #zone(id?: string): Zone {
+    const zone = this.#zones.find(({ config }) => id === undefined || config.id === id);
+    assert(zone, `there is no zone ${id}`);
+    return zone;
   }
 
   async #map(gpa: number, vm: Pick<Vm, 'mapMemory'>): Promise<void> {
@@ -163,9 +209,25 @@ const unfit = (why: string, remedy: string): VmmError =>
     ].reduceRight<Error | undefined>((cause, text) => new Error(text, { cause }), undefined),
   );
 
-export const refused = (text: string, remedy: string): VmmError =>
-  new VmmError(
-    'invalid-config',
-    'Memory manager error',
-    new Error(text, { cause: new Error(remedy) }),
-  );
+/** Address and size follow from the window, whose start is a multiple of a block. */
+function newBlocks(
+  zone: RamZone,
+  { gpa, sizeBytes }: GpaRange,
+  node: number | undefined,
+): PluggableBlocks | undefined {
+  if (!hasBlocks(zone)) return undefined;
+  return {
+    gpa,
+    regionBytes: alignDown(sizeBytes, blockBytes(zone)),
+    blockBytes: blockBytes(zone),
+    usableBytes: 0,
+    requestedBytes: zone.hotplugged_size ?? 0,
+    ...(node !== undefined && { node }),
+  };
+}
+
+/** A file that somebody gave has what a boot has of the zone, and no more. */
+const grown = ({ file, ...zone }: RamZone): RamZone => ({
+  ...zone,
+  ...(file !== undefined && isDirectory(file) && { file }),
+});

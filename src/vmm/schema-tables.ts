@@ -6,7 +6,7 @@
  */
 import type { Schema } from '../schema.ts';
 import { RemoveDeviceConfig, ResizeDiskConfig } from './config/plugging.ts';
-import { ResizeConfig } from './config/resize.ts';
+import { ResizeConfig, ResizeZoneConfig } from './config/resize.ts';
 import { RestoreConfig } from './config/restore.ts';
 import { VmCreateBody } from './config.ts';
 
@@ -17,6 +17,7 @@ export const SCHEMAS = {
   vmCreate: plain(VmCreateBody),
   restore: plain(RestoreConfig),
   resize: plain(ResizeConfig),
+  resizeZone: plain(ResizeZoneConfig),
   resizeDisk: plain(ResizeDiskConfig),
   removeDevice: plain(RemoveDeviceConfig),
 };

@@ -14,22 +14,25 @@ import {
 import type { RateLimiter } from '../native-limits.ts';
 import { makeRateLimiter } from '../rate-limiter.ts';
 import { dsdtTerms } from './acpi/dsdt.ts';
+import type { NumaTables } from './acpi/numa.ts';
 import { buildAcpi } from './acpi/tables.ts';
 import { ImageFile } from './boot/image.ts';
 import { openKernel } from './boot/kernel.ts';
 import { planBoot } from './boot/plan.ts';
-import { ramBytes } from './config/memory.ts';
+import { blockBytes, ramBytes, ramZones, refused } from './config/memory.ts';
 import type { VmConfig } from './config.ts';
 import { type Consoles, Ports } from './consoles.ts';
 import { apicId, flatTopology, physBits, type Topology } from './cpuid.ts';
 import { type CpuFacts, Cpus, vcpuCpuid, vcpuOptions } from './cpus.ts';
 import { type DeviceTree, platformNodes } from './device-tree.ts';
-import { findBalloon, findMem, pciDevices, type WantedDevice } from './devices.ts';
+import { findBalloon, findMems, pciDevices, type WantedDevice } from './devices.ts';
 import type { OnEvent } from './events.ts';
 import { deviceArea, MEMORY } from './layout.ts';
+import { Numa } from './numa.ts';
 import { PciDevices } from './pci-devices.ts';
+import { segmentWindows } from './pci-segments.ts';
 import { buildPlatform, type Platform } from './platform.ts';
-import { Ram, refused } from './ram.ts';
+import { Ram } from './ram.ts';
 import { buildSmbios } from './smbios.ts';
 
 /**
@@ -81,7 +84,7 @@ export class Vm {
     let devices: PciDevices | undefined;
     try {
       const machine = describe(config);
-      const ram = await Ram.add(memory, config.memory, machine.area);
+      const ram = await Ram.add(memory, config.memory, machine.area, machine.numa.zones);
       vm = new native.Vm(memory, {
         vcpus: vcpuOptions(config.cpus, machine.topology, 0, config.cpus.boot_vcpus),
         vcpusMax: config.cpus.max_vcpus,
@@ -91,17 +94,17 @@ export class Vm {
       ports = new Ports(vm, consoles);
       const platform = buildPlatform({
         ...{ vm, serial: consoles.serial.isThere, ...machine, ...hooks },
-        onEject: (slot) => devices?.eject(slot),
+        onEject: (place) => devices?.eject(place),
       });
       devices = await PciDevices.attach(pciDevices(config), {
-        ...{ vm, memory, native, bus: platform.pci, area: machine.area },
+        ...{ vm, memory, native, buses: platform.buses },
         hotplug: platform.pciHotplug,
         ...{ console: ports.console, onWarning: hooks.onWarning, onEvent: hooks.onEvent },
         resetGuest: hooks.onReset,
         ...{ rateLimitGroups: rateLimitGroups(config), blocks: ram.blocks },
       });
       const facts = { ...machine, tscKhz: vm.tscKhz() };
-      await vm.boot(plan(config, payload, facts, platform));
+      await vm.boot(plan(config, payload, facts, { platform, devices }));
       vm.run();
       ports.start();
       const cpus = new Cpus({ vm, platform, config: config.cpus, facts });
@@ -148,14 +151,7 @@ export class Vm {
    * @throws VmmError 'invalid-config' if it cannot have so much, 'host' if the host has not got it.
    */
   async resizeRam(sizeBytes: number): Promise<void> {
-    const mem = findMem(this.#devices.virtio);
-    if (mem) {
-      const requestedBytes = this.#ram.requested(sizeBytes);
-      if (await this.#ram.makeUsable(requestedBytes, this.#native))
-        await this.#devices.memoryChanged();
-      mem.resize(requestedBytes, this.#ram.blocks.usableBytes);
-      return;
-    }
+    if (await this.#resizeBlocks(sizeBytes)) return;
     const range = this.#ram.missing(sizeBytes);
     if (!range) return;
     if (!this.#platform.hasMemorySlot || this.#devices.hasMostMemory)
@@ -166,6 +162,28 @@ export class Vm {
     await this.#ram.plug(range, this.#native);
     await this.#devices.memoryChanged();
     this.#platform.plugMemory(range);
+  }
+
+  /**
+   * Asks the guest to have so much of a zone, that the config has.
+   * @throws VmmError 'invalid-config' if it cannot have so much, 'host' if the host has not got it.
+   */
+  async resizeZone(id: string, sizeBytes: number): Promise<void> {
+    if (await this.#resizeBlocks(sizeBytes, id)) return;
+    throw refused(
+      'No virtio-mem resizing handler found',
+      `id is ${id}: create the VM with memory.hotplug_method VirtioMem and a hotplug_size of it`,
+    );
+  }
+
+  /** False if RAM, or the zone, does not grow by the block. */
+  async #resizeBlocks(sizeBytes: number, id?: string): Promise<boolean> {
+    const requestedBytes = this.#ram.requested(sizeBytes, id);
+    if (requestedBytes === undefined) return false;
+    const usable = await this.#ram.makeUsable(requestedBytes, this.#native, id);
+    if (usable.isMore) await this.#devices.memoryChanged();
+    findMems(this.#devices.virtio).get(usable.id)?.resize(requestedBytes, usable.sizeBytes);
+    return true;
   }
 
   /**
@@ -190,7 +208,8 @@ export class Vm {
   /** RAM that the guest has now: without what it says that it lends, which may be anything. */
   get memoryActualSize(): number {
     const heldBytes = findBalloon(this.#devices.virtio)?.heldBytes ?? 0;
-    const pluggedBytes = findMem(this.#devices.virtio)?.pluggedBytes ?? 0;
+    const mems = [...findMems(this.#devices.virtio).values()];
+    const pluggedBytes = mems.reduce((sum, mem) => sum + mem.pluggedBytes, 0);
     return Math.max(0, this.#ram.sizeBytes + pluggedBytes - heldBytes);
   }
 
@@ -310,12 +329,19 @@ function closePayload({ kernel, initramfs }: ReturnType<typeof openPayload>): vo
 let hostCpuid: CpuidEntry[] | undefined;
 
 /** The facts that follow from config and host, which tables, CPUID and devices must agree on. */
-function describe({ cpus, memory }: VmConfig) {
+function describe(config: VmConfig) {
+  const { cpus, memory, numa: nodes = [] } = config;
   hostCpuid ??= native.supportedCpuid();
   const host = hostCpuid;
   const bits = physBits(host, cpus.max_phys_bits);
   const bytes = ramBytes(memory);
-  const area = deviceArea(bits, bytes, memory.hotplug_size);
+  const plugs = ramZones(memory).map((zone) => ({
+    sizeBytes: zone.hotplug_size ?? 0,
+    alignBytes: blockBytes(zone),
+  }));
+  const area = deviceArea(bits, bytes, plugs);
+  const numa = new Numa(nodes, memory, area);
+  const segments = segmentWindows(config, area, numa);
   const topology: Topology = cpus.topology
     ? {
         threadsPerCore: cpus.topology.threads_per_core,
@@ -327,18 +353,23 @@ function describe({ cpus, memory }: VmConfig) {
   const processors = Array.from({ length: cpus.max_vcpus }, (_, vcpu) => ({
     apicId: apicId(topology, vcpu),
     present: vcpu < cpus.boot_vcpus,
+    node: numa.nodeOfCpu(vcpu),
   }));
-  return { host, topology, physBits: bits, ramBytes: bytes, area, processors };
+  return { host, topology, physBits: bits, ramBytes: bytes, area, numa, segments, processors };
 }
 
 function plan(
   config: VmConfig,
   payload: ReturnType<typeof openPayload>,
   machine: ReturnType<typeof describe> & CpuFacts,
-  platform: Platform,
+  { platform, devices }: { platform: Platform; devices: PciDevices },
 ) {
-  const { ramBytes, processors } = machine;
-  const acpi = buildAcpi(dsdtTerms(platform.aml), processors);
+  const { ramBytes, processors, segments, numa } = machine;
+  const acpi = buildAcpi(dsdtTerms(platform.aml), {
+    processors,
+    segments: segments.length,
+    numa: numa.localities > 0 ? numaTables(numa, devices) : undefined,
+  });
   return planBoot({
     ...payload,
     cmdline: cmdline(config),
@@ -348,6 +379,16 @@ function plan(
     cpuid: vcpuCpuid(config.cpus, machine, 0, config.cpus.boot_vcpus),
   });
 }
+
+const numaTables = (numa: Numa, devices: PciDevices): NumaTables => ({
+  localities: numa.localities,
+  distance: (from, to) => numa.distance(from, to),
+  memory: numa.memory,
+  initiators: numa.initiators.flatMap(({ id, node }) => {
+    const place = devices.placeOf(id);
+    return place ? [{ node, ...place }] : [];
+  }),
+});
 
 function onEvent(event: VmEvent, { onReset, onError }: VmHooks): void {
   if (event.type === 'triple-fault') onReset();

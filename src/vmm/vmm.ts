@@ -5,14 +5,14 @@
 import { closeSync } from 'node:fs';
 import { errorChain, VmmError } from '../errors.ts';
 import { checkBootable, checkChange, checkConfig } from './config/check.ts';
-import { ramBytes, resizedRam } from './config/memory.ts';
+import { ramBytes, resizedRam, resizedZone } from './config/memory.ts';
 import {
   checkDiskSize,
   type ResizeDiskConfig,
   withDevice,
   withoutDevice,
 } from './config/plugging.ts';
-import { type ResizeConfig, resizeCpus } from './config/resize.ts';
+import { type ResizeConfig, type ResizeZoneConfig, resizeCpus } from './config/resize.ts';
 import type { VmConfig } from './config.ts';
 import { Consoles } from './consoles.ts';
 import type { DeviceTree } from './device-tree.ts';
@@ -223,6 +223,16 @@ export class Vmm<Dialect> {
           (vm) => vm.resizeBalloon(balloonBytes),
         );
     });
+  }
+
+  /** The guest is asked for it: see Vm. */
+  resizeZone({ id, desired_ram: ramBytes }: ResizeZoneConfig): Promise<void> {
+    return this.#do('resizeZone', () =>
+      this.#amend(
+        ({ memory, ...rest }) => ({ ...rest, memory: resizedZone(memory, id, ramBytes) }),
+        (vm) => vm.resizeZone(id, ramBytes),
+      ),
+    );
   }
 
   /** The guest sees the new size. */

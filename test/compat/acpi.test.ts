@@ -2,12 +2,7 @@
  * The firmware tables as ACPICA sees them, the code that Linux itself runs: iasl must read each
  * table as we meant it and make a table of it again without complaint; acpiexec runs the methods.
  */
-import { execFile } from 'node:child_process';
-import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
-import { join } from 'node:path';
-import { promisify } from 'node:util';
-import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { describe, expect, test } from 'vitest';
 import { MIB, Reader } from '../../src/bytes.ts';
 import * as aml from '../../src/devices/acpi/aml.ts';
 import { CPU_SCAN, CpuHotplug } from '../../src/devices/acpi/cpu-hotplug.ts';
@@ -16,31 +11,37 @@ import { MEMORY_SCAN, MemoryHotplug } from '../../src/devices/acpi/memory-hotplu
 import { Shutdown } from '../../src/devices/acpi/shutdown.ts';
 import { Cmos } from '../../src/devices/legacy/cmos.ts';
 import { Serial } from '../../src/devices/legacy/serial.ts';
-import { DEVICE_SLOTS, PciBus } from '../../src/devices/pci/bus.ts';
+import { DEVICE_SLOTS, motherboard, PciBus } from '../../src/devices/pci/bus.ts';
 import { PCI_SCAN, PciHotplug } from '../../src/devices/pci/hotplug.ts';
 import { dsdtTerms } from '../../src/vmm/acpi/dsdt.ts';
 import { buildAcpi, madtEntry } from '../../src/vmm/acpi/tables.ts';
-import { deviceArea, ECAM_SEGMENT_BYTES, GSI, MEMORY, PORTS } from '../../src/vmm/layout.ts';
+import { deviceArea, GSI, MEMORY, PORTS, segmentEcam } from '../../src/vmm/layout.ts';
+import { interpret, RSDP_BYTES, recompile, tablesOf } from './support/acpica.ts';
 
-const RSDP_BYTES = 36;
 const noop = (): void => {};
 
 /** The tables of a machine with 512 MiB, one of two possible vCPUs and 40 address bits. */
-function machine(boot = 1, max = 2) {
+function machine(boot = 1, max = 2, segments = 1) {
   const area = deviceArea(40, 512 * MIB);
+  const buses = Array.from(
+    { length: segments },
+    (_, segment) =>
+      new PciBus({
+        ...{ segment, port: segment === 0 ? PORTS.pci.base : undefined },
+        ...{ ecam: segmentEcam(segment), node: segment > 0 ? segment : undefined },
+        ...{ window32: MEMORY.pci32, window64: area.pci64 },
+      }),
+  );
   const processors = Array.from({ length: max }, (_, apicId) => ({
     apicId,
     present: apicId < boot,
   }));
   const terms = dsdtTerms([
-    new PciBus({
-      port: PORTS.pci.base,
-      ecam: { gpa: MEMORY.ecam.gpa, sizeBytes: ECAM_SEGMENT_BYTES },
-      window32: MEMORY.pci32,
-      window64: area.pci64,
-    }),
+    ...buses,
+    motherboard(buses.map((_, segment) => segmentEcam(segment))),
     new PciHotplug({
       ...{ gpa: area.pciHotplug.gpa, slots: DEVICE_SLOTS },
+      bridges: buses.map(({ path }) => path),
       ...{ notify: noop, onEject: noop },
     }),
     new Serial({ port: PORTS.serial.base, gsi: GSI.serial }),
@@ -66,70 +67,25 @@ function machine(boot = 1, max = 2) {
       onEject: noop,
     }),
   ]);
-  return buildAcpi(terms, processors);
+  return buildAcpi(terms, { processors, segments });
 }
 
-/** Follows the packing from the RSDP to the end of the blob: signature to address and bytes. */
-function unpack({ gpa, bytes }: ReturnType<typeof machine>) {
-  const tables = new Map<string, { gpa: number; bytes: Uint8Array }>();
-  for (let at = RSDP_BYTES; at < bytes.length; ) {
-    const signature = Buffer.from(bytes.subarray(at, at + 4)).toString('latin1');
-    const sizeBytes = new Reader(bytes).u32(at + 4);
-    tables.set(signature, { gpa: gpa + at, bytes: bytes.slice(at, at + sizeBytes) });
-    at += sizeBytes;
-  }
-  return tables;
-}
-
-function table(signature: string, boot?: number, max?: number) {
-  const found = unpack(machine(boot, max)).get(signature);
+function table(signature: string, boot?: number, max?: number, segments?: number) {
+  const found = tablesOf(machine(boot, max, segments)).get(signature);
   if (!found) throw new Error(`No table ${signature}`);
   return { ...found, read: new Reader(found.bytes) };
 }
 
 const sum = (bytes: Uint8Array): number => bytes.reduce((total, byte) => total + byte, 0) & 0xff;
 
-const run = promisify(execFile);
-async function tool(program: string, ...args: string[]): Promise<string> {
-  try {
-    const { stdout, stderr } = await run(program, args, { cwd: dir });
-    return stdout + stderr;
-  } catch (cause) {
-    if ((cause as NodeJS.ErrnoException).code === 'ENOENT')
-      throw new Error(`${program} is not installed: apt-get install acpica-tools`, { cause });
-    throw cause;
-  }
-}
-
-let dir = '';
-beforeAll(async () => {
-  dir = await mkdtemp(join(tmpdir(), 'acpi-'));
-});
-afterAll(() => rm(dir, { recursive: true }));
-
-/** Disassembles, recompiles; returns the source and what the compiler said at the end. */
-async function roundTrip(stem: string, bytes: Uint8Array) {
-  await writeFile(join(dir, `${stem}.aml`), bytes);
-  await tool('iasl', '-d', `${stem}.aml`);
-  const verdict = await tool('iasl', '-p', join(dir, `${stem}.out`), `${stem}.dsl`);
-  return { verdict, source: await readFile(join(dir, `${stem}.dsl`), 'latin1') };
-}
-
-/** What the interpreter prints for one command, run on the DSDT; `fill`: what regions read. */
-async function interpret(command: string, bytes: Uint8Array, fill = 0): Promise<string> {
-  const file = `${Math.random()}.aml`;
-  await writeFile(join(dir, file), bytes);
-  return tool('acpiexec', '-fv', String(fill), '-b', command, file);
-}
-
 describe('every table is recompiled by iasl without error or warning', () => {
   test.each(['DSDT', 'FACP', 'APIC', 'MCFG', 'XSDT'])('%s', async (signature) => {
-    const { verdict } = await roundTrip(signature, table(signature).bytes);
+    const { verdict } = await recompile(signature, table(signature).bytes);
     expect(verdict).toContain(' 0 Errors, 0 Warnings');
   });
 
-  test('the DSDT of 254 vCPUs', async () => {
-    const { verdict } = await roundTrip('large', table('DSDT', 254, 254).bytes);
+  test('the DSDT of 254 vCPUs and 96 segments', async () => {
+    const { verdict } = await recompile('large', table('DSDT', 254, 254, 96).bytes);
     expect(verdict).toContain(' 0 Errors, 0 Warnings');
   });
 });
@@ -137,7 +93,7 @@ describe('every table is recompiled by iasl without error or warning', () => {
 describe('tables', () => {
   test('lie packed from the RSDP up in the order of the original, the XSDT last', () => {
     const { gpa, bytes } = machine();
-    const tables = unpack({ gpa, bytes });
+    const tables = tablesOf({ gpa, bytes });
     const rsdp = new Reader(bytes);
 
     expect(gpa).toBe(0xa0000);
@@ -219,9 +175,46 @@ describe('tables', () => {
   });
 });
 
+describe('segments', () => {
+  test('the MCFG gives bus 0 of each', () => {
+    const { read, bytes } = table('MCFG', 1, 1, 3);
+
+    const entry = (at: number) => [read.u64(at), read.u16(at + 8), read.u16(at + 10)];
+    expect([44, 60, 76].map(entry)).toEqual([
+      [0xe800_0000, 0, 0],
+      [0xe810_0000, 1, 0],
+      [0xe820_0000, 2, 0],
+    ]);
+    expect(bytes.length).toBe(92);
+  });
+
+  test('each has a bridge with its node and ECAM; the first alone has ports', async () => {
+    const { source } = await recompile('segments', table('DSDT', 1, 1, 27).bytes);
+    const flat = source.replace(/\/\/.*|\/\*.*?\*\//g, '').replace(/\s+/g, '');
+
+    expect(flat).toContain('Device(PC1A){');
+    const last = flat.slice(flat.indexOf('Device(PC1A){'));
+    const bridge = last.slice(0, last.indexOf('Method(_OSC'));
+    expect(bridge).toContain('Name(_UID,0x1A)Name(_SEG,0x1A)Name(_PXM,0x1A)');
+    expect(bridge).toContain('Memory32Fixed(ReadWrite,0xE9A00000,0x00100000,)');
+    expect(bridge).not.toContain('IO(');
+    const board = flat.slice(flat.indexOf('Device(MBRD){'));
+    expect(board.slice(0, board.indexOf('})')).match(/Memory32Fixed/g)).toHaveLength(27);
+  });
+
+  test('a scan looks at every segment, and a slot is let go of in its own', async () => {
+    const { bytes } = table('DSDT', 1, 1, 2);
+
+    const scan = await interpret(`evaluate ${PCI_SCAN}`, bytes, 0xff);
+    expect(scan.match(/Notify/gi)?.length ?? 0).toBeGreaterThanOrEqual(4 * 31);
+    const { source } = await recompile('eject', bytes);
+    expect(source.match(/PCEJ \(_SUN, _SEG\)/g)).toHaveLength(2 * 31);
+  });
+});
+
 describe('the DSDT', () => {
   test('describes the host bridge, COM1 and the event device as the original', async () => {
-    const { source } = await roundTrip('facts', table('DSDT').bytes);
+    const { source } = await recompile('facts', table('DSDT').bytes);
     const flat = source.replace(/\/\/.*|\/\*.*?\*\//g, '').replace(/\s+/g, '');
 
     for (const fact of [
@@ -309,7 +302,7 @@ describe('the DSDT', () => {
     });
 
     test('all can be ejected but the first', async () => {
-      const { source } = await roundTrip('eject', table('DSDT', 1, 3).bytes);
+      const { source } = await recompile('eject', table('DSDT', 1, 3).bytes);
       const calls = source.match(/CEJ0 \((\S+)\)/g);
 
       expect(calls).toEqual(['CEJ0 (One)', 'CEJ0 (0x02)']);
@@ -385,10 +378,10 @@ test('the rest of the AML builder makes what it says', async () => {
     aml.name('WIDE', 0x12_3456_789a),
   );
   // A stranger's DSDT would do as a header; ours is at hand.
-  const { bytes } = buildAcpi([body], []);
+  const { bytes } = buildAcpi([body], { processors: [], segments: 1 });
   const dsdt = bytes.subarray(RSDP_BYTES, RSDP_BYTES + new Reader(bytes).u32(RSDP_BYTES + 4));
 
-  const { verdict, source } = await roundTrip('builder', dsdt);
+  const { verdict, source } = await recompile('builder', dsdt);
   expect(verdict).toContain(' 0 Errors, 0 Warnings');
   expect(source).toContain('While ((Local0 < Arg0))');
   const said = await interpret('evaluate \\_SB.SUM 5;evaluate \\_SB.WIDE', dsdt);

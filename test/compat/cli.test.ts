@@ -17,7 +17,11 @@ interface Run {
   stderr: string;
 }
 
-const HOST = { memoryBytes: () => 2 ** 40, cpus: () => new Set([0]) };
+const HOST = {
+  memoryBytes: () => 2 ** 40,
+  cpus: () => new Set([0]),
+  numaNodes: () => new Set([0]),
+};
 
 const runs = recording<Run>('cli').filter(({ argv }) => argv?.[0] === 'cloud-hypervisor');
 

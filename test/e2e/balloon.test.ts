@@ -5,8 +5,8 @@ import { mustExec } from '../host/exec.ts';
 import { Guest } from './support/guest.ts';
 
 const MIB = 1 << 20;
-const RAM_MIB = 512;
-const USED_MIB = 256;
+const RAM_MIB = 256;
+const USED_MIB = 128;
 const TIMEOUT_MS = 60_000;
 
 /** RAM of the VMM's process that is there now. */
@@ -52,8 +52,8 @@ test.each(['off', 'on'])(
     const before = await residentMib(guest);
     expect(before).toBeGreaterThan(USED_MIB);
 
-    await lend(guest, 320);
-    expect(await residentMib(guest)).toBeLessThan(before - 150);
+    await lend(guest, 152);
+    expect(await residentMib(guest)).toBeLessThan(before - 60);
     await lend(guest, 0);
 
     await touch(guest);

@@ -37,6 +37,8 @@ export interface CpuHotplugOptions {
   gpa: number;
   /** Of each processor that there can be, its entry in a MADT that has it; at most 1000. */
   madtEntries: readonly Uint8Array[];
+  /** The NUMA node of each, where there are nodes. */
+  nodes?: readonly (number | undefined)[];
   /** How many of them, from the first on, are there at boot. */
   presentCount: number;
   /** The guest has given up a processor. Called within its access: it must only start the work. */
@@ -146,7 +148,7 @@ export class CpuHotplug implements BusDevice, AmlSource {
   }
 
   #container(): aml.Aml {
-    const { madtEntries } = this.#options;
+    const { madtEntries, nodes } = this.#options;
     return aml.device(
       'CPUS',
       aml.name('_HID', 'ACPI0010'),
@@ -155,7 +157,7 @@ export class CpuHotplug implements BusDevice, AmlSource {
       notifyMethod(madtEntries.length),
       ejectMethod(),
       scanMethod(madtEntries.length),
-      ...madtEntries.map(processor),
+      ...madtEntries.map((entry, index) => processor(entry, index, nodes?.[index])),
     );
   }
 }
@@ -163,12 +165,14 @@ export class CpuHotplug implements BusDevice, AmlSource {
 const processorName = (index: number): string => `C${String(index).padStart(3, '0')}`;
 
 /** The first one is there for ever. */
-const processor = (madtEntry: Uint8Array, index: number): aml.Aml =>
+const processor = (madtEntry: Uint8Array, index: number, node: number | undefined): aml.Aml =>
   aml.device(
     processorName(index),
     aml.name('_HID', 'ACPI0007'),
     aml.name('_UID', index),
     aml.name('_MAT', aml.buffer(madtEntry)),
+    // A processor that has come again is in no node but by this.
+    ...(node === undefined ? [] : [aml.name('_PXM', node)]),
     aml.method('_STA', 0, aml.returnValue(aml.call('CSTA', index))),
     ...(index === 0 ? [] : [aml.method('_EJ0', 1, aml.call('CEJ0', index))]),
   );

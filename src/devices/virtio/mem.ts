@@ -10,8 +10,12 @@ import { type Activation, F_EVENT_IDX, F_INDIRECT_DESC, type VirtioDevice } from
 
 const QUEUE_SIZE = 128;
 
-// Config space, §5.15.4; the node is 0.
+/** The node is told of, by its ACPI proximity domain. §5.15.3. */
+const F_ACPI_PXM = 1n << 0n;
+
+// Config space, §5.15.4.
 const BLOCK_SIZE = 0;
+const NODE_ID = 8;
 const ADDR = 16;
 const REGION_SIZE = 24;
 const USABLE_REGION_SIZE = 32;
@@ -40,7 +44,7 @@ type MemContext = Pick<DeviceContext, 'id' | 'memory' | 'onWarning'>;
 
 export class Mem implements VirtioDevice {
   readonly virtioId = 24;
-  readonly features = F_INDIRECT_DESC | F_EVENT_IDX;
+  readonly features: bigint;
   readonly queueSizes = [QUEUE_SIZE];
   readonly #blocks: PluggableBlocks;
   readonly #context: MemContext;
@@ -54,18 +58,27 @@ export class Mem implements VirtioDevice {
   #configChanged: (() => void) | undefined;
 
   constructor(blocks: PluggableBlocks, context: MemContext) {
-    const { gpa, regionBytes, blockBytes, usableBytes, requestedBytes } = blocks;
+    const { gpa, regionBytes, blockBytes, usableBytes, requestedBytes, node } = blocks;
+    this.features = F_INDIRECT_DESC | F_EVENT_IDX | (node === undefined ? 0n : F_ACPI_PXM);
     this.#blocks = blocks;
     this.#context = context;
     this.#usableBytes = usableBytes;
     this.#requestedBytes = requestedBytes;
     this.#plugged = new Uint8Array(regionBytes / blockBytes);
-    this.#config.u64(BLOCK_SIZE, blockBytes).u64(ADDR, gpa).u64(REGION_SIZE, regionBytes);
+    this.#config
+      .u64(BLOCK_SIZE, blockBytes)
+      .u16(NODE_ID, node ?? 0)
+      .u64(ADDR, gpa)
+      .u64(REGION_SIZE, regionBytes);
     this.#tell();
   }
 
   get config(): Uint8Array {
     return this.#config.bytes;
+  }
+
+  get id(): string {
+    return this.#context.id;
   }
 
   /** What the guest has of it now. */

@@ -4,19 +4,17 @@
  */
 import { strict as assert } from 'node:assert';
 import { Writer } from '../../bytes.ts';
-import { GSI, MEMORY, PORTS } from '../layout.ts';
+import { GSI, MEMORY, PORTS, segmentEcam } from '../layout.ts';
+import { checksum, HEADER_BYTES, OEM_ID, table } from './header.ts';
+import { type NumaTables, slit, srat } from './numa.ts';
+import type { Processor } from './processor.ts';
 
-const HEADER_BYTES = 36;
-const OEM_ID = 'CLOUDH';
-const OEM_REVISION = 1;
-const CREATOR_ID = 'RVAT';
-const CREATOR_REVISION = 0x0100_0000;
-
-/** A possible vCPU; its ACPI uid is its place in the list. */
-export interface Processor {
-  apicId: number;
-  /** There at boot, rather than plugged later. */
-  present: boolean;
+/** What the tables beside the DSDT tell of. */
+export interface Machine {
+  processors: readonly Processor[];
+  /** How many there are of PCI. */
+  segments: number;
+  numa?: NumaTables | undefined;
 }
 
 /** A blob for guest memory. */
@@ -26,10 +24,14 @@ export interface Tables {
 }
 
 /**
- * All tables, packed from the RSDP up, in the original's order: DSDT, FADT, MADT, MCFG, XSDT.
+ * All tables, packed from the RSDP up, in the original's order: DSDT, FADT, MADT, MCFG, SRAT and
+ * SLIT if there are NUMA nodes, XSDT.
  * @param terms what the DSDT holds.
  */
-export function buildAcpi(terms: readonly Uint8Array[], processors: readonly Processor[]): Tables {
+export function buildAcpi(
+  terms: readonly Uint8Array[],
+  { processors, segments, numa }: Machine,
+): Tables {
   const { gpa, sizeBytes } = MEMORY.acpi;
   const blobs: Uint8Array[] = [];
   let end = gpa + RSDP_BYTES;
@@ -40,31 +42,13 @@ export function buildAcpi(terms: readonly Uint8Array[], processors: readonly Pro
     return at;
   };
   const dsdt = place(table('DSDT', 6, Buffer.concat(terms)));
-  const listed = [fadt(dsdt), madt(processors), mcfg()].map(place);
+  const nearness = numa ? [srat(numa, processors), slit(numa)] : [];
+  const listed = [fadt(dsdt), madt(processors), mcfg(segments), ...nearness].map(place);
   const root = place(xsdt(listed));
-  // 255 processors and 32 slots of devices need a tenth of it.
+  // 254 processors, 96 segments and 128 NUMA nodes, as many as there can be, need less.
   assert(end <= gpa + sizeBytes, `ACPI tables of ${end - gpa} bytes`);
   return { gpa, bytes: Buffer.concat([rsdp(root), ...blobs]) };
 }
-
-/** §5.2.6: the header, then `body`; all bytes together sum to 0. */
-function table(signature: string, revision: number, body: Uint8Array, id = signature): Uint8Array {
-  const { bytes } = new Writer(HEADER_BYTES + body.length)
-    .ascii(0, signature)
-    .u32(4, HEADER_BYTES + body.length)
-    .u8(8, revision)
-    .ascii(10, OEM_ID)
-    .ascii(16, `CH${id}`.padEnd(8))
-    .u32(24, OEM_REVISION)
-    .ascii(28, CREATOR_ID)
-    .u32(32, CREATOR_REVISION)
-    .put(HEADER_BYTES, body);
-  bytes[9] = checksum(bytes);
-  return bytes;
-}
-
-/** What makes the sum of the bytes 0. */
-const checksum = (bytes: Uint8Array): number => -bytes.reduce((sum, byte) => sum + byte, 0) & 0xff;
 
 const RSDP_BYTES = 36;
 const RSDP_V1_BYTES = 20;
@@ -151,5 +135,15 @@ const x2apic = (apicId: number, flags: number, uid: number): Uint8Array =>
 export const madtEntry = ({ apicId }: Processor, uid: number): Uint8Array =>
   x2apic(apicId, ENABLED, uid);
 
-/** PCI Firmware 3.3 §4.1.2: segment 0, from bus 0 to bus 0. */
-const mcfg = (): Uint8Array => table('MCFG', 1, new Writer(24).u64(8, MEMORY.ecam.gpa).bytes);
+const MCFG_HEAD_BYTES = 8;
+const MCFG_ENTRY_BYTES = 16;
+
+/** PCI Firmware 3.3 §4.1.2: of each segment, from bus 0 to bus 0. */
+function mcfg(segments: number): Uint8Array {
+  const body = new Writer(MCFG_HEAD_BYTES + MCFG_ENTRY_BYTES * segments);
+  for (let segment = 0; segment < segments; segment++) {
+    const at = MCFG_HEAD_BYTES + MCFG_ENTRY_BYTES * segment;
+    body.u64(at, segmentEcam(segment).gpa).u16(at + 8, segment);
+  }
+  return table('MCFG', 1, body.bytes);
+}

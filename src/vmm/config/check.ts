@@ -7,6 +7,7 @@ import { CPU_RULES } from './rules/cpus.ts';
 import { MACHINE_RULES } from './rules/machine.ts';
 import { MEMORY_RULES } from './rules/memory.ts';
 import { NETWORK_RULES } from './rules/network.ts';
+import { NUMA_RULES } from './rules/numa.ts';
 import { PCI_RULES } from './rules/pci.ts';
 import type { Fault } from './rules/rule.ts';
 import { SMBIOS_RULES } from './rules/smbios.ts';
@@ -15,6 +16,7 @@ import { STORAGE_RULES } from './rules/storage.ts';
 const RULES = [
   ...CPU_RULES,
   ...MEMORY_RULES,
+  ...NUMA_RULES,
   ...PCI_RULES,
   ...STORAGE_RULES,
   ...NETWORK_RULES,
@@ -60,10 +62,6 @@ const UNSUPPORTED: Readonly<Record<string, (config: VmConfig) => unknown>> = {
   'cpus.kvm_hyperv': ({ cpus }) => cpus.kvm_hyperv,
   'cpus.core_scheduling': ({ cpus }) => cpus.core_scheduling === 'Vcpu',
   'cpus.features.amx': ({ cpus }) => cpus.features.amx,
-  'memory.zones': ({ memory }) => memory.zones?.length,
-  numa: ({ numa }) => numa?.length,
-  pci_segments: ({ pci_segments }) => pci_segments?.length,
-  'platform.num_pci_segments': ({ platform }) => (platform?.num_pci_segments ?? 1) > 1,
   'platform.iommu_segments': ({ platform }) => platform?.iommu_segments?.length,
   'platform.iommufd': ({ platform }) => platform?.iommufd,
   'platform.tdx': ({ platform }) => platform?.tdx,

@@ -1,7 +1,7 @@
 /** What a VM is resized to; what is absent stays as it is. */
 import type { Static } from '@sinclair/typebox';
 import { VmmError } from '../../errors.ts';
-import { object, option, size, uint } from '../../schema.ts';
+import { object, option, size, text, uint } from '../../schema.ts';
 import type { CpusConfig } from './cpus.ts';
 
 export const ResizeConfig = object({
@@ -10,6 +10,9 @@ export const ResizeConfig = object({
   desired_balloon: option(size()),
 });
 export type ResizeConfig = Static<typeof ResizeConfig>;
+
+export const ResizeZoneConfig = object({ id: text(), desired_ram: size() });
+export type ResizeZoneConfig = Static<typeof ResizeZoneConfig>;
 
 /** @throws VmmError 'invalid-config' unless there can be as many. */
 export function resizeCpus(cpus: CpusConfig, vcpus: number): CpusConfig {

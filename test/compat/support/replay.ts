@@ -68,8 +68,7 @@ function parseOr(text: string): unknown {
 }
 
 /** The endpoints of the original that are not served yet. */
-const UNSERVED =
-  /\/vm\.(resize-zone|add-(device|user-device|vdpa)|snapshot|restore|send-|receive-)/;
+const UNSERVED = /\/vm\.(add-(device|user-device|vdpa)|snapshot|restore|coredump|send-|receive-)/;
 
 /** Those that change a VM. */
 const CHANGES = /\/vm\.(resize|add-|remove-)/;
@@ -78,8 +77,8 @@ const UNSERVED_REASON = 'asks for an endpoint that is not served yet';
 
 /** What a config may name that is not built; such a VM is created, and not booted. */
 const UNBUILT = [
-  ...['devices', 'user_devices', 'vdpa', 'tpm', 'numa', 'iommu', 'firmware'],
-  ...['kvm_hyperv', 'amx', 'zones'],
+  ...['devices', 'user_devices', 'vdpa', 'tpm', 'iommu', 'firmware'],
+  ...['kvm_hyperv', 'amx'],
 ];
 const namesUnbuilt = (config: string): boolean =>
   UNBUILT.some((name) => new RegExp(`"${name}"`).test(config));

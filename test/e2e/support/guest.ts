@@ -10,7 +10,8 @@ import { ApiClient } from './api-client.ts';
 import { blame, cleanUp, currentHost } from './current-host.ts';
 import { keepLogOfFailedTest, writeLog } from './guest-log.ts';
 import type { Network } from './network.ts';
-import { SerialConsole } from './serial-console.ts';
+import { portrait } from './portrait.ts';
+import { ConsoleTimeoutError, SerialConsole } from './serial-console.ts';
 import { type Answer, answerPattern, parseAnswer, QUIET, typedCommand } from './shell.ts';
 import { openTerminal, type TerminalStreams } from './terminal.ts';
 import { type Disk, type Machine, subject, type Terminal, type Vmm } from './vmm.ts';
@@ -69,6 +70,8 @@ export class Guest implements AsyncDisposable {
   /** Where the log of a failure was written. */
   #logPath: string | undefined;
   #vmmLog = '';
+  /** What the VMM did when a command was not answered. */
+  #portrait = '';
 
   private constructor(
     host: KvmHost,
@@ -165,7 +168,8 @@ export class Guest implements AsyncDisposable {
    * Waits for text on the console that nobody waited for before.
    *
    * @returns what was printed up to its end.
-   * @throws ConsoleTimeoutError; Error if the VMM ends first; HostLostError
+   * @throws ConsoleTimeoutError, or HostFaultError on an emulated host; Error if the VMM ends
+   *   first; HostLostError
    */
   async waitFor(pattern: string | RegExp, timeoutMs: number): Promise<string> {
     const found = this.console.waitFor(pattern, timeoutMs);
@@ -177,8 +181,9 @@ export class Guest implements AsyncDisposable {
     try {
       return await Promise.race([found, ended]);
     } catch (error) {
+      this.#portrait = await portrait(this.host, this.vmm.pid);
       if (!this.#inTest) this.#keepLog();
-      throw await blame(this.host, error);
+      throw await blame(this.host, silenceError(this.host, error));
     }
   }
 
@@ -193,7 +198,12 @@ export class Guest implements AsyncDisposable {
   }
 
   #keepLog(): void {
-    const log = `${this.console.text}\n--- stderr of the VMM ---\n${this.#vmmLog}`;
+    const parts = [
+      this.console.text,
+      `--- stderr of the VMM ---\n${this.#vmmLog}`,
+      ...(this.#portrait && [`--- threads of the VMM ---\n${this.#portrait}`]),
+    ];
+    const log = parts.join('\n');
     this.#logPath = writeLog(log, this.#logPath);
   }
 }
@@ -204,6 +214,12 @@ function restartError(host: KvmHost, command: string, text: string): Error {
   return host.isEmulated && !text.includes('Kernel panic')
     ? new HostFaultError(what)
     : new Error(`${what}\n${text}`);
+}
+
+/** What it means that a guest says nothing more: on such a host, maybe a lost interrupt. */
+function silenceError(host: KvmHost, error: unknown): unknown {
+  const isSilent = host.isEmulated && error instanceof ConsoleTimeoutError;
+  return isSilent ? new HostFaultError(error.message) : error;
 }
 
 /** The machine that `options` ask for, with its images on the host. */

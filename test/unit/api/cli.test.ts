@@ -7,7 +7,11 @@ import { helpText, VERSION_TEXT } from '../../../src/api/help.ts';
 import { errorChain } from '../../../src/errors.ts';
 import { SCHEMAS } from '../../../src/vmm/schema-tables.ts';
 
-const HOST = { memoryBytes: () => 2 ** 40, cpus: () => new Set([0, 1]) };
+const HOST = {
+  memoryBytes: () => 2 ** 40,
+  cpus: () => new Set([0, 1]),
+  numaNodes: () => new Set<number>(),
+};
 const parse = (...args: string[]) => parseCommandLine(args, HOST);
 const configOf = (...args: string[]) => parse('--kernel', '/k', ...args).config;
 

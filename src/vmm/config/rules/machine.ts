@@ -155,16 +155,6 @@ const balloonSize: Rule = ({ balloon, memory }) =>
         remedy: `balloon.size is ${balloon.size}: give less than the guest's RAM`,
       };
 
-const numaZones = each('numa', ({ memory_zones = [] }, at, { memory: { zones = [] } }) => {
-  const zone = memory_zones.find((zone) => !zones.some(({ id }) => id === zone));
-  return zone === undefined
-    ? undefined
-    : {
-        text: 'Invalid NUMA configuration',
-        remedy: `${at}.memory_zones names ${zone}: name zones of memory.zones`,
-      };
-});
-
 const UUID = /^[0-9a-f]{8}(-?[0-9a-f]{4}){3}-?[0-9a-f]{12}$/i;
 
 const uuid: Rule = ({ platform: { system_uuid } = {} }) =>
@@ -201,7 +191,6 @@ export const MACHINE_RULES: readonly Rule[] = [
   vfioSource,
   vfioPaths,
   balloonSize,
-  numaZones,
   uuid,
   landlockAccess,
 ];

@@ -1,6 +1,6 @@
 /** What guest RAM must be. */
 import { MIB } from '../../../bytes.ts';
-import { blockBytes, type MemoryConfig, type MemoryZoneConfig, ramBytes } from '../memory.ts';
+import { blockBytes, hasBlocks, type RamZone, ramBytes, ramZones } from '../memory.ts';
 import { type Fault, isPowerOfTwo, type Rule } from './rule.ts';
 
 const PAGE_BYTES = 4096;
@@ -9,24 +9,13 @@ const HUGE_PAGE_BYTES = 2 * MIB;
 /** The first MiB is firmware's and tables'; a kernel starts above it. */
 const RAM_BYTES_MIN = 2 * MIB;
 
-/** What RAM as a whole and a zone of it have in common; `at` names it. */
-type Part = Pick<
-  MemoryZoneConfig,
-  'size' | 'mergeable' | 'hugepages' | 'hotplug_size' | 'hotplugged_size'
-> & { shared?: boolean; hugepage_size?: number };
-type PartRule = (part: Part, at: string, memory: MemoryConfig) => Fault | undefined;
+type ZoneRule = (zone: RamZone) => Fault | undefined;
 
-/** RAM as a whole, then every zone. */
-const parts = (memory: MemoryConfig): [Part, string][] => [
-  [memory, 'memory'],
-  ...(memory.zones ?? []).map((zone, i): [Part, string] => [zone, `memory.zones[${i}]`]),
-];
-
-const ofEveryPart =
-  (rule: PartRule): Rule =>
+const ofEveryZone =
+  (rule: ZoneRule): Rule =>
   ({ memory }) => {
-    for (const [part, at] of parts(memory)) {
-      const fault = rule(part, at, memory);
+    for (const zone of ramZones(memory)) {
+      const fault = rule(zone);
       if (fault) return fault;
     }
     return undefined;
@@ -42,7 +31,7 @@ const sizeOrZones: Rule = ({ memory: { size, zones = [] } }) => {
   };
 };
 
-const aligned: PartRule = ({ size, hugepages, hugepage_size = HUGE_PAGE_BYTES }, at) => {
+const aligned: ZoneRule = ({ at, size, hugepages, hugepage_size = HUGE_PAGE_BYTES }) => {
   const page = hugepages ? hugepage_size : PAGE_BYTES;
   if (page === 0 || size % page === 0) return undefined;
   return {
@@ -67,15 +56,20 @@ const withinHost: Rule = ({ memory }, host) =>
         remedy: `memory.size is ${ramBytes(memory)}: give at most ${host.memoryBytes()}`,
       };
 
-const sharedOrMergeable: PartRule = ({ shared, mergeable }, at) =>
-  shared && mergeable
-    ? {
+/** A file of 2020 is shared by itself, and may be both. */
+const sharedOrMergeable: Rule = ({ memory }) => {
+  const parts = [memory, ...(memory.zones ?? [])];
+  const i = parts.findIndex(({ shared, mergeable }) => shared && mergeable);
+  const at = i === 0 ? 'memory' : `memory.zones[${i - 1}]`;
+  return i === -1
+    ? undefined
+    : {
         text: "Invalid to set both 'mergeable' and 'shared' for memory",
         remedy: `${at}.mergeable and ${at}.shared are true: set one of them to false`,
-      }
-    : undefined;
+      };
+};
 
-const hugePageSize: PartRule = ({ hugepages, hugepage_size }, at) => {
+const hugePageSize: ZoneRule = ({ at, hugepages, hugepage_size }) => {
   if (hugepage_size === undefined) return undefined;
   const field = `${at}.hugepage_size is ${hugepage_size}`;
   if (!hugepages)
@@ -90,18 +84,19 @@ const hugePageSize: PartRule = ({ hugepages, hugepage_size }, at) => {
   };
 };
 
-const hotplugged: PartRule = ({ hotplug_size = 0, hotplugged_size }, at, memory) => {
+const hotplugged: ZoneRule = (zone) => {
+  const { at, hotplug_method, hotplug_size = 0, hotplugged_size } = zone;
   if (hotplugged_size === undefined) return undefined;
   const isFine =
     hotplugged_size <= hotplug_size &&
-    hotplugged_size % blockBytes(memory) === 0 &&
-    memory.hotplug_method === 'VirtioMem';
+    hotplugged_size % blockBytes(zone) === 0 &&
+    hotplug_method === 'VirtioMem';
   if (isFine) return undefined;
   return {
     text: 'Memory configuration is not valid',
     remedy:
       `${at}.hotplugged_size is ${hotplugged_size}: it needs memory.hotplug_method VirtioMem ` +
-      `and ${at}.hotplug_size of no less, and to be a multiple of ${blockBytes(memory)}`,
+      `and ${at}.hotplug_size of no less, and to be a multiple of ${blockBytes(zone)}`,
   };
 };
 
@@ -137,15 +132,76 @@ const zoneBacking: Rule = ({ memory: { zones = [] } }) => {
       };
 };
 
+const zonesAlone: Rule = ({ memory: { zones = [], hotplug_size, hotplugged_size } }) => {
+  const given = Object.entries({ hotplug_size, hotplugged_size }).find(([, size]) => size);
+  return zones.length === 0 || given === undefined
+    ? undefined
+    : {
+        text: 'Memory configuration is not valid',
+        remedy:
+          `memory.${given[0]} is ${given[1]} and memory.zones is given: ` +
+          'give it to the zones that are to grow',
+      };
+};
+
+/** The core takes 64 pieces of memory in all, and files of devices are some. */
+const PIECES_MAX = 48;
+/** Of a zone that grows, beside its own: a quarter of what may come at a time. */
+const PIECES_TO_COME = 4;
+
+const zoneCount: Rule = ({ memory }) => {
+  const zones = ramZones(memory);
+  const growing = zones.filter(hasBlocks).length;
+  return zones.length + PIECES_TO_COME * growing <= PIECES_MAX
+    ? undefined
+    : {
+        text: 'Too many memory zones',
+        remedy:
+          `memory.zones has ${zones.length}, ${growing} with hotplug_size: give at most ` +
+          `${PIECES_MAX}, of which each that has hotplug_size counts ${1 + PIECES_TO_COME}`,
+      };
+};
+
+const ID_BYTES_MAX = 255;
+
+const zoneNames: Rule = ({ memory: { zones = [] } }) => {
+  const i = zones.findIndex(({ id }) => id === '' || Buffer.byteLength(id) > ID_BYTES_MAX);
+  return i === -1
+    ? undefined
+    : {
+        text: 'Memory zone identifier is not valid',
+        remedy: `memory.zones[${i}].id has ${zones[i]?.id.length} characters: give 1 to 255`,
+      };
+};
+
+const hostNodes: Rule = ({ memory }, host) => {
+  const nodes = host.numaNodes();
+  const zone = ramZones(memory).find(
+    ({ host_numa_node: node }) => node !== undefined && !nodes.has(node),
+  );
+  return (
+    zone && {
+      text: 'Memory configuration is not valid',
+      remedy:
+        `${zone.at}.host_numa_node is ${zone.host_numa_node}: ` +
+        `the host has ${[...nodes].join(', ') || 'none'}`,
+    }
+  );
+};
+
 export const MEMORY_RULES: readonly Rule[] = [
   sizeOrZones,
-  ofEveryPart(aligned),
+  ofEveryZone(aligned),
   largeEnough,
   withinHost,
-  ofEveryPart(sharedOrMergeable),
-  ofEveryPart(hugePageSize),
-  ofEveryPart(hotplugged),
+  sharedOrMergeable,
+  ofEveryZone(hugePageSize),
+  ofEveryZone(hotplugged),
   zoneHotplug,
   zoneIds,
   zoneBacking,
+  zonesAlone,
+  zoneNames,
+  zoneCount,
+  hostNodes,
 ];

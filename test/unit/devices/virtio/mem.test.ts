@@ -30,11 +30,11 @@ async function discard(ranges: Float64Array): Promise<void> {
 }
 
 /** A driver that runs the device, and what it asks for. */
-function start(requestedBytes = 8 * BLOCK) {
+function start(requestedBytes = 8 * BLOCK, node = {}) {
   const mem = new Mem(
     {
       ...{ gpa: GPA, regionBytes: REGION, blockBytes: BLOCK },
-      ...{ usableBytes: USABLE, requestedBytes },
+      ...{ usableBytes: USABLE, requestedBytes, ...node },
     },
     {
       id: 'mem0',
@@ -57,6 +57,14 @@ function start(requestedBytes = 8 * BLOCK) {
     driver.read(DEVICE_CONFIG + offset, 4) + 2 ** 32 * driver.read(DEVICE_CONFIG + offset + 4, 4);
   return { mem, driver, ask, config };
 }
+
+test('the driver is told of a node, if there is one', () => {
+  expect(start().mem.features & 1n).toBe(0n);
+  const { mem, config } = start(0, { node: 3 });
+
+  expect(mem.features & 1n).toBe(1n);
+  expect(config(8)).toBe(3);
+});
 
 test('the driver is told of the region, and what it is asked to plug', () => {
   const { config } = start();

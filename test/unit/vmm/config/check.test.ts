@@ -10,6 +10,7 @@ const GIB = 2 ** 30;
 const host: HostFacts = {
   memoryBytes: () => 4 * GIB,
   cpus: () => new Set([0, 1]),
+  numaNodes: () => new Set([0, 1]),
 };
 
 /** In the dialect of 2020 if it names its kernel so. */
@@ -101,7 +102,6 @@ test.each<[body: object, text: string, remedy: string]>([
   [disk({ id: '__x' }), 'Identifier __x is not invalid', 'id __x'],
   [{ devices: [{}] }, 'VFIO device config must specify', 'devices[0] has neither'],
   [{ balloon: { size: 512 * MIB } }, 'Balloon size (536870912)', 'balloon.size is 536870912'],
-  [{ numa: [{ guest_numa_id: 0, memory_zones: ['q'] }] }, 'Invalid NUMA', 'numa[0].memory_zones'],
   [
     { platform: { uuid: 'nonsense' } },
     'Failure to parse uuid: nonsense',
@@ -182,6 +182,24 @@ test.each<[body: object, text: string, remedy: string]>([
     'user_devices[0]',
   ],
   [{ platform: { num_pci_segments: 97 } }, 'PCI segments (97)', 'num_pci_segments is 97'],
+  [
+    {
+      platform: { num_pci_segments: 2 },
+      pci_segments: [{ pci_segment: 1, mmio32_aperture_weight: 0 }],
+    },
+    'A PCI segment has no addresses',
+    'pci_segments[0].mmio32_aperture_weight is 0: give 1 or more',
+  ],
+  [
+    { platform: { num_pci_segments: 16 }, pci_segments: [{ pci_segment: 16 }] },
+    'Invalid PCI segment id: 16',
+    'pci_segments[0].pci_segment is 16: give less than platform.num_pci_segments, 16',
+  ],
+  [
+    { platform: { num_pci_segments: 0 } },
+    'PCI segments (0)',
+    'num_pci_segments is 0: give 1 to 96',
+  ],
   [disk({ pci_segment: 1 }), 'Invalid PCI segment id: 1', 'disks[1].pci_segment is 1'],
   [disk({ pci_device_id: 0 }), 'device ID (0) is reserved', 'disks[1].pci_device_id is 0'],
   [disk({ pci_device_id: 32 }), 'device ID (32) is out of', 'disks[1].pci_device_id is 32'],
@@ -237,6 +255,7 @@ test.each<[body: object, text: string]>([
   [{ disks: [{ path: '/d', id: 'a' }], net: [{ id: 'a' }] }, 'Identifier a is not unique'],
   [memory(0, { zones: [zone('a'), zone('a')] }), 'Memory zone identifier is not unique'],
   [{ devices: [{ path: '/x' }, { path: '/x' }] }, 'Duplicated device path: /x'],
+  [{ pci_segments: [{ pci_segment: 0 }, { pci_segment: 0 }] }, 'PCI segment 0 is given twice'],
   [{ disks: [{ pci_device_id: 5 }, { pci_device_id: 5 }] }, 'already used: 5'],
   [
     { vsock: { cid: 3, socket: '/v' }, serial: { mode: 'Socket', socket: '/v' } },
@@ -343,14 +362,14 @@ test('a VM without a payload can be created, but not booted', () => {
 
 test('a boot names everything that is not supported yet, and nothing that has no effect', () => {
   const fine = configOf({
-    ...memory(GIB, { shared: true, hotplug_size: GIB }),
+    ...memory(0, { zones: [{ id: 'z', size: GIB }] }),
+    numa: [{ guest_numa_id: 0 }],
     ...vcpus(2, 4),
     iommu: true,
     platform: { oem_strings: ['x'] },
     ...{ watchdog: true, pvpanic: true, rtc: {}, debug_console: { mode: 'Null' } },
   });
   const asking = configOf({
-    ...memory(0, { zones: [{ id: 'z', size: GIB }] }),
     disks: [
       { path: '/e', image_type: 'Vhdx', rate_limiter_config: { ops: { size: 9, refill_time: 9 } } },
     ],
@@ -361,7 +380,7 @@ test('a boot names everything that is not supported yet, and nothing that has no
 
   expect(() => checkBootable(fine)).not.toThrow();
   expect(refusalOf(() => checkBootable(asking)).message).toBe(
-    'Not supported yet: memory.zones, platform.tdx, vdpa[0], tpm',
+    'Not supported yet: platform.tdx, vdpa[0], tpm',
   );
 });
 
@@ -373,4 +392,5 @@ test("the host's RAM is read from what the kernel says of it", () => {
   expect(memTotal('MemFree: 1 kB\nMemTotal:       16309128 kB\n')).toBe(16_309_128 * 1024);
   expect(systemHost.memoryBytes()).toBeGreaterThan(64 * MIB);
   expect(systemHost.cpus()).toContain(0);
+  expect(systemHost.numaNodes()).toContain(0);
 });
