@@ -35,6 +35,8 @@ export interface NativeTaps {
    * EINVAL if it is a tap without headers in front of its frames (IFF_VNET_HDR).
    */
   name(fd: number): string;
+  /** Whether two descriptors are duplicates. False where the kernel does not tell. */
+  isOneFile(fd: number, other: number): boolean;
   /** Makes such a file one for us: a duplicate, ours to close. */
   adopt(fd: number): number;
   facts(fd: number): TapFacts;

@@ -44,6 +44,10 @@ Napi::Value Name(const Napi::CallbackInfo& info) {
   return Napi::String::New(info.Env(), name);
 }
 
+Napi::Value IsOne(const Napi::CallbackInfo& info) {
+  return Napi::Boolean::New(info.Env(), IsOneFile(ToFd(info[0], "fd"), ToFd(info[1], "other")));
+}
+
 Napi::Value Adopt(const Napi::CallbackInfo& info) {
   Fd file;
   ThrowIfFailed(info.Env(), AdoptTap(ToFd(info[0], "fd"), &file));
@@ -98,6 +102,7 @@ Napi::Object DefineTaps(Napi::Env env) {
   Napi::Object taps = Napi::Object::New(env);
   taps.Set("open", Napi::Function::New<Open>(env));
   taps.Set("name", Napi::Function::New<Name>(env));
+  taps.Set("isOneFile", Napi::Function::New<IsOne>(env));
   taps.Set("adopt", Napi::Function::New<Adopt>(env));
   taps.Set("facts", Napi::Function::New<Facts>(env));
   taps.Set("probeUso", Napi::Function::New<ProbeUso>(env));

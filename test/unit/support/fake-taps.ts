@@ -45,9 +45,20 @@ export class FakeTaps implements NativeTaps {
     return fd < 100 ? this.ofInterface : `tap${fd}`;
   };
 
+  /** `duplicates` by their number; what is adopted is a duplicate of what it was adopted from. */
+  duplicates: readonly number[] = [];
+  readonly #originals = new Map<number, number>();
+
+  isOneFile: NativeTaps['isOneFile'] = (...fds) => {
+    const [one, other] = fds.map((fd) => this.#originals.get(fd) ?? fd);
+    return one === other || fds.every((fd) => this.duplicates.includes(fd));
+  };
+
   adopt: NativeTaps['adopt'] = (fd) => {
     this.#note('adopt', fd);
-    return this.#file(this.name(fd));
+    const file = this.#file(this.name(fd));
+    this.#originals.set(file, fd);
+    return file;
   };
 
   facts: NativeTaps['facts'] = (fd) => {

@@ -1,9 +1,7 @@
 /** What network cards and host-guest sockets must be. */
+import { MTU_MIN } from '../../../schema.ts';
 import type { VmConfig } from '../../config.ts';
 import { each, isPowerOfTwo, type Rule } from './rule.ts';
-
-/** VIRTIO 1.2 §5.1.4.1. */
-const MTU_MIN = 1280;
 
 /** Standard input, output and error. */
 const FD_STANDARD_MAX = 2;

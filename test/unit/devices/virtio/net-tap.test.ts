@@ -239,6 +239,28 @@ test('files of two taps are no card', () => {
   expect(openFiles(taps.folder)).toEqual([]);
 });
 
+test('duplicates of one file are no two queues', () => {
+  taps.duplicates = [5, 7];
+
+  const chain = errorChain(failureOf({ fds: [5, 6, 7], num_queues: 6 }));
+
+  expect(chain.at(-1)).toContain('net[0].fds is 5,6,7, of which 5 and 7 are one file');
+  expect(openFiles(taps.folder)).toEqual([]);
+});
+
+test('a file of another card is refused until that card is gone', () => {
+  const card = tapOf({ fds: [55] });
+
+  const failure = failureOf({ fds: [55] });
+  card.close();
+  tapOf({ fds: [55] });
+
+  expect(failure.kind).toBe('conflict');
+  expect(errorChain(failure).at(-1)).toContain(
+    'net[0].fds names 55, a file that another card uses',
+  );
+});
+
 test('to be closed twice closes nobody else’s file', () => {
   const tap = tapOf({});
   const [fd = -1] = tap.fds;
