@@ -27,6 +27,9 @@ const START_FAILED = 'Failed to start the VMM thread';
 
 const SETTLE_AFTER_MS = 1000;
 
+/** Events of what leaves garbage behind. */
+const LITTERING: ReadonlySet<string> = new Set(['booted', 'rebooted', 'device-removed']);
+
 const log = child('main');
 
 /** What the launcher did before there was node: see native/launcher/main.c. */
@@ -67,9 +70,11 @@ class Process {
         this.#stopped = true;
         void this.#end(code);
       },
-      onBooted: settleLater,
       onWarning: limited(log), // a guest can cause them at will
-      onEvent,
+      onEvent: (event) => {
+        if (LITTERING.has(event.event)) settleLater();
+        onEvent(event);
+      },
     });
   }
 
@@ -137,19 +142,24 @@ function readCommandLine(): CommandLine {
 
 let settling: NodeJS.Timeout | undefined;
 
-/** After a start and after each boot, when nobody waits for us any more. */
+/** After a start and after what is `LITTERING`, when nobody waits for us any more. */
 function settleLater(): void {
   clearTimeout(settling);
   settling = setTimeout(() => void settle(), SETTLE_AFTER_MS);
 }
 
-/** Gives back what a start needed and idling does not. */
+/** Gives back what that needed and idling does not. */
 async function settle(): Promise<void> {
   const { setFlagsFromString } = await import('node:v8');
   const { runInNewContext } = await import('node:vm');
   setFlagsFromString('--semi-space-growth-factor=1'); // else bursts of requests grow the heap
   setFlagsFromString('--expose-gc'); // for contexts that are made from now on
-  runInNewContext('globalThis.gc?.()'); // while the build rehearses, flags stay as they are
+  const collect = runInNewContext('globalThis.gc'); // undefined while the build rehearses
+  for (let round = 0; round < 2; round++) {
+    collect?.();
+    // In the next turn native objects end, and let go of what the second round collects.
+    await new Promise((resolve) => setImmediate(resolve));
+  }
   await native.trimMemory();
 }
 
