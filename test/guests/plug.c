@@ -45,7 +45,7 @@ static void offer_read(u32 n, u64 sector, u32 sectors) {
   offer(&queue, first);
 }
 
-/// Reads all of the disk, and says how many sectors there were and what their first bytes add up to.
+/// Reads all of the disk; says how many sectors there were, and what their first bytes add up to.
 static void read_disk(void) {
   const u64 capacity = read32(disk.config + CAPACITY);
   u64 sum = 0, failed = 0;
