@@ -26,7 +26,7 @@ export interface TapFacts {
   mac: string;
 }
 
-/** None waits; each throws a SystemError that names the call. */
+/** None but `close` waits; each throws a SystemError that names the call. */
 export interface NativeTaps {
   /** Opens the interface, or makes it. */
   open(options: TapOptions): Tap;
@@ -52,6 +52,8 @@ export interface NativeTaps {
   setOffloads(fd: number, offloads: number): void;
   /** Has the kernel put frames into the file, or not; only of a tap with several. */
   setQueue(fd: number, on: boolean): void;
+  /** Takes such files, and closes them off this thread: a tap that goes takes its time. */
+  close(fds: readonly number[]): Promise<void>;
 }
 
 export interface NetEngineOptions {

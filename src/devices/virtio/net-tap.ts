@@ -77,7 +77,8 @@ export class NetTap {
       this.takesUso = native.taps.probeUso(first);
       this.setPairs(1);
     } catch (cause) {
-      this.close();
+      this.#letGo();
+      closeAll(this.fds);
       throw cause;
     }
   }
@@ -117,16 +118,20 @@ export class NetTap {
   }
 
   /** Idempotent. A tap that we made goes; files that the user opened get frames as before. */
-  close(): void {
+  async close(): Promise<void> {
     if (!this.#isOpen) return;
     this.#isOpen = false;
+    this.#letGo();
+    await native.taps.close(this.fds);
+  }
+
+  #letGo(): void {
     try {
       this.setPairs(this.fds.length);
     } catch {
       // It is gone, or else whoever uses it next sees to that.
     }
     for (const fd of this.fds) filesInUse.delete(fd);
-    closeAll(this.fds);
   }
 }
 

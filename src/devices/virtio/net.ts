@@ -182,7 +182,7 @@ export class Net implements VirtioDevice {
 
   async [Symbol.asyncDispose](): Promise<void> {
     await this.reset();
-    this.#tap.close();
+    await this.#tap.close();
   }
 
   /** Only the first pair is used until the driver asks for more, §5.1.6.5.5. */

@@ -1,5 +1,5 @@
 /** Taps and the data plane of network cards without a kernel: they note what they are told. */
-import { mkdtempSync, openSync, rmSync } from 'node:fs';
+import { closeSync, mkdtempSync, openSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { onTestFinished, vi } from 'vitest';
@@ -88,6 +88,10 @@ export class FakeTaps implements NativeTaps {
   /** Noted by pair. */
   setQueue: NativeTaps['setQueue'] = (fd, on) =>
     this.#note('setQueue', [...this.#names.keys()].indexOf(fd), on);
+
+  close: NativeTaps['close'] = async (fds) => {
+    for (const fd of fds) closeSync(fd);
+  };
 
   /** The calls of that name, without it. */
   callsOf = (name: string): unknown[][] =>
