@@ -89,6 +89,7 @@ void FdListenerWrap::OnReady(Napi::Env env, int) {
   Call(env, on_stall_, {});
 }
 
+/// The callbacks know whoever has this object: held on to, they would keep it for ever.
 void FdListenerWrap::OnClosed(Napi::Env, bool) {
   listener_ = Fd();
   on_connection_.Reset();
@@ -214,6 +215,7 @@ void FdSocketWrap::Close() {
   socket_ = nullptr;
 }
 
+/// As with a listener's, the callbacks would keep this object.
 void FdSocketWrap::OnClosed(Napi::Env env, bool environment_ends) {
   socket_ = nullptr;
   if (!environment_ends) Call(env, on_close_, {});

@@ -1,5 +1,5 @@
 /** The devices of a booted VM as vm.info lists them. */
-import type { FunctionBar } from '../devices/device.ts';
+import type { FunctionBar, PciPlace } from '../devices/device.ts';
 
 /** Where a device answers, in the API's own terms. */
 interface PciBar {
@@ -44,7 +44,7 @@ export function platformNodes(there: { serial: boolean; debugConsole: boolean })
 /** A device on the PCI bus. */
 export interface PlacedFunction {
   id: string;
-  slot: number;
+  place: PciPlace;
   bars: readonly FunctionBar[];
   /** Addresses of its own, beside its BARs. */
   windows: readonly { gpa: number; sizeBytes: number }[];
@@ -52,11 +52,14 @@ export interface PlacedFunction {
   isVirtio: boolean;
 }
 
-export const bdfOf = (slot: number): string => `0000:00:${slot.toString(16).padStart(2, '0')}.0`;
+const hexOf = (value: number, digits: number): string => value.toString(16).padStart(digits, '0');
+
+export const bdfOf = ({ segment, slot }: PciPlace): string =>
+  `${hexOf(segment, 4)}:00:${hexOf(slot, 2)}.0`;
 
 export function functionNodes(functions: readonly PlacedFunction[]): DeviceTree {
-  const nodes = functions.flatMap(({ id, slot, bars, windows, isVirtio }): DeviceNode[] => {
-    const [pci_bdf, parent] = [bdfOf(slot), `_virtio-pci-${id}`];
+  const nodes = functions.flatMap(({ id, place, bars, windows, isVirtio }): DeviceNode[] => {
+    const [pci_bdf, parent] = [bdfOf(place), `_virtio-pci-${id}`];
     const resources = bars.map(barResource);
     const own = windows.map(({ gpa, sizeBytes }) => ({
       MmioAddressRange: { base: gpa, size: sizeBytes },

@@ -68,8 +68,12 @@ export const MEMORY = {
   lapic: range(0xfee0_0000, MIB),
 } as const;
 
-/** The part of `MEMORY.ecam` that answers: one segment of one bus. */
-export const ECAM_SEGMENT_BYTES = MIB;
+/** A segment has one bus. */
+const ECAM_SEGMENT_BYTES = MIB;
+
+/** The part of `MEMORY.ecam` of a segment, of which there are 96 at most. */
+export const segmentEcam = (segment: number): GpaRange =>
+  range(MEMORY.ecam.gpa + segment * ECAM_SEGMENT_BYTES, ECAM_SEGMENT_BYTES);
 
 /** The stack grows down from here; the bytes above it are left for what a callee may peek at. */
 export const BOOT_STACK_TOP = 0x8ff0;
@@ -90,6 +94,9 @@ export const PORTS = {
 } as const;
 
 export const GSI = { serial: 4, ged: 13 } as const;
+
+/** Of the interrupt line of a PCI slot: the pins of the IOAPIC that no other device has. */
+export const lineGsi = (slot: number): number => 16 + (slot % 8);
 
 const HOLE = MEMORY.pci32.gpa;
 const ABOVE_HOLE = 4 * GIB;
@@ -139,6 +146,27 @@ export function e820(ramBytes: number): E820Entry[] {
     ...ram.map((entry) => ({ ...entry, type: E820_RAM }) as const),
     ...reserved.map((entry) => ({ ...entry, type: E820_RESERVED }) as const),
   ];
+}
+
+/**
+ * Cuts a window in proportion to `weights`, at multiples of `stepBytes` from its start; the last
+ * part ends where it does. Parts may be empty.
+ */
+export function cutByWeight(
+  { gpa, sizeBytes }: GpaRange,
+  weights: readonly number[],
+  stepBytes: number,
+): GpaRange[] {
+  const total = weights.reduce((sum, weight) => sum + weight, 0);
+  let before = 0;
+  let start = gpa;
+  return weights.map((weight) => {
+    before += weight;
+    const share = before === total ? sizeBytes : alignDown(sizeBytes * (before / total), stepBytes);
+    const part = range(start, gpa + share - start);
+    start = gpa + share;
+    return part;
+  });
 }
 
 /** Linux plugs memory by sections of so much. */

@@ -73,7 +73,7 @@ export class Numa {
   }
 }
 
-/** Where no node names a zone, the first has all RAM: a guest makes nothing of nodes without any. */
+/** Where none names a zone, the first has all RAM: a guest makes nothing of nodes without any. */
 function nodesOfZones(
   nodes: readonly NumaConfig[],
   zones: readonly string[],

@@ -1,10 +1,17 @@
 /**
- * The devices of a booted VM on its PCI bus: made from the config, put into slots, paused and ended
- * together, plugged and unplugged one by one. Nothing here knows what any of them is, but for
- * whether it needs a virtio transport.
+ * The devices of a booted VM on its PCI buses: made from the config, put into slots, paused and
+ * ended together, plugged and unplugged one by one. Nothing here knows what any of them is, but
+ * for whether it needs a virtio transport.
  */
+import { strict as assert } from 'node:assert';
 import { KIB, MIB } from '../bytes.ts';
-import type { DeviceContext, FileMapping, PciFunction } from '../devices/device.ts';
+import type {
+  DeviceContext,
+  FileMapping,
+  PassthroughHost,
+  PciFunction,
+  PciPlace,
+} from '../devices/device.ts';
 import { DEVICE_SLOTS, type PciBus } from '../devices/pci/bus.ts';
 import type { PciHotplug } from '../devices/pci/hotplug.ts';
 import type { VirtioDevice } from '../devices/virtio/device.ts';
@@ -15,12 +22,13 @@ import {
   type VirtioPciOptions,
 } from '../devices/virtio/transport-pci.ts';
 import { VmmError } from '../errors.ts';
-import type { GuestMemory, Vm } from '../native.ts';
+import type { Vm } from '../native.ts';
 import { highestFree, lowestFree } from './allocator.ts';
 import { bdfOf, type DeviceTree, functionNodes } from './device-tree.ts';
 import { deviceId, type WantedDevice } from './devices.ts';
 import type { OnEvent } from './events.ts';
-import { type DeviceArea, type GpaRange, MEMORY } from './layout.ts';
+import { type GpaRange, lineGsi } from './layout.ts';
+import type { SharedPassthrough } from './passthrough.ts';
 
 /** As far apart BARs lie. A guest's firmware tables tell of the windows, not of this. */
 const BAR_STEP = { 32: 512 * KIB, 64: 8 * MIB } as const;
@@ -28,14 +36,20 @@ const BAR_STEP = { 32: 512 * KIB, 64: 8 * MIB } as const;
 /** Linux maps memory of its own by sections of so much. */
 const WINDOW_STEP = 128 * MIB;
 
+/** For how long a guest may go on with a device that the host takes back. */
+const RECLAIM_MS = 3000;
+
 export interface PciDevicesOptions
   extends Pick<VirtioPciOptions, 'native'>,
-    Omit<DeviceContext, 'id' | 'vm' | 'mapFile' | 'placeBar' | 'onPanic'> {
-  memory: GuestMemory;
+    Pick<
+      DeviceContext,
+      'memory' | 'rateLimitGroups' | 'onWarning' | 'blocks' | 'console' | 'resetGuest'
+    > {
   vm: VirtioPciOptions['vm'] & Pick<Vm, 'mapMemory'>;
-  bus: PciBus;
+  passthrough: PassthroughHost & Pick<SharedPassthrough, 'memoryChanged' | 'discard'>;
+  /** By segment. */
+  buses: readonly PciBus[];
   hotplug: Pick<PciHotplug, 'plug' | 'unplug' | 'forget'>;
-  area: DeviceArea;
   onEvent: OnEvent;
 }
 
@@ -44,7 +58,7 @@ interface Attached {
   /** As the config calls its kind. */
   kind: string;
   windows: GpaRange[];
-  slot: number;
+  place: PciPlace;
   device: VirtioDevice | PciFunction;
   pci: PciFunction;
   isVirtio: boolean;
@@ -81,7 +95,8 @@ export class PciDevices {
     const devices = new PciDevices(options);
     try {
       const made = wanted.filter(({ kind }) => kind.create);
-      for (const { device, slot } of assignSlots(made)) await devices.#attach(device, slot, false);
+      for (const { device, place } of assignSlots(made))
+        await devices.#attach(device, place, false);
     } catch (error) {
       await devices.dispose();
       throw error;
@@ -101,7 +116,9 @@ export class PciDevices {
 
   /** Resolves when all know where RAM is now. */
   async memoryChanged(): Promise<void> {
-    await Promise.all(this.virtio.map((device) => device.memoryChanged?.()));
+    const { passthrough } = this.#options;
+    const told = this.virtio.map((device) => device.memoryChanged?.());
+    await Promise.all([passthrough.memoryChanged(), ...told]);
   }
 
   get nodes(): DeviceTree {
@@ -109,9 +126,8 @@ export class PciDevices {
   }
 
   /** Where a device is; undefined if there is none of that id. */
-  placeOf(id: string): { segment: number; slot: number } | undefined {
-    const device = this.#attached.find((other) => other.id === id);
-    return device && { segment: 0, slot: device.slot };
+  placeOf(id: string): PciPlace | undefined {
+    return this.#attached.find((other) => other.id === id)?.place;
   }
 
   /** Of each device that counts, by id. */
@@ -122,20 +138,24 @@ export class PciDevices {
 
   /**
    * Plugs a device into a running or paused VM, in the slot that its config names or the lowest
-   * free one. If it rejects, nothing is left of it.
+   * free one of its segment. If it rejects, nothing is left of it.
    * @throws VmmError 'conflict' if its id or slot is in use, or as `attach`.
    */
   async add(wanted: WantedDevice): Promise<{ id: string; bdf: string }> {
     const id = deviceId(wanted);
     if (this.#attached.some((other) => other.id === id)) throw idInUse(id);
-    const taken = this.#attached.map(({ slot }) => slot);
+    const segment = segmentOf(wanted);
+    const taken = this.#attached
+      .filter(({ place }) => place.segment === segment)
+      .map(({ place }) => place.slot);
     const slot = slotOf(wanted) ?? DEVICE_SLOTS.find((slot) => !taken.includes(slot));
     if (slot === undefined) throw noSlot(wanted.at);
     if (taken.includes(slot)) throw slotInUse(wanted.at, slot);
-    await this.#attach(wanted, slot, true);
+    const place = { segment, slot };
+    await this.#attach(wanted, place, true);
     if (this.#attached.at(-1)?.windows.length) await this.memoryChanged();
-    this.#options.hotplug.plug(slot);
-    return { id, bdf: bdfOf(slot) };
+    this.#options.hotplug.plug(place);
+    return { id, bdf: bdfOf(place) };
   }
 
   /**
@@ -147,15 +167,17 @@ export class PciDevices {
     if (!device) throw unknownId(id);
     if (!device.isRemovable) throw notRemovable(device.kind);
     device.isWanted = true;
-    if (!device.gone) this.#options.hotplug.unplug(device.slot);
+    if (!device.gone) this.#options.hotplug.unplug(device.place);
   }
 
   /**
    * The guest lets go of a slot. What the host did not ask for stays where it is: the VM is to have
    * what its config says, also after a reboot.
    */
-  eject(slot: number): void {
-    const device = this.#attached.find((other) => other.slot === slot);
+  eject({ segment, slot }: PciPlace): void {
+    const device = this.#attached.find(
+      ({ place }) => place.segment === segment && place.slot === slot,
+    );
     if (device?.isWanted && !device.gone) device.gone = this.#detach(device);
   }
 
@@ -185,33 +207,37 @@ export class PciDevices {
   }
 
   /** @param isPlugged the guest may be at work on the bus. */
-  async #attach(wanted: WantedDevice, slot: number, isPlugged: boolean): Promise<void> {
-    const { vm, bus, memory, console, rateLimitGroups, blocks } = this.#options;
-    const { onWarning, onEvent, resetGuest } = this.#options;
+  async #attach(wanted: WantedDevice, place: PciPlace, isPlugged: boolean): Promise<void> {
+    const { vm, onEvent, passthrough } = this.#options;
     const { kind, config } = wanted;
     const id = deviceId(wanted);
     const windows: GpaRange[] = [];
-    const placeBar = (width: 32 | 64, sizeBytes: number) => this.#placeBar(id, width, sizeBytes);
+    const bus = this.#busOf(place);
+    const placeBar: PlaceBar = (width, sizeBytes) => this.#placeBar(id, bus, width, sizeBytes);
     try {
       const device = await kind.create?.(config, {
-        ...{ id, memory, rateLimitGroups, onWarning, console, vm, placeBar, blocks, resetGuest },
+        ...this.#options,
+        ...{ id, vm, placeBar, lineGsi: lineGsi(place.slot) },
+        blocksChanged: () => passthrough.memoryChanged(),
+        discard: (ranges) => passthrough.discard(ranges),
+        onReclaim: () => this.#reclaim(id),
         onPanic: (event) => onEvent({ source: 'guest', event: 'panic', properties: { event } }),
         mapFile: (mapping) => {
           if (isPlugged && this.hasMostMemory) throw tooMuchMemory(id);
-          const window = this.#place(id, mapping, isPlugged);
+          const window = this.#place(id, bus, mapping, isPlugged);
           this.#map(id, mapping, window, windows);
           return window.gpa;
         },
       });
       if (!device) return;
       const isVirtio = !('space' in device);
-      // Linux gives a device that is plugged addresses above 4 GiB.
-      const width = isPlugged ? 64 : (kind.barWidth ?? 64);
-      const pci = isVirtio ? await this.#carry(device, id, width) : device;
-      bus.add(slot, pci.space);
+      // Linux gives a device that is plugged addresses above 4 GiB; below, segments have few.
+      const width = isPlugged || place.segment > 0 ? 64 : (kind.barWidth ?? 64);
+      const pci = isVirtio ? await this.#carry(device, id, width, placeBar) : device;
+      bus.add(place.slot, pci.space);
       const isRemovable = 'idPrefix' in kind;
       const attached = {
-        ...{ id, kind: wanted.at, windows, slot, device, pci },
+        ...{ id, kind: wanted.at, windows, place, device, pci },
         isVirtio,
         isRemovable,
       };
@@ -226,14 +252,28 @@ export class PciDevices {
     }
   }
 
-  async #detach({ id, slot, pci, windows }: Attached): Promise<void> {
-    const { bus, hotplug, onWarning, onEvent } = this.#options;
-    bus.remove(slot);
+  /** The host waits for the device: a guest that does not let go of it in time loses it. */
+  #reclaim(id: string): void {
+    const device = this.#attached.find((other) => other.id === id);
+    if (!device || device.gone) return;
+    this.#options.onWarning(`Device ${id}: The host takes it back`);
+    device.isWanted = true;
+    this.#options.hotplug.unplug(device.place);
+    const seize = () => {
+      if (!device.gone && this.#attached.includes(device)) device.gone = this.#detach(device);
+    };
+    setTimeout(seize, RECLAIM_MS).unref();
+  }
+
+  async #detach({ id, place, pci, windows }: Attached): Promise<void> {
+    const { hotplug, onWarning, onEvent } = this.#options;
+    this.#busOf(place).remove(place.slot);
     pci.unplug();
-    hotplug.forget(slot);
+    hotplug.forget(place);
     try {
       await pci[Symbol.asyncDispose]();
       await this.#unmap(windows);
+      if (windows.length > 0) await this.#options.passthrough.memoryChanged();
     } catch (error) {
       onWarning(`Device ${id} did not end in good order: ${(error as Error).message}`);
     }
@@ -241,19 +281,25 @@ export class PciDevices {
     this.kept.delete(id);
     const at = this.#attached.findIndex((other) => other.pci === pci);
     if (at !== -1) this.#attached.splice(at, 1);
-    const properties = { id, bdf: bdfOf(slot) };
+    const properties = { id, bdf: bdfOf(place) };
     onEvent({ source: 'vm', event: 'device-removed', properties });
   }
 
   /** The transport of a virtio device, which is disposed of if there can be none. */
-  async #carry(device: VirtioDevice, id: string, width: 32 | 64): Promise<VirtioPci> {
+  async #carry(
+    device: VirtioDevice,
+    id: string,
+    width: 32 | 64,
+    placeBar: PlaceBar,
+  ): Promise<VirtioPci> {
     const { memory, vm, native, onWarning, onEvent } = this.#options;
     try {
-      const bar = { width, gpa: this.#placeBar(id, width, BAR_BYTES) };
+      const bar = { width, gpa: placeBar(width, BAR_BYTES) };
       const warn = (reason: string) => onWarning(`Device ${id}: ${reason}`);
       const tell = (event: 'activated' | 'reset') => () =>
         onEvent({ source: 'virtio-device', event, properties: { id } });
-      const sharedMemoryGpa = this.#placeSharedMemory(device, id);
+      const shared = device.sharedMemory;
+      const sharedMemoryGpa = shared && placeBar(64, sharedMemoryBarBytes(shared.sizeBytes));
       return new VirtioPci({
         ...{ device, memory, vm, native, bar, sharedMemoryGpa, onWarning: warn },
         ...{ onActivated: tell('activated'), onReset: tell('reset') },
@@ -265,18 +311,19 @@ export class PciDevices {
     }
   }
 
-  #placeBar(id: string, width: 32 | 64, sizeBytes: number): number {
-    const window = width === 32 ? MEMORY.pci32 : this.#options.area.pci64;
+  #busOf({ segment }: PciPlace): PciBus {
+    const bus = this.#options.buses[segment];
+    assert(bus, `there is no PCI segment ${segment}`);
+    return bus;
+  }
+
+  #placeBar(id: string, bus: PciBus, width: 32 | 64, sizeBytes: number): number {
+    const window = bus.window(width);
     const alignBytes = Math.max(BAR_STEP[width], sizeBytes);
     const gpa = highestFree(window, this.#taken(), { sizeBytes, alignBytes });
     if (gpa === undefined) throw noAddresses(id);
     this.#reserved.push({ gpa, sizeBytes });
     return gpa;
-  }
-
-  #placeSharedMemory({ sharedMemory }: VirtioDevice, id: string): number | undefined {
-    if (!sharedMemory) return undefined;
-    return this.#placeBar(id, 64, sharedMemoryBarBytes(sharedMemory.sizeBytes));
   }
 
   /** Where BARs are now, wherever the guest has put them, and files. */
@@ -289,9 +336,9 @@ export class PciDevices {
    * The guest may be about to put a BAR into the lowest free addresses: what is plugged leaves it
    * some.
    */
-  #place(id: string, mapping: FileMapping, isPlugged: boolean): GpaRange {
+  #place(id: string, bus: PciBus, mapping: FileMapping, isPlugged: boolean): GpaRange {
     const spareBytes = isPlugged ? WINDOW_STEP : 0;
-    const gpa = lowestFree(this.#options.area.pci64, this.#taken(), {
+    const gpa = lowestFree(bus.window(64), this.#taken(), {
       sizeBytes: spareBytes + mapping.sizeBytes,
       alignBytes: WINDOW_STEP,
     });
@@ -320,6 +367,11 @@ export class PciDevices {
     await Promise.all(emptied);
   }
 }
+
+type PlaceBar = DeviceContext['placeBar'];
+
+const segmentOf = ({ config }: WantedDevice): number =>
+  (config as { pci_segment?: number }).pci_segment ?? 0;
 
 const slotOf = ({ config }: WantedDevice): number | undefined =>
   (config as { pci_device_id?: number }).pci_device_id;
@@ -375,12 +427,19 @@ const notRemovable = (kind: string): VmmError =>
   );
 
 /** Slots that devices ask for are taken first; the others get the lowest free ones, in order. */
-function assignSlots(wanted: readonly WantedDevice[]): { device: WantedDevice; slot: number }[] {
-  const asked = wanted.map(slotOf);
-  const free = DEVICE_SLOTS.filter((slot) => !asked.includes(slot));
-  return wanted.map((device, i) => {
-    const slot = asked[i] ?? free.shift();
+function assignSlots(wanted: readonly WantedDevice[]): { device: WantedDevice; place: PciPlace }[] {
+  const asked = wanted.map((device) => ({ segment: segmentOf(device), slot: slotOf(device) }));
+  const taken = new Map<number, Set<number>>();
+  for (const { segment, slot } of asked) {
+    const slots = taken.get(segment) ?? new Set();
+    taken.set(segment, slot === undefined ? slots : slots.add(slot));
+  }
+  return wanted.map((device) => {
+    const segment = segmentOf(device);
+    const slots = taken.get(segment);
+    const slot = slotOf(device) ?? DEVICE_SLOTS.find((slot) => !slots?.has(slot));
     if (slot === undefined) throw noSlot(device.at);
-    return { device, slot };
+    slots?.add(slot);
+    return { device, place: { segment, slot } };
   });
 }

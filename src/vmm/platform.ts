@@ -6,29 +6,32 @@ import { CPU_SCAN, CpuHotplug } from '../devices/acpi/cpu-hotplug.ts';
 import { Ged } from '../devices/acpi/ged.ts';
 import { MEMORY_SCAN, MemoryHotplug } from '../devices/acpi/memory-hotplug.ts';
 import { Shutdown } from '../devices/acpi/shutdown.ts';
-import type { AmlSource, BusDevice } from '../devices/device.ts';
+import type { AmlSource, BusDevice, PciPlace } from '../devices/device.ts';
 import { Cmos } from '../devices/legacy/cmos.ts';
 import { I8042 } from '../devices/legacy/i8042.ts';
 import { Serial } from '../devices/legacy/serial.ts';
-import { DEVICE_SLOTS, PciBus } from '../devices/pci/bus.ts';
+import { DEVICE_SLOTS, motherboard, PciBus } from '../devices/pci/bus.ts';
 import { PCI_SCAN, PciHotplug } from '../devices/pci/hotplug.ts';
 import type { Vm } from '../native.ts';
 import type { Processor } from './acpi/processor.ts';
 import { madtEntry } from './acpi/tables.ts';
 import {
   type DeviceArea,
-  ECAM_SEGMENT_BYTES,
   type GpaRange,
   GSI,
-  MEMORY,
+  lineGsi,
   PORTS,
   ramRegions,
+  segmentEcam,
 } from './layout.ts';
+import type { SegmentWindows } from './pci-segments.ts';
 
 export interface PlatformOptions {
   vm: Vm;
   ramBytes: number;
   area: DeviceArea;
+  /** Of each PCI segment. */
+  segments: readonly SegmentWindows[];
   /** All that there can be. */
   processors: readonly Processor[];
   /** Whether there is a serial port. */
@@ -37,11 +40,12 @@ export interface PlatformOptions {
   onReset: () => void;
   onPowerOff: () => void;
   /** The guest lets go of a PCI slot. */
-  onEject: (slot: number) => void;
+  onEject: (place: PciPlace) => void;
 }
 
 export interface Platform {
-  pci: PciBus;
+  /** By segment. */
+  buses: readonly PciBus[];
   pciHotplug: PciHotplug;
   pressPowerButton: () => void;
   /** Whether another module of memory can be plugged. */
@@ -57,13 +61,11 @@ export interface Platform {
 
 /** Makes the devices and claims their addresses. */
 export function buildPlatform(options: PlatformOptions): Platform {
-  const { vm, ramBytes, area, processors, onReset, onPowerOff, onEject } = options;
+  const { vm, ramBytes, area, segments, processors, onReset, onPowerOff, onEject } = options;
   const [below, above] = ramRegions(ramBytes);
-  const pci = new PciBus({
-    port: PORTS.pci.base,
-    ecam: { gpa: MEMORY.ecam.gpa, sizeBytes: ECAM_SEGMENT_BYTES },
-    window32: MEMORY.pci32,
-    window64: area.pci64,
+  const buses = segments.map((windows, segment) => {
+    const port = segment === 0 ? PORTS.pci.base : undefined;
+    return new PciBus({ ...windows, segment, port, ecam: segmentEcam(segment), lineGsi });
   });
   const shutdown = new Shutdown({ port: PORTS.shutdown.base, onReset, onPowerOff });
   const memory = new MemoryHotplug({ gpa: area.memoryHotplug.gpa });
@@ -78,6 +80,7 @@ export function buildPlatform(options: PlatformOptions): Platform {
   });
   const pciHotplug = new PciHotplug({
     ...{ gpa: area.pciHotplug.gpa, slots: DEVICE_SLOTS, onEject },
+    bridges: buses.map(({ path }) => path),
     notify: () => ged.notify('pci'),
   });
   const cmos = new Cmos({
@@ -91,12 +94,12 @@ export function buildPlatform(options: PlatformOptions): Platform {
   const serial = new Serial({ port: PORTS.serial.base, gsi: GSI.serial });
 
   const hotplugs = [pciHotplug, memory, cpuHotplug];
-  const fixed = [pci.ports, pci.ecam, shutdown, ged, cmos, i8042];
+  const fixed = [...buses.flatMap(({ ports, ecam }) => [ports, ecam]), shutdown, ged, cmos, i8042];
   for (const device of [...fixed, ...hotplugs]) claim(vm, device);
   vm.pmTimer(PORTS.pmTimer.base);
   for (const { base, count } of [PORTS.post, PORTS.firmwareDebug]) vm.sink(base, count);
   return {
-    pci,
+    buses,
     pciHotplug,
     pressPowerButton: () => ged.notify('powerButton'),
     cpuHotplug,
@@ -108,7 +111,11 @@ export function buildPlatform(options: PlatformOptions): Platform {
       memory.insert(gpa, sizeBytes);
       ged.notify('memory');
     },
-    aml: [pci, shutdown, ged, cmos, ...(options.serial ? [serial] : []), ...hotplugs],
+    aml: [
+      ...[...buses, motherboard(segments.map((_, i) => segmentEcam(i))), shutdown, ged, cmos],
+      ...(options.serial ? [serial] : []),
+      ...hotplugs,
+    ],
   };
 }
 

@@ -29,7 +29,9 @@ import { findBalloon, findMems, pciDevices, type WantedDevice } from './devices.
 import type { OnEvent } from './events.ts';
 import { deviceArea, MEMORY } from './layout.ts';
 import { Numa } from './numa.ts';
+import { SharedPassthrough } from './passthrough.ts';
 import { PciDevices } from './pci-devices.ts';
+import { segmentWindows } from './pci-segments.ts';
 import { buildPlatform, type Platform } from './platform.ts';
 import { Ram } from './ram.ts';
 import { buildSmbios } from './smbios.ts';
@@ -93,14 +95,19 @@ export class Vm {
       ports = new Ports(vm, consoles);
       const platform = buildPlatform({
         ...{ vm, serial: consoles.serial.isThere, ...machine, ...hooks },
-        onEject: (slot) => devices?.eject(slot),
+        onEject: (place) => devices?.eject(place),
       });
       devices = await PciDevices.attach(pciDevices(config), {
-        ...{ vm, memory, native, bus: platform.pci, area: machine.area },
+        ...{ vm, memory, native, buses: platform.buses },
         hotplug: platform.pciHotplug,
         ...{ console: ports.console, onWarning: hooks.onWarning, onEvent: hooks.onEvent },
         resetGuest: hooks.onReset,
         ...{ rateLimitGroups: rateLimitGroups(config), blocks: ram.blocks },
+        passthrough: new SharedPassthrough({
+          ...{ native, vm, memory, onWarning: hooks.onWarning },
+          blocks: [...ram.blocks.values()],
+          windows: [MEMORY.pci32, machine.area.pci64],
+        }),
       });
       const facts = { ...machine, tscKhz: vm.tscKhz() };
       await vm.boot(plan(config, payload, facts, { platform, devices }));
@@ -159,7 +166,13 @@ export class Vm {
         `desired_ram is ${sizeBytes}: reboot the VM, and the RAM that it has is one piece again`,
       );
     await this.#ram.plug(range, this.#native);
-    await this.#devices.memoryChanged();
+    try {
+      await this.#devices.memoryChanged();
+    } catch (error) {
+      await this.#ram.unplug(range, this.#native);
+      await this.#devices.memoryChanged();
+      throw error;
+    }
     this.#platform.plugMemory(range);
   }
 
@@ -328,7 +341,8 @@ function closePayload({ kernel, initramfs }: ReturnType<typeof openPayload>): vo
 let hostCpuid: CpuidEntry[] | undefined;
 
 /** The facts that follow from config and host, which tables, CPUID and devices must agree on. */
-function describe({ cpus, memory, numa: nodes = [] }: VmConfig) {
+function describe(config: VmConfig) {
+  const { cpus, memory, numa: nodes = [] } = config;
   hostCpuid ??= native.supportedCpuid();
   const host = hostCpuid;
   const bits = physBits(host, cpus.max_phys_bits);
@@ -339,6 +353,7 @@ function describe({ cpus, memory, numa: nodes = [] }: VmConfig) {
   }));
   const area = deviceArea(bits, bytes, plugs);
   const numa = new Numa(nodes, memory, area);
+  const segments = segmentWindows(config, area, numa);
   const topology: Topology = cpus.topology
     ? {
         threadsPerCore: cpus.topology.threads_per_core,
@@ -352,7 +367,7 @@ function describe({ cpus, memory, numa: nodes = [] }: VmConfig) {
     present: vcpu < cpus.boot_vcpus,
     node: numa.nodeOfCpu(vcpu),
   }));
-  return { host, topology, physBits: bits, ramBytes: bytes, area, numa, processors };
+  return { host, topology, physBits: bits, ramBytes: bytes, area, numa, segments, processors };
 }
 
 function plan(
@@ -361,9 +376,12 @@ function plan(
   machine: ReturnType<typeof describe> & CpuFacts,
   { platform, devices }: { platform: Platform; devices: PciDevices },
 ) {
-  const { ramBytes, processors, numa } = machine;
-  const tables = numa.localities > 0 ? numaTables(numa, devices) : undefined;
-  const acpi = buildAcpi(dsdtTerms(platform.aml), processors, tables);
+  const { ramBytes, processors, segments, numa } = machine;
+  const acpi = buildAcpi(dsdtTerms(platform.aml), {
+    processors,
+    segments: segments.length,
+    numa: numa.localities > 0 ? numaTables(numa, devices) : undefined,
+  });
   return planBoot({
     ...payload,
     cmdline: cmdline(config),

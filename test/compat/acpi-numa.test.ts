@@ -35,12 +35,13 @@ function table(signature: string) {
   const processors = [0, 1, 2, 3].map((cpu) => ({
     ...{ apicId: 2 * cpu, present: cpu < 2, node: numa.nodeOfCpu(cpu) },
   }));
-  const tables = buildAcpi([], processors, {
+  const nodes = {
     localities: numa.localities,
-    distance: (from, to) => numa.distance(from, to),
+    distance: (from: number, to: number) => numa.distance(from, to),
     memory: numa.memory,
     initiators: [{ node: 2, segment: 1, slot: 5 }],
-  });
+  };
+  const tables = buildAcpi([], { processors, segments: 1, numa: nodes });
   const bytes = tablesOf(tables).get(signature)?.bytes;
   if (!bytes) throw new Error(`No table ${signature}`);
   return { bytes, read: new Reader(bytes) };

@@ -11,31 +11,37 @@ import { MEMORY_SCAN, MemoryHotplug } from '../../src/devices/acpi/memory-hotplu
 import { Shutdown } from '../../src/devices/acpi/shutdown.ts';
 import { Cmos } from '../../src/devices/legacy/cmos.ts';
 import { Serial } from '../../src/devices/legacy/serial.ts';
-import { DEVICE_SLOTS, PciBus } from '../../src/devices/pci/bus.ts';
+import { DEVICE_SLOTS, motherboard, PciBus } from '../../src/devices/pci/bus.ts';
 import { PCI_SCAN, PciHotplug } from '../../src/devices/pci/hotplug.ts';
 import { dsdtTerms } from '../../src/vmm/acpi/dsdt.ts';
 import { buildAcpi, madtEntry } from '../../src/vmm/acpi/tables.ts';
-import { deviceArea, ECAM_SEGMENT_BYTES, GSI, MEMORY, PORTS } from '../../src/vmm/layout.ts';
+import { deviceArea, GSI, lineGsi, MEMORY, PORTS, segmentEcam } from '../../src/vmm/layout.ts';
 import { interpret, RSDP_BYTES, recompile, tablesOf } from './support/acpica.ts';
 
 const noop = (): void => {};
 
 /** The tables of a machine with 512 MiB, one of two possible vCPUs and 40 address bits. */
-function machine(boot = 1, max = 2) {
+function machine(boot = 1, max = 2, segments = 1) {
   const area = deviceArea(40, 512 * MIB);
+  const buses = Array.from(
+    { length: segments },
+    (_, segment) =>
+      new PciBus({
+        ...{ segment, port: segment === 0 ? PORTS.pci.base : undefined },
+        ...{ ecam: segmentEcam(segment), node: segment > 0 ? segment : undefined },
+        ...{ window32: MEMORY.pci32, window64: area.pci64, lineGsi },
+      }),
+  );
   const processors = Array.from({ length: max }, (_, apicId) => ({
     apicId,
     present: apicId < boot,
   }));
   const terms = dsdtTerms([
-    new PciBus({
-      port: PORTS.pci.base,
-      ecam: { gpa: MEMORY.ecam.gpa, sizeBytes: ECAM_SEGMENT_BYTES },
-      window32: MEMORY.pci32,
-      window64: area.pci64,
-    }),
+    ...buses,
+    motherboard(buses.map((_, segment) => segmentEcam(segment))),
     new PciHotplug({
       ...{ gpa: area.pciHotplug.gpa, slots: DEVICE_SLOTS },
+      bridges: buses.map(({ path }) => path),
       ...{ notify: noop, onEject: noop },
     }),
     new Serial({ port: PORTS.serial.base, gsi: GSI.serial }),
@@ -61,11 +67,11 @@ function machine(boot = 1, max = 2) {
       onEject: noop,
     }),
   ]);
-  return buildAcpi(terms, processors);
+  return buildAcpi(terms, { processors, segments });
 }
 
-function table(signature: string, boot?: number, max?: number) {
-  const found = tablesOf(machine(boot, max)).get(signature);
+function table(signature: string, boot?: number, max?: number, segments?: number) {
+  const found = tablesOf(machine(boot, max, segments)).get(signature);
   if (!found) throw new Error(`No table ${signature}`);
   return { ...found, read: new Reader(found.bytes) };
 }
@@ -78,8 +84,8 @@ describe('every table is recompiled by iasl without error or warning', () => {
     expect(verdict).toContain(' 0 Errors, 0 Warnings');
   });
 
-  test('the DSDT of 254 vCPUs', async () => {
-    const { verdict } = await recompile('large', table('DSDT', 254, 254).bytes);
+  test('the DSDT of 254 vCPUs and 96 segments', async () => {
+    const { verdict } = await recompile('large', table('DSDT', 254, 254, 96).bytes);
     expect(verdict).toContain(' 0 Errors, 0 Warnings');
   });
 });
@@ -166,6 +172,43 @@ describe('tables', () => {
   test('the MCFG gives bus 0 of segment 0', () => {
     const { read } = table('MCFG');
     expect([read.u64(44), read.u16(52), read.u8(54), read.u8(55)]).toEqual([0xe800_0000, 0, 0, 0]);
+  });
+});
+
+describe('segments', () => {
+  test('the MCFG gives bus 0 of each', () => {
+    const { read, bytes } = table('MCFG', 1, 1, 3);
+
+    const entry = (at: number) => [read.u64(at), read.u16(at + 8), read.u16(at + 10)];
+    expect([44, 60, 76].map(entry)).toEqual([
+      [0xe800_0000, 0, 0],
+      [0xe810_0000, 1, 0],
+      [0xe820_0000, 2, 0],
+    ]);
+    expect(bytes.length).toBe(92);
+  });
+
+  test('each has a bridge with its node and ECAM; the first alone has ports', async () => {
+    const { source } = await recompile('segments', table('DSDT', 1, 1, 27).bytes);
+    const flat = source.replace(/\/\/.*|\/\*.*?\*\//g, '').replace(/\s+/g, '');
+
+    expect(flat).toContain('Device(PC1A){');
+    const last = flat.slice(flat.indexOf('Device(PC1A){'));
+    const bridge = last.slice(0, last.indexOf('Method(_OSC'));
+    expect(bridge).toContain('Name(_UID,0x1A)Name(_SEG,0x1A)Name(_PXM,0x1A)');
+    expect(bridge).toContain('Memory32Fixed(ReadWrite,0xE9A00000,0x00100000,)');
+    expect(bridge).not.toContain('IO(');
+    const board = flat.slice(flat.indexOf('Device(MBRD){'));
+    expect(board.slice(0, board.indexOf('})')).match(/Memory32Fixed/g)).toHaveLength(27);
+  });
+
+  test('a scan looks at every segment, and a slot is let go of in its own', async () => {
+    const { bytes } = table('DSDT', 1, 1, 2);
+
+    const scan = await interpret(`evaluate ${PCI_SCAN}`, bytes, 0xff);
+    expect(scan.match(/Notify/gi)?.length ?? 0).toBeGreaterThanOrEqual(4 * 31);
+    const { source } = await recompile('eject', bytes);
+    expect(source.match(/PCEJ \(_SUN, _SEG\)/g)).toHaveLength(2 * 31);
   });
 });
 
@@ -335,7 +378,7 @@ test('the rest of the AML builder makes what it says', async () => {
     aml.name('WIDE', 0x12_3456_789a),
   );
   // A stranger's DSDT would do as a header; ours is at hand.
-  const { bytes } = buildAcpi([body], []);
+  const { bytes } = buildAcpi([body], { processors: [], segments: 1 });
   const dsdt = bytes.subarray(RSDP_BYTES, RSDP_BYTES + new Reader(bytes).u32(RSDP_BYTES + 4));
 
   const { verdict, source } = await recompile('builder', dsdt);

@@ -1,9 +1,10 @@
 /**
- * PCI bus 0 of segment 0: 32 slots of one function each, reached through ports 0xcf8 and 0xcfc
- * (PCI Local Bus 3.0 §3.2.2.3.2) and through memory (ECAM, PCI Express 5.0 §7.2.2).
+ * PCI bus 0 of a segment: 32 slots of one function each, reached through memory (ECAM, PCI Express
+ * 5.0 §7.2.2), and that of segment 0 through ports 0xcf8 and 0xcfc (PCI Local Bus 3.0 §3.2.2.3.2).
  */
 import { strict as assert } from 'node:assert';
 import { allOnes } from '../../bytes.ts';
+import type { AccessHandler } from '../../native.ts';
 import * as aml from '../acpi/aml.ts';
 import type { AmlSource, BusDevice } from '../device.ts';
 import { ConfigSpace, FUNCTION_BYTES } from './config-space.ts';
@@ -28,26 +29,36 @@ interface Addresses {
 }
 
 export interface PciBusOptions {
-  /** Of the address register, 0xcf8. */
-  port: number;
+  /** 0 if absent. */
+  segment?: number;
+  /** Of the address register, 0xcf8; of the first segment alone. */
+  port?: number | undefined;
   /** 1 MiB: all of bus 0. */
   ecam: Addresses;
+  /** The NUMA node that it is in, if there are nodes. */
+  node?: number | undefined;
   /** Where BARs may lie, below and above 4 GiB. */
   window32: Addresses;
   window64: Addresses;
+  /** Of the interrupt line that the functions of a slot share. */
+  lineGsi(slot: number): number;
 }
+
+const bridgeName = (segment: number): string =>
+  `PC${segment.toString(16).toUpperCase().padStart(2, '0')}`;
 
 export class PciBus implements AmlSource {
   readonly ports: BusDevice;
   readonly ecam: BusDevice;
   readonly #options: PciBusOptions;
-  readonly #slots = new Array<ConfigSpace | undefined>(SLOT_COUNT).fill(undefined);
+  readonly #slots = new Array<AccessHandler | undefined>(SLOT_COUNT).fill(undefined);
   #address = 0;
 
   constructor(options: PciBusOptions) {
     this.#options = options;
+    const { port } = options;
     this.ports = {
-      claims: [{ space: 'port', base: options.port, sizeBytes: PORT_COUNT }],
+      claims: port === undefined ? [] : [{ space: 'port', base: port, sizeBytes: PORT_COUNT }],
       read: (offset, sizeBytes) => this.#readPort(offset, sizeBytes),
       write: (offset, sizeBytes, value) => this.#writePort(offset, sizeBytes, value),
     };
@@ -59,8 +70,18 @@ export class PciBus implements AmlSource {
     this.add(0, new ConfigSpace({ vendorId: 0x8086, deviceId: 0x0d57, classCode: 0x060000 }));
   }
 
+  /** Of its host bridge in the guest's namespace. */
+  get path(): string {
+    return `\\_SB.${bridgeName(this.#options.segment ?? 0)}`;
+  }
+
+  /** Where BARs may lie. */
+  window(width: 32 | 64): Addresses {
+    return width === 32 ? this.#options.window32 : this.#options.window64;
+  }
+
   /** The slot must be free. */
-  add(slot: number, space: ConfigSpace): void {
+  add(slot: number, space: AccessHandler): void {
     assert(slot >= 0 && slot < SLOT_COUNT && !this.#slots[slot], `PCI slot ${slot} is not free`);
     this.#slots[slot] = space;
   }
@@ -71,7 +92,7 @@ export class PciBus implements AmlSource {
   }
 
   /** `offset` from the start of ECAM: 4 KiB a function, eight functions a slot. */
-  #function(offset: number): ConfigSpace | undefined {
+  #function(offset: number): AccessHandler | undefined {
     const index = Math.floor(offset / FUNCTION_BYTES);
     return index % FUNCTIONS_PER_SLOT === 0 ? this.#slots[index / FUNCTIONS_PER_SLOT] : undefined;
   }
@@ -111,39 +132,66 @@ export class PciBus implements AmlSource {
   }
 
   aml(): aml.Aml[] {
-    const { port, ecam, window32, window64 } = this.#options;
-    const configuration = aml.memory32Fixed(ecam.gpa, ecam.sizeBytes);
+    const { segment = 0, port, ecam, window32, window64, node } = this.#options;
+    const ports =
+      port === undefined
+        ? []
+        : [
+            aml.ioPorts(port, PORT_COUNT),
+            aml.ioWindow(0, port),
+            aml.ioWindow(port + PORT_COUNT, 0x1_0000 - port - PORT_COUNT),
+          ];
     return [
       aml.device(
-        'PC00',
+        bridgeName(segment),
         aml.name('_HID', aml.eisaId('PNP0A08')),
         aml.name('_CID', aml.eisaId('PNP0A03')),
-        aml.name('_UID', 0),
-        aml.name('_SEG', 0),
+        aml.name('_UID', segment),
+        aml.name('_SEG', segment),
+        ...(node === undefined ? [] : [aml.name('_PXM', node)]),
         aml.name(
           '_CRS',
           aml.resources(
             aml.busNumbers(0, 1),
-            aml.ioPorts(port, PORT_COUNT),
-            configuration,
-            aml.ioWindow(0, port),
-            aml.ioWindow(port + PORT_COUNT, 0x1_0000 - port - PORT_COUNT),
+            ...ports,
+            aml.memory32Fixed(ecam.gpa, ecam.sizeBytes),
             aml.memory32Window(window32.gpa, window32.sizeBytes),
             aml.memory64Window(window64.gpa, window64.sizeBytes),
           ),
         ),
+        interruptLines(this.#options.lineGsi),
         osc(),
-      ),
-      // PCI Firmware 3.3 §4.1.2: ECAM is reserved by a motherboard resource, or Linux mistrusts it.
-      aml.device(
-        'MBRD',
-        aml.name('_HID', aml.eisaId('PNP0C02')),
-        aml.name('_UID', 0),
-        aml.name('_CRS', aml.resources(configuration)),
       ),
     ];
   }
 }
+
+/** ACPI 6.5 §6.2.13: pin A of each slot, wired to a GSI. Devices here have no other. */
+const interruptLines = (lineGsi: (slot: number) => number): aml.Aml =>
+  aml.name(
+    '_PRT',
+    aml.packageOf(
+      ...DEVICE_SLOTS.map((slot) => aml.packageOf(slot * 0x1_0000 + 0xffff, 0, 0, lineGsi(slot))),
+    ),
+  );
+
+/**
+ * PCI Firmware 3.3 §4.1.2: ECAM is reserved by a motherboard resource, or Linux mistrusts it.
+ * @param ecams of all segments.
+ */
+export const motherboard = (ecams: readonly Addresses[]): AmlSource => ({
+  aml: () => [
+    aml.device(
+      'MBRD',
+      aml.name('_HID', aml.eisaId('PNP0C02')),
+      aml.name('_UID', 0),
+      aml.name(
+        '_CRS',
+        aml.resources(...ecams.map(({ gpa, sizeBytes }) => aml.memory32Fixed(gpa, sizeBytes))),
+      ),
+    ),
+  ],
+});
 
 const PCI_HOST_BRIDGE = '33db4d5b-1ff7-401c-9657-7441c03dd766';
 /**

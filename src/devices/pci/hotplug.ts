@@ -1,10 +1,12 @@
 /**
- * Plugging and unplugging at the PCI bus while the guest runs, by ACPI 6.5 §6.3: registers that say
- * which slots have changed, and methods that have the guest look there. As the original has them.
+ * Plugging and unplugging at the PCI buses while the guest runs, by ACPI 6.5 §6.3: registers that
+ * say which slots of a segment have changed, and methods that have the guest look there. As the
+ * original has them.
  */
+import { strict as assert } from 'node:assert';
 import type { Claim } from '../../native.ts';
 import * as aml from '../acpi/aml.ts';
-import type { AmlSource, BusDevice } from '../device.ts';
+import type { AmlSource, BusDevice, PciPlace } from '../device.ts';
 import { RegisterFile } from '../registers.ts';
 
 const REGISTERS_BYTES = 0x10;
@@ -19,12 +21,22 @@ const EJECT_REQUEST = 3;
 export interface PciHotplugOptions {
   /** Of the registers, 16 bytes. */
   gpa: number;
-  /** Those that may change, of segment 0. */
+  /** Those that may change, of each segment. */
   slots: readonly number[];
+  /** Of each segment, its host bridge in the guest's namespace. */
+  bridges: readonly string[];
   /** Has the guest call `PCI_SCAN`. */
   notify(): void;
   /** The guest has let go of a slot, or says so. Within its write: it only starts the work. */
-  onEject(slot: number): void;
+  onEject(place: PciPlace): void;
+}
+
+/** Slots of a segment, as bits. */
+interface Changes {
+  /** Those that the guest has yet to look at. */
+  plugged: number;
+  /** Those that it is yet to be asked for. */
+  wanted: number;
 }
 
 export class PciHotplug implements BusDevice, AmlSource {
@@ -32,13 +44,13 @@ export class PciHotplug implements BusDevice, AmlSource {
   readonly read: (offset: number, sizeBytes: number) => number;
   readonly write: (offset: number, sizeBytes: number, value: number) => void;
   readonly #options: PciHotplugOptions;
-  /** Bits of slots that the guest has yet to look at. */
-  #plugged = 0;
-  /** Bits of slots that it is yet to be asked for. */
-  #wanted = 0;
+  readonly #segments: readonly Changes[];
+  /** The segment that the other registers are about. */
+  #selected = 0;
 
   constructor(options: PciHotplugOptions) {
     this.#options = options;
+    this.#segments = options.bridges.map(() => ({ plugged: 0, wanted: 0 }));
     this.claims = [{ space: 'mmio', base: options.gpa, sizeBytes: REGISTERS_BYTES }];
     const registers = this.#registers();
     this.read = (offset, sizeBytes) => registers.read(offset, sizeBytes);
@@ -46,60 +58,72 @@ export class PciHotplug implements BusDevice, AmlSource {
   }
 
   /** A device is there now. */
-  plug(slot: number): void {
-    this.#plugged |= 1 << slot;
+  plug(place: PciPlace): void {
+    this.#of(place).plugged |= 1 << place.slot;
     this.#options.notify();
   }
 
   /** Asks for a slot; a guest that did not hear of it is asked again by a second call. */
-  unplug(slot: number): void {
-    this.#wanted |= 1 << slot;
+  unplug(place: PciPlace): void {
+    this.#of(place).wanted |= 1 << place.slot;
     this.#options.notify();
   }
 
   /** The slot is empty. */
-  forget(slot: number): void {
-    this.#plugged &= ~(1 << slot);
-    this.#wanted &= ~(1 << slot);
+  forget(place: PciPlace): void {
+    const changes = this.#of(place);
+    changes.plugged &= ~(1 << place.slot);
+    changes.wanted &= ~(1 << place.slot);
+  }
+
+  #of({ segment }: PciPlace): Changes {
+    const changes = this.#segments[segment];
+    assert(changes, `there is no PCI segment ${segment}`);
+    return changes;
   }
 
   #registers(): RegisterFile {
     return new RegisterFile([
-      { name: 'PCIU', offset: 0x0, sizeBytes: 4, read: () => this.#takePlugged() },
-      { name: 'PCID', offset: 0x4, sizeBytes: 4, read: () => this.#takeWanted() },
+      { name: 'PCIU', offset: 0x0, sizeBytes: 4, read: () => this.#take('plugged') },
+      { name: 'PCID', offset: 0x4, sizeBytes: 4, read: () => this.#take('wanted') },
       {
         ...{ name: 'B0EJ', offset: 0x8, sizeBytes: 4 },
         read: () => 0,
         write: (mask) => this.#eject(mask),
       },
-      // Which segment the others are about: there is one, so what is written leads nowhere.
-      { name: 'PSEG', offset: 0xc, sizeBytes: 4, read: () => 0, write: () => {} },
+      {
+        ...{ name: 'PSEG', offset: 0xc, sizeBytes: 4 },
+        read: () => this.#selected,
+        write: (segment) => {
+          this.#selected = segment;
+        },
+      },
     ]);
   }
 
-  /** Reading clears, as the guest then looks there. */
-  #takePlugged(): number {
-    const slots = this.#plugged;
-    this.#plugged = 0;
-    return slots >>> 0;
-  }
-
-  #takeWanted(): number {
-    const slots = this.#wanted;
-    this.#wanted = 0;
+  /** Reading clears, as the guest then looks there. A segment that isn't there has no slots. */
+  #take(which: keyof Changes): number {
+    const changes = this.#segments[this.#selected];
+    if (!changes) return 0;
+    const slots = changes[which];
+    changes[which] = 0;
     return slots >>> 0;
   }
 
   #eject(mask: number): void {
     const { slots, onEject } = this.#options;
-    for (const slot of slots) if (((mask >>> slot) & 1) === 1) onEject(slot);
+    const segment = this.#selected;
+    if (!this.#segments[segment]) return;
+    for (const slot of slots) if (((mask >>> slot) & 1) === 1) onEject({ segment, slot });
   }
 
   aml(): aml.Aml[] {
-    const { gpa, slots } = this.#options;
+    const { gpa, slots, bridges } = this.#options;
     return [
-      controller(gpa),
-      aml.scope('\\_SB.PC00', ...slots.map(slotDevice), tellSlots(slots), checkAll()),
+      controller(gpa, bridges),
+      ...bridges.map((bridge) =>
+        aml.scope(bridge, ...slots.map(slotDevice), tellSlots(slots), checkAll()),
+      ),
     ];
   }
 }
@@ -109,7 +133,7 @@ const nameOf = (slot: number): string => `S${String(slot).padStart(3, '0')}`;
 /** Present and working, and not shown. */
 const STATUS = 0xb;
 
-function controller(gpa: number): aml.Aml {
+function controller(gpa: number, bridges: readonly string[]): aml.Aml {
   return aml.device(
     'PHPR',
     aml.name('_HID', aml.eisaId('PNP0A06')),
@@ -131,7 +155,7 @@ function controller(gpa: number): aml.Aml {
       aml.release('BLCK'),
       aml.returnValue(0),
     ),
-    aml.method('PSCN', 0, aml.call('\\_SB.PC00.PCNT')),
+    aml.method('PSCN', 0, ...bridges.map((bridge) => aml.call(`${bridge}.PCNT`))),
   );
 }
 

@@ -1,14 +1,13 @@
 /** The ACPI tables of what lies close to what. ACPI 6.5 §5.2.16 (SRAT) and §5.2.17 (SLIT). */
 import { Writer } from '../../bytes.ts';
+import type { PciPlace } from '../../devices/device.ts';
 import type { NumaMemory } from '../numa.ts';
 import { table } from './header.ts';
 import type { Processor } from './processor.ts';
 
 /** A PCI function; its bus is 0. */
-export interface Initiator {
+interface Initiator extends PciPlace {
   node: number;
-  segment: number;
-  slot: number;
 }
 
 /** What the tables say. */

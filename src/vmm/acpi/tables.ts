@@ -4,10 +4,18 @@
  */
 import { strict as assert } from 'node:assert';
 import { Writer } from '../../bytes.ts';
-import { GSI, MEMORY, PORTS } from '../layout.ts';
+import { GSI, MEMORY, PORTS, segmentEcam } from '../layout.ts';
 import { checksum, HEADER_BYTES, OEM_ID, table } from './header.ts';
 import { type NumaTables, slit, srat } from './numa.ts';
 import type { Processor } from './processor.ts';
+
+/** What the tables beside the DSDT tell of. */
+export interface Machine {
+  processors: readonly Processor[];
+  /** How many there are of PCI. */
+  segments: number;
+  numa?: NumaTables | undefined;
+}
 
 /** A blob for guest memory. */
 export interface Tables {
@@ -22,8 +30,7 @@ export interface Tables {
  */
 export function buildAcpi(
   terms: readonly Uint8Array[],
-  processors: readonly Processor[],
-  numa?: NumaTables,
+  { processors, segments, numa }: Machine,
 ): Tables {
   const { gpa, sizeBytes } = MEMORY.acpi;
   const blobs: Uint8Array[] = [];
@@ -36,9 +43,9 @@ export function buildAcpi(
   };
   const dsdt = place(table('DSDT', 6, Buffer.concat(terms)));
   const nearness = numa ? [srat(numa, processors), slit(numa)] : [];
-  const listed = [fadt(dsdt), madt(processors), mcfg(), ...nearness].map(place);
+  const listed = [fadt(dsdt), madt(processors), mcfg(segments), ...nearness].map(place);
   const root = place(xsdt(listed));
-  // 255 processors and 32 slots of devices need a tenth of it.
+  // 254 processors, 96 segments and 128 NUMA nodes, as many as there can be, need less.
   assert(end <= gpa + sizeBytes, `ACPI tables of ${end - gpa} bytes`);
   return { gpa, bytes: Buffer.concat([rsdp(root), ...blobs]) };
 }
@@ -128,5 +135,15 @@ const x2apic = (apicId: number, flags: number, uid: number): Uint8Array =>
 export const madtEntry = ({ apicId }: Processor, uid: number): Uint8Array =>
   x2apic(apicId, ENABLED, uid);
 
-/** PCI Firmware 3.3 §4.1.2: segment 0, from bus 0 to bus 0. */
-const mcfg = (): Uint8Array => table('MCFG', 1, new Writer(24).u64(8, MEMORY.ecam.gpa).bytes);
+const MCFG_HEAD_BYTES = 8;
+const MCFG_ENTRY_BYTES = 16;
+
+/** PCI Firmware 3.3 §4.1.2: of each segment, from bus 0 to bus 0. */
+function mcfg(segments: number): Uint8Array {
+  const body = new Writer(MCFG_HEAD_BYTES + MCFG_ENTRY_BYTES * segments);
+  for (let segment = 0; segment < segments; segment++) {
+    const at = MCFG_HEAD_BYTES + MCFG_ENTRY_BYTES * segment;
+    body.u64(at, segmentEcam(segment).gpa).u16(at + 8, segment);
+  }
+  return table('MCFG', 1, body.bytes);
+}

@@ -64,6 +64,34 @@ test('an environment that ends closes its listeners and sockets', async () => {
   await expect.poll(openSockets).toBe(before);
 });
 
+test('what was closed is collected, and whoever heard of it', async () => {
+  setFlagsFromString('--expose-gc');
+  const collect = runInNewContext('gc') as () => void;
+  const make = () => {
+    const [ours, theirs] = native.unixStreams.pair();
+    const owner: { ends?: object } = {};
+    const closed = [ours, theirs].map(
+      (fd) =>
+        new Promise<void>((onClose) => {
+          const hears = { onData: () => owner, onEnd: () => owner, onDrain: () => owner };
+          const socket = new native.FdSocket(fd, { into: new Uint8Array(1), ...hears, onClose });
+          owner.ends = { ...owner.ends, [fd]: socket };
+          socket.destroy();
+        }),
+    );
+    return { owner: new WeakRef(owner), closed };
+  };
+  const { owner, closed } = make();
+  await Promise.all(closed);
+
+  await expect
+    .poll(() => {
+      collect();
+      return owner.deref() === undefined;
+    })
+    .toBe(true);
+});
+
 test('what is written while the peer does not read is kept, and its end reported once', async () => {
   let drained = 0;
   const listener = new native.FdListener({

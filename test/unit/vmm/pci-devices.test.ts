@@ -1,79 +1,14 @@
 import { describe, expect, test } from 'vitest';
 import { MIB } from '../../../src/bytes.ts';
-import { PciBus } from '../../../src/devices/pci/bus.ts';
 import { ConfigSpace } from '../../../src/devices/pci/config-space.ts';
 import { errorChain, VmmError } from '../../../src/errors.ts';
-import type { GuestMemory, Native } from '../../../src/native.ts';
+import type { GuestMemory } from '../../../src/native.ts';
 import { object } from '../../../src/schema.ts';
-import { type Kinds, pciDevices, type WantedDevice } from '../../../src/vmm/devices.ts';
-import { deviceArea, MEMORY } from '../../../src/vmm/layout.ts';
-import { PciDevices } from '../../../src/vmm/pci-devices.ts';
+import type { Kinds } from '../../../src/vmm/devices.ts';
+import type { PciDevices } from '../../../src/vmm/pci-devices.ts';
 import { Echo } from '../support/echo.ts';
-import { FakeCharHost } from '../support/fake-char-host.ts';
-import { FakeEventFd, FakeVirtqueue, FakeVm, NO_MEMORY } from '../support/fake-host.ts';
-
-const AREA = deviceArea(40, 512 * MIB);
-
-/** A machine with two kinds of toy: `plain` ones, and `disks`, whose BARs have 32 bits. */
-function machine(make: (id: string) => Echo = () => new Echo(), others: Kinds = {}) {
-  const made: [id: string, device: Echo][] = [];
-  const warnings: string[] = [];
-  const create = (_: unknown, { id }: { id: string }) => {
-    const device = make(id);
-    made.push([id, device]);
-    return device;
-  };
-  const schema = object({});
-  const kinds: Kinds = {
-    disks: {
-      schema,
-      idPrefix: '_disk',
-      barWidth: 32,
-      create,
-      found: () => ({ image_type: 'Raw' }),
-    },
-    plain: { schema, idPrefix: '_plain', create },
-    single: { schema, id: '__single', create },
-    unserved: { schema, id: '__unserved' },
-    ...others,
-  };
-  const vm = new FakeVm();
-  const removed: string[] = [];
-  const told: string[] = [];
-  const tell = (what: string) => (slot: number) => void told.push(`${what} ${slot}`);
-  const bus = new PciBus({
-    port: 0xcf8,
-    ecam: { gpa: MEMORY.ecam.gpa, sizeBytes: MIB },
-    window32: MEMORY.pci32,
-    window64: AREA.pci64,
-  });
-  const native = { EventFd: FakeEventFd, Virtqueue: FakeVirtqueue } as Pick<
-    Native,
-    'EventFd' | 'Virtqueue'
-  >;
-  const attach = (config: object, area = AREA, memory = NO_MEMORY) =>
-    PciDevices.attach(pciDevices(config, kinds), {
-      hotplug: { plug: tell('plug'), unplug: tell('unplug'), forget: tell('forget') },
-      ...{ bus, area, vm, native, memory, console: new FakeCharHost() },
-      rateLimitGroups: new Map(),
-      blocks: new Map(),
-      resetGuest: () => {},
-      onWarning: (message) => warnings.push(message),
-      onEvent: (told) => {
-        if (told.event === 'device-removed')
-          removed.push(`${told.properties.id} ${told.properties.bdf}`);
-      },
-    });
-  /** Slots of the bus that have a function, with its device id. */
-  const slots = () => Array.from({ length: 32 }, (_, slot) => bus.ecam.read(slot << 15, 4) >>> 16);
-  /** A device as vm.add-* wants it. */
-  const wanted = (kind: string, config: object): WantedDevice => {
-    const [device] = pciDevices({ [kind]: [config] }, kinds);
-    if (!device) throw new Error(`No kind ${kind}`);
-    return device;
-  };
-  return { attach, made, warnings, vm, bus, slots, wanted, told, removed };
-}
+import { NO_MEMORY } from '../support/fake-host.ts';
+import { AREA, machine } from '../support/pci-machine.ts';
 
 const nodes = ({ nodes }: PciDevices) =>
   Object.values(nodes).flatMap(({ pci_bdf, resources, children: [id] }) =>
@@ -226,9 +161,8 @@ test('if the host cannot connect a device, it is disposed of and named', async (
 });
 
 test('a window that is full has the device refused by name', async () => {
-  const { attach } = machine();
-  const area = { ...AREA, pci64: { gpa: 2 ** 32, sizeBytes: 8 * MIB } };
-  await expect(attach({ plain: [{ id: 'a' }, { id: 'b' }] }, area)).rejects.toThrow(
+  const { attach } = machine(undefined, {}, { gpa: 2 ** 32, sizeBytes: 8 * MIB });
+  await expect(attach({ plain: [{ id: 'a' }, { id: 'b' }] })).rejects.toThrow(
     'No addresses are left for device b',
   );
 });
@@ -324,7 +258,7 @@ describe('plugging', () => {
     expect(errorChain(failure)[0]).toBe('Could not find an available device slot on the PCI bus');
 
     devices.remove('p7');
-    devices.eject(8);
+    devices.eject({ segment: 0, slot: 8 });
     await devices.pause();
     expect(await devices.add(wanted('plain', { id: 'x' }))).toMatchObject({ bdf: '0000:00:08.0' });
   });
@@ -341,7 +275,7 @@ describe('plugging', () => {
     const { memory, regions } = countingMemory();
     const gpas: number[] = [];
     const { attach, wanted, vm, told } = machine(undefined, mapped(gpas));
-    const devices = await attach({}, AREA, memory);
+    const devices = await attach({}, memory);
     vm.refuse = (what) => what === 'msi';
     const failing = devices.add(wanted('mapped', { id: 'a' }));
     await expect(failing).rejects.toMatchObject({ kind: 'host' });
@@ -359,7 +293,7 @@ describe('plugging', () => {
       () => Object.assign(new Echo(), { memoryChanged: async () => void told.push('memory') }),
       mapped([]),
     );
-    const devices = await attach({ plain: [{ id: 'a' }] }, AREA, memory);
+    const devices = await attach({ plain: [{ id: 'a' }] }, memory);
 
     await devices.add(wanted('mapped', { id: 'm' }));
 
@@ -373,7 +307,7 @@ describe('plugging', () => {
       () => Object.assign(new Echo(), { regionsMax: 0 }),
       mapped([]),
     );
-    const devices = await attach({ plain: [{ id: 'a' }] }, AREA, memory);
+    const devices = await attach({ plain: [{ id: 'a' }] }, memory);
 
     const adding = devices.add(wanted('mapped', { id: 'm' }));
 
@@ -402,14 +336,14 @@ describe('unplugging', () => {
   test('a device goes when the guest lets go of it, and its slot answers no more', async () => {
     const { memory, regions } = countingMemory();
     const { attach, wanted, vm, slots, told, removed } = machine(undefined, mapped([]));
-    const devices = await attach({ plain: [{ id: 'a' }] }, AREA, memory);
+    const devices = await attach({ plain: [{ id: 'a' }] }, memory);
     await devices.add(wanted('mapped', { id: 'm' }));
     devices.remove('m');
     devices.remove('m');
     expect(Object.keys(devices.nodes)).toContain('m');
 
-    devices.eject(2);
-    devices.eject(2);
+    devices.eject({ segment: 0, slot: 2 });
+    devices.eject({ segment: 0, slot: 2 });
     expect(slots()[2]).toBe(0xffff);
     expect(vm.claims).toEqual([]);
     await devices.pause();
@@ -423,7 +357,7 @@ describe('unplugging', () => {
   test('what the host did not ask for stays, whatever the guest lets go of', async () => {
     const { attach, slots } = machine();
     const devices = await attach({ plain: [{ id: 'a' }], single: {} });
-    for (let slot = 0; slot < 32; slot++) devices.eject(slot);
+    for (let slot = 0; slot < 32; slot++) devices.eject({ segment: 0, slot: slot });
     await devices.pause();
     expect(Object.keys(devices.nodes)).toHaveLength(4);
     expect(slots().slice(1, 3)).toEqual([0x106a, 0x106a]);
@@ -448,7 +382,7 @@ describe('unplugging', () => {
     expect([vm.claims.length, vm.kicks.size]).toEqual([1, 2]);
 
     devices.remove('a');
-    devices.eject(1);
+    devices.eject({ segment: 0, slot: 1 });
     expect([vm.claims.length, vm.kicks.size]).toEqual([0, 0]);
     await devices.pause();
 
@@ -466,7 +400,7 @@ describe('unplugging', () => {
     const { attach, made } = machine(() => slow);
     const devices = await attach({ plain: [{ id: 'a' }] });
     devices.remove('a');
-    devices.eject(1);
+    devices.eject({ segment: 0, slot: 1 });
 
     const order: string[] = [];
     const paused = devices.pause().then(() => order.push('paused'));
@@ -488,7 +422,7 @@ describe('unplugging', () => {
         bdf: '0000:00:01.0',
       });
       devices.remove('a');
-      devices.eject(1);
+      devices.eject({ segment: 0, slot: 1 });
       await devices.pause();
     }
     expect([devices.nodes, vm.claims, vm.kicks.size]).toEqual([{}, [], 0]);

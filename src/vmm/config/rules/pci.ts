@@ -92,10 +92,31 @@ const slotsSuffice: Rule = (config) => {
   );
 };
 
+const apertures: Rule = ({ pci_segments = [] }) => {
+  const segments = pci_segments.map(({ pci_segment }) => pci_segment);
+  for (const [i, { pci_segment, ...weights }] of pci_segments.entries()) {
+    const at = `pci_segments[${i}]`;
+    if (segments.indexOf(pci_segment) < i)
+      return {
+        text: `PCI segment ${pci_segment} is given twice`,
+        remedy: `${at}.pci_segment is ${pci_segment}: give each segment once`,
+        kind: 'conflict',
+      };
+    const zero = Object.entries(weights).find(([, weight]) => weight === 0);
+    if (zero)
+      return {
+        text: 'A PCI segment has no addresses',
+        remedy: `${at}.${zero[0]} is 0: give 1 or more`,
+      };
+  }
+  return undefined;
+};
+
 export const PCI_RULES: readonly Rule[] = [
   segmentCount,
   segmentsExist,
   slotsExist,
   slotsDiffer,
   slotsSuffice,
+  apertures,
 ];

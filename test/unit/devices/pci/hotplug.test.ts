@@ -2,16 +2,18 @@ import fc from 'fast-check';
 import { expect, test } from 'vitest';
 import { PciHotplug } from '../../../../src/devices/pci/hotplug.ts';
 
+const at = (slot: number, segment = 0) => ({ segment, slot });
 const [PCIU, PCID, B0EJ, PSEG] = [0, 4, 8, 12] as const;
 
-function create() {
-  const ejected: number[] = [];
+function create(segments = 1) {
+  const ejected: [slot: number, segment: number][] = [];
   const told: string[] = [];
   const device = new PciHotplug({
     gpa: 0x1000,
     slots: Array.from({ length: 31 }, (_, n) => n + 1),
     notify: () => told.push('notify'),
-    onEject: (slot) => ejected.push(slot),
+    bridges: Array.from({ length: segments }, (_, n) => `\\_SB.PC0${n}`),
+    onEject: ({ segment, slot }) => ejected.push([slot, segment]),
   });
   return { device, ejected, told };
 }
@@ -19,9 +21,9 @@ function create() {
 test('slots that changed are told once each, after the guest has been told to look', () => {
   const { device, told } = create();
 
-  device.plug(6);
-  device.plug(31);
-  device.unplug(3);
+  device.plug(at(6));
+  device.plug(at(31));
+  device.unplug(at(3));
 
   expect(told).toHaveLength(3);
   expect(device.read(PCIU, 4)).toBe(2 ** 31 + 2 ** 6);
@@ -32,40 +34,69 @@ test('slots that changed are told once each, after the guest has been told to lo
 
 test('who did not hear is asked again', () => {
   const { device, told } = create();
-  device.unplug(3);
+  device.unplug(at(3));
   device.read(PCID, 4);
-  device.unplug(3);
+  device.unplug(at(3));
   expect(device.read(PCID, 4)).toBe(8);
   expect(told).toHaveLength(2);
 });
 
 test('of an empty slot nothing is told', () => {
   const { device } = create();
-  device.plug(3);
-  device.unplug(3);
-  device.plug(4);
-  device.forget(3);
+  device.plug(at(3));
+  device.unplug(at(3));
+  device.plug(at(4));
+  device.forget(at(3));
   expect([device.read(PCIU, 4), device.read(PCID, 4)]).toEqual([16, 0]);
 });
 
 test('each bit written to B0EJ lets go of its slot; slot 0 has the host bridge', () => {
   const { device, ejected } = create();
   device.write(B0EJ, 4, 0x8000_0005);
-  expect(ejected).toEqual([2, 31]);
+  expect(ejected).toEqual([
+    [2, 0],
+    [31, 0],
+  ]);
   expect(device.read(B0EJ, 4)).toBe(0);
 });
 
-test('there is one segment, whatever is written to PSEG', () => {
-  const { device } = create();
-  device.plug(3);
-  device.write(PSEG, 4, 7);
-  expect(device.read(PSEG, 4)).toBe(0);
-  expect(device.read(PCIU, 4)).toBe(8);
+test('the registers are about the segment that was written to PSEG', () => {
+  const { device, ejected } = create(3);
+  device.plug(at(3));
+  device.plug(at(4, 2));
+  device.unplug(at(5, 2));
+  device.unplug(at(6, 1));
+  device.forget(at(6, 1));
+
+  const changes = [0, 1, 2].map((segment) => {
+    device.write(PSEG, 4, segment);
+    return [device.read(PCIU, 4), device.read(PCID, 4)];
+  });
+  device.write(B0EJ, 4, 8);
+
+  expect(changes).toEqual([
+    [8, 0],
+    [0, 0],
+    [16, 32],
+  ]);
+  expect(device.read(PSEG, 4)).toBe(2);
+  expect(ejected).toEqual([[3, 2]]);
+});
+
+test.each([3, 0xffff_ffff])('segment %d, which is not there, has no slots', (segment) => {
+  const { device, ejected } = create(3);
+  device.plug(at(3));
+
+  device.write(PSEG, 4, segment);
+  device.write(B0EJ, 4, 0xffff_ffff);
+
+  expect([device.read(PCIU, 4), device.read(PCID, 4)]).toEqual([0, 0]);
+  expect(ejected).toEqual([]);
 });
 
 test('no access of another width or place does or tells anything', () => {
   const { device, ejected } = create();
-  device.plug(3);
+  device.plug(at(3));
   const place = fc.tuple(fc.nat(20), fc.constantFrom(1, 2, 4));
   fc.assert(
     fc.property(place, fc.nat(), ([offset, sizeBytes], value) => {

@@ -182,6 +182,24 @@ test.each<[body: object, text: string, remedy: string]>([
     'user_devices[0]',
   ],
   [{ platform: { num_pci_segments: 97 } }, 'PCI segments (97)', 'num_pci_segments is 97'],
+  [
+    {
+      platform: { num_pci_segments: 2 },
+      pci_segments: [{ pci_segment: 1, mmio32_aperture_weight: 0 }],
+    },
+    'A PCI segment has no addresses',
+    'pci_segments[0].mmio32_aperture_weight is 0: give 1 or more',
+  ],
+  [
+    { platform: { num_pci_segments: 16 }, pci_segments: [{ pci_segment: 16 }] },
+    'Invalid PCI segment id: 16',
+    'pci_segments[0].pci_segment is 16: give less than platform.num_pci_segments, 16',
+  ],
+  [
+    { platform: { num_pci_segments: 0 } },
+    'PCI segments (0)',
+    'num_pci_segments is 0: give 1 to 96',
+  ],
   [disk({ pci_segment: 1 }), 'Invalid PCI segment id: 1', 'disks[1].pci_segment is 1'],
   [disk({ pci_device_id: 0 }), 'device ID (0) is reserved', 'disks[1].pci_device_id is 0'],
   [disk({ pci_device_id: 32 }), 'device ID (32) is out of', 'disks[1].pci_device_id is 32'],
@@ -237,10 +255,23 @@ test.each<[body: object, text: string]>([
   [{ disks: [{ path: '/d', id: 'a' }], net: [{ id: 'a' }] }, 'Identifier a is not unique'],
   [memory(0, { zones: [zone('a'), zone('a')] }), 'Memory zone identifier is not unique'],
   [{ devices: [{ path: '/x' }, { path: '/x' }] }, 'Duplicated device path: /x'],
+  [{ pci_segments: [{ pci_segment: 0 }, { pci_segment: 0 }] }, 'PCI segment 0 is given twice'],
   [{ disks: [{ pci_device_id: 5 }, { pci_device_id: 5 }] }, 'already used: 5'],
   [
     { vsock: { cid: 3, socket: '/v' }, serial: { mode: 'Socket', socket: '/v' } },
     'Duplicated socket path: /v',
+  ],
+  ...(
+    [
+      { fs: [0, 1].map((i) => ({ tag: `${i}`, socket: '/v' })) },
+      { fs: [{ tag: 't', socket: '/v' }], vsock: { cid: 3, socket: '/v' } },
+      { disks: [{ vhost_user: true, vhost_socket: '/v' }], fs: [{ tag: 't', socket: '/v' }] },
+      { net: [0, 1].map(() => ({ vhost_user: true, vhost_socket: '/v' })) },
+    ] as object[]
+  ).map((devices): [object, string] => [{ ...shared, ...devices }, 'Duplicated socket path: /v']),
+  [
+    { ...shared, fs: ['/a', '/b'].map((socket) => ({ tag: 't', socket })) },
+    'Duplicated virtio-fs tag: t',
   ],
   [disk({ path: '/d' }), 'The file is already locked'],
   [disk({ path: '/d', readonly: true }), 'The file is already locked'],
@@ -346,12 +377,16 @@ test('a boot names everything that is not supported yet, and nothing that has no
     ...memory(0, { zones: [{ id: 'z', size: GIB }] }),
     numa: [{ guest_numa_id: 0 }],
     ...vcpus(2, 4),
-    iommu: true,
+    serial: { mode: 'Null', iommu: true },
     platform: { oem_strings: ['x'] },
     ...{ watchdog: true, pvpanic: true, rtc: {}, debug_console: { mode: 'Null' } },
   });
   const asking = configOf({
+    iommu: true,
+    rng: { src: '/s', iommu: true },
+    vsock: { cid: 3, socket: '/s', iommu: true },
     disks: [
+      { path: '/d', iommu: true },
       { path: '/e', image_type: 'Vhdx', rate_limiter_config: { ops: { size: 9, refill_time: 9 } } },
     ],
     tpm: { socket: '/s' },
@@ -361,7 +396,8 @@ test('a boot names everything that is not supported yet, and nothing that has no
 
   expect(() => checkBootable(fine)).not.toThrow();
   expect(refusalOf(() => checkBootable(asking)).message).toBe(
-    'Not supported yet: platform.tdx, vdpa[0], tpm',
+    'Not supported yet: iommu, platform.tdx, ' +
+      'disks[0] iommu, rng iommu, vsock[0] iommu, vdpa[0], tpm',
   );
 });
 
