@@ -46,7 +46,7 @@ export interface Vmm {
 }
 
 /** What the build makes, put onto the host as it is. */
-const DIST = join(import.meta.dirname, '../../../dist');
+export const DIST = join(import.meta.dirname, '../../../dist');
 
 export const product: Vmm = {
   name: 'cloud-hypervisor',
