@@ -105,7 +105,9 @@ describe('a guest that lets go of what it is asked for', () => {
     },
   );
 
-  test('a disk reads as it should each time that it comes, at any size', async () => {
+  test('a disk reads as it should each time that it comes, at any size', {
+    timeout: 120_000,
+  }, async () => {
     const path = file('d');
     const sizes = [1 << 20, 3 << 20];
     for (let round = 1; round <= 20; round++) {
