@@ -15,7 +15,7 @@ import {
   writeFileSync,
 } from 'node:fs';
 import { connect, type Socket } from 'node:net';
-import { tmpdir } from 'node:os';
+import { tmpdir, totalmem } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { microGuest } from './support/micro-guest.ts';
@@ -25,6 +25,7 @@ import { benchOptions, type Subject } from './support/subjects.ts';
 
 const STARTED = 'exec, create, two infos, boot, ms';
 const INFO = 'vm.info of an idle VM, p99, ms';
+const INFO_BUSY = 'vm.info while disks and RAM are plugged, p99, ms';
 const REQUESTS = 10_000;
 const CONNECTIONS = 3000;
 const OF_REQUESTS = 'USS after 10,000 requests, MiB more';
@@ -34,6 +35,7 @@ const FDS = 'fds after both, more';
 const GOALS: Goal[] = [
   { measure: STARTED, limit: 100 },
   { measure: INFO, limit: 5 },
+  { measure: INFO_BUSY, limit: 20 },
   { measure: OF_REQUESTS, limit: 1 },
   { measure: OF_CONNECTIONS, limit: 1 },
   { measure: FDS, limit: 0 },
@@ -56,7 +58,15 @@ const text = (method: string, verb: string, body = ''): string => {
 
 const INFO_REQUEST = text('GET', 'vm.info');
 
-/** A root file system as persistent memory, and a vsock, as Kata has them. */
+/** RAM comes in such steps, eight times at most. */
+const SECTION_BYTES = 128 << 20;
+const RAM_BYTES = SECTION_BYTES;
+const PLUGGED = 8;
+
+/**
+ * A root file system as persistent memory, a vsock, a network card, and room for as much RAM as the
+ * host has, as Kata has them.
+ */
 function writeFiles(): string {
   const [kernel, image] = [join(directory, 'kernel'), join(directory, 'root.img')];
   writeFileSync(kernel, microGuest());
@@ -64,7 +74,11 @@ function writeFiles(): string {
   truncateSync(image, 128 << 20);
   return JSON.stringify({
     payload: { kernel },
-    memory: { size: 64 << 20 },
+    memory: {
+      size: RAM_BYTES,
+      hotplug_size: Math.floor(totalmem() / SECTION_BYTES) * SECTION_BYTES,
+    },
+    net: [{ mac: '02:00:00:00:00:01' }],
     pmem: [{ file: image, discard_writes: true }],
     vsock: { cid: 3, socket: join(directory, 'vsock') },
     serial: { mode: 'Null' },
@@ -84,11 +98,10 @@ async function open(): Promise<Socket> {
   }
 }
 
-async function ask(client: Socket, request: string): Promise<void> {
-  client.write(request);
+async function request(client: Socket, what: string): Promise<void> {
+  client.write(what);
   const [answer] = (await once(client, 'data')) as [Buffer];
-  if (!answer.toString('latin1').startsWith('HTTP/1.1 20'))
-    throw new Error(`${request}: ${answer}`);
+  if (!answer.toString('latin1').startsWith('HTTP/1.1 20')) throw new Error(`${what}: ${answer}`);
 }
 
 /** Private memory in MiB, and open files. */
@@ -99,14 +112,41 @@ function held({ pid }: ChildProcess) {
   return { uss, fds: readdirSync(`/proc/${pid}/fd`).length };
 }
 
+/** A client that asks, as another one plugs. */
+async function infoWhilePlugging(plugging: Socket): Promise<number> {
+  const asking = await open();
+  const waits: number[] = [];
+  let done = false;
+  const ask = async () => {
+    while (!done) {
+      const asked = performance.now();
+      await request(asking, INFO_REQUEST);
+      waits.push(performance.now() - asked);
+    }
+  };
+  const asked = ask();
+  for (let i = 1; i <= PLUGGED; i++) {
+    const path = join(directory, `disk${i}`);
+    writeFileSync(path, '');
+    truncateSync(path, 1 << 20);
+    await request(plugging, text('PUT', 'vm.add-disk', JSON.stringify({ path })));
+    const desired_ram = RAM_BYTES + i * SECTION_BYTES;
+    await request(plugging, text('PUT', 'vm.resize', JSON.stringify({ desired_ram })));
+  }
+  done = true;
+  await asked;
+  asking.destroy();
+  return waits.sort((a, b) => a - b)[Math.floor(waits.length * 0.99)] ?? 0;
+}
+
 async function measure({ name, api }: Subject, config: string): Promise<void> {
   const [file = '', ...args] = api(socket).argv;
   const asked = performance.now();
   const vmm = spawn(file, args, { env: { PATH: '/usr/bin:/bin' }, stdio: 'ignore' });
   const client = await open();
-  await ask(client, text('PUT', 'vm.create', config));
-  for (let i = 0; i < 2; i++) await ask(client, INFO_REQUEST);
-  await ask(client, text('PUT', 'vm.boot'));
+  await request(client, text('PUT', 'vm.create', config));
+  for (let i = 0; i < 2; i++) await request(client, INFO_REQUEST);
+  await request(client, text('PUT', 'vm.boot'));
   add(samples, STARTED, name, performance.now() - asked);
 
   await sleep(SETTLED_MS);
@@ -121,12 +161,13 @@ async function measure({ name, api }: Subject, config: string): Promise<void> {
 
   for (let i = 0; i < CONNECTIONS; i++) {
     const other = await open();
-    await ask(other, INFO_REQUEST);
+    await request(other, INFO_REQUEST);
     other.destroy();
   }
   await sleep(SETTLED_MS);
   add(samples, OF_CONNECTIONS, name, held(vmm).uss - before.uss);
   add(samples, FDS, name, held(vmm).fds - before.fds);
+  add(samples, INFO_BUSY, name, await infoWhilePlugging(client));
 
   const ended = once(vmm, 'exit');
   vmm.kill('SIGTERM');

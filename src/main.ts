@@ -27,6 +27,12 @@ const START_FAILED = 'Failed to start the VMM thread';
 
 const SETTLE_AFTER_MS = 1000;
 
+/** So many leave garbage that V8 would keep, and wake up for, minutes after the last. */
+const MANY_REQUESTS = 256;
+
+/** Events of what leaves garbage behind. */
+const LITTERING: ReadonlySet<string> = new Set(['booted', 'rebooted', 'device-removed']);
+
 const log = child('main');
 
 /** What the launcher did before there was node: see native/launcher/main.c. */
@@ -67,9 +73,11 @@ class Process {
         this.#stopped = true;
         void this.#end(code);
       },
-      onBooted: settleLater,
       onWarning: limited(log), // a guest can cause them at will
-      onEvent,
+      onEvent: (event) => {
+        if (LITTERING.has(event.event)) settleLater();
+        onEvent(event);
+      },
     });
   }
 
@@ -83,7 +91,7 @@ class Process {
 
   async listen(where: { fd: number } | { path: string }): Promise<void> {
     const { createApi } = await import('./api/server.ts');
-    this.#server = await createApi(this.#vmm);
+    this.#server = await createApi(this.#vmm, countRequest);
     try {
       this.#server.listen(where);
       if ('path' in where) removeAtExit(where.path);
@@ -137,19 +145,32 @@ function readCommandLine(): CommandLine {
 
 let settling: NodeJS.Timeout | undefined;
 
-/** After a start and after each boot, when nobody waits for us any more. */
+/** After a start, many requests, and what is `LITTERING`: when nobody waits for us any more. */
 function settleLater(): void {
   clearTimeout(settling);
   settling = setTimeout(() => void settle(), SETTLE_AFTER_MS);
 }
 
-/** Gives back what a start needed and idling does not. */
+/** Since they were last settled after. */
+let requests = 0;
+
+function countRequest(): void {
+  if (++requests >= MANY_REQUESTS) settleLater();
+}
+
+/** Gives back what that needed and idling does not. */
 async function settle(): Promise<void> {
   const { setFlagsFromString } = await import('node:v8');
   const { runInNewContext } = await import('node:vm');
   setFlagsFromString('--semi-space-growth-factor=1'); // else bursts of requests grow the heap
   setFlagsFromString('--expose-gc'); // for contexts that are made from now on
-  runInNewContext('globalThis.gc?.()'); // while the build rehearses, flags stay as they are
+  requests = 0;
+  const collect = runInNewContext('globalThis.gc'); // undefined while the build rehearses
+  // What native objects held is freed after a collection, and what that held by the next.
+  for (let round = 0; round < 2; round++) {
+    collect?.();
+    await new Promise((resolve) => setImmediate(resolve));
+  }
   await native.trimMemory();
 }
 

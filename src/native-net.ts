@@ -26,7 +26,7 @@ export interface TapFacts {
   mac: string;
 }
 
-/** None waits; each throws a SystemError that names the call. */
+/** None but `close` waits; each throws a SystemError that names the call. */
 export interface NativeTaps {
   /** Opens the interface, or makes it. */
   open(options: TapOptions): Tap;
@@ -35,6 +35,8 @@ export interface NativeTaps {
    * EINVAL if it is a tap without headers in front of its frames (IFF_VNET_HDR).
    */
   name(fd: number): string;
+  /** Whether two descriptors are duplicates. False where the kernel does not tell. */
+  isOneFile(fd: number, other: number): boolean;
   /** Makes such a file one for us: a duplicate, ours to close. */
   adopt(fd: number): number;
   facts(fd: number): TapFacts;
@@ -50,6 +52,8 @@ export interface NativeTaps {
   setOffloads(fd: number, offloads: number): void;
   /** Has the kernel put frames into the file, or not; only of a tap with several. */
   setQueue(fd: number, on: boolean): void;
+  /** Takes such files, and closes them off this thread: a tap that goes takes its time. */
+  close(fds: readonly number[]): Promise<void>;
 }
 
 export interface NetEngineOptions {

@@ -14,8 +14,9 @@ import type {
   DiskImageOptions,
   NativeDisks,
 } from './native-disks.ts';
+import type { EventFd } from './native-events.ts';
 import type { RateLimiter, RateLimiterOptions } from './native-limits.ts';
-import type { RegionOptions } from './native-memory.ts';
+import type { GuestMemory } from './native-memory.ts';
 import type { NativeTaps, NetCounters, NetEngineOptions } from './native-net.ts';
 import type {
   BytePort,
@@ -25,40 +26,11 @@ import type {
   UartOptions,
 } from './native-serial.ts';
 import type { FdListener, FdListenerOptions, FdSocket, FdSocketOptions } from './native-sockets.ts';
-import type { FileWindow, NativeUnixStreams, SharedQueue, SharedRegion } from './native-vhost.ts';
+import type { Passthrough, VfioContainer, VfioDevice } from './native-vfio.ts';
+import type { FileWindow, NativeUnixStreams, SharedQueue } from './native-vhost.ts';
 import type { VsockEngineOptions } from './native-vsock.ts';
 
-/** Guest RAM. Never an ArrayBuffer: a copy in or out is checked, whatever the guest does. */
-export interface GuestMemory {
-  /** Reserves the range and gives it to the VM; pages come when they are touched. */
-  addRegion(options: RegionOptions): void;
-  /**
-   * Takes out the region that begins at `gpa`: it is no RAM from now on, and `Vm.mapMemory` takes it
-   * from the guest. Resolves when the host has back what it consisted of; what is in flight there
-   * finds zeroes, and its writes go nowhere. @throws SystemError ENOENT
-   */
-  removeRegion(gpa: number): Promise<void>;
-  /** @throws SystemError EFAULT, nothing copied, unless all of the range is RAM. */
-  read(gpa: number, into: Uint8Array): void;
-  write(gpa: number, from: Uint8Array): void;
-  /**
-   * Reads `length` bytes of a file straight into RAM, on a worker thread.
-   * Rejects: EFAULT if not all RAM, ENODATA if the file ends early, or what pread(2) says.
-   */
-  load(gpa: number, fd: number, offset: number, length: number): Promise<void>;
-  /** Touches every page of the region at `gpa` on a worker thread, so that no access faults later. */
-  prefault(gpa: number): Promise<void>;
-  /**
-   * Gives the host back what lies in `ranges`, pairs of address and length, on a worker thread: it
-   * reads as zero afterwards. What is no discardable region, or no whole page, stays as it is.
-   * Rejects with the last failure when it has tried all of them.
-   */
-  discard(ranges: Float64Array): Promise<void>;
-  /** What another process can map. */
-  regions(): SharedRegion[];
-  /** Idempotent. Call it when no Vm uses the RAM: what is mapped is unmapped, on a worker. */
-  close(): Promise<void>;
-}
+export type { EventFd, GuestMemory };
 
 /** Answers one access of 1, 2 or 4 bytes; wider ones arrive split, low half first. */
 export interface AccessHandler {
@@ -76,19 +48,6 @@ export interface Claim {
 /** An edge-triggered interrupt line: an irqfd on one GSI. */
 export interface Irq {
   trigger(): void;
-}
-
-/**
- * An eventfd: a queue's kick, or an interrupt on its way to KVM. No method blocks; after `close`,
- * which is idempotent, whoever was given it keeps it until it ends.
- */
-export interface EventFd {
-  signal(): void;
-  /** Whether it was signalled since the last `take`. */
-  take(): boolean;
-  /** The same, and it stays signalled. */
-  pending(): boolean;
-  close(): void;
 }
 
 /**
@@ -350,6 +309,10 @@ export interface Native {
     sizeBytes: number,
   ) => FileWindow;
   EventFd: new () => EventFd;
+  Passthrough: new (vm: Vm) => Passthrough;
+  /** @throws SystemError of open(/dev/vfio/vfio), ENOTSUP if the host has no IOMMU that serves. */
+  VfioContainer: new () => VfioContainer;
+  VfioDevice: new () => VfioDevice;
   Virtqueue: new (options: VirtqueueOptions) => Virtqueue;
   BlockCounters: new () => BlockCounters;
   BlockEngine: new (options: BlockEngineOptions) => BlockEngine;
@@ -421,6 +384,15 @@ export const native: Native = {
   },
   get EventFd() {
     return addon().EventFd;
+  },
+  get Passthrough() {
+    return addon().Passthrough;
+  },
+  get VfioContainer() {
+    return addon().VfioContainer;
+  },
+  get VfioDevice() {
+    return addon().VfioDevice;
   },
   get Virtqueue() {
     return addon().Virtqueue;

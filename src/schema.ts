@@ -138,6 +138,9 @@ export const ipv4 = (notes: Notes = {}) =>
     title: 'an IPv4 address such as 192.168.249.1',
   } as Notes);
 
+/** The least MTU that a network card should tell. VIRTIO 1.2 §5.1.4.1. */
+export const MTU_MIN = 1280;
+
 /** Where a PCI device sits; first in every object that has it. */
 const place = {
   pci_segment: uint(16, { default: 0 }),

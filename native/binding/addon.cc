@@ -21,6 +21,7 @@
 #include "serial_line_wrap.h"
 #include "shared_queue_wrap.h"
 #include "tap_wrap.h"
+#include "vfio_wrap.h"
 #include "virtqueue_wrap.h"
 #include "vm_wrap.h"
 #include "vsock_engine_wrap.h"
@@ -66,6 +67,9 @@ static Napi::Object Init(Napi::Env env, Napi::Object exports) {
   exports.Set("BytePort", vmm::BytePortWrap::Define(env));
   exports.Set("RateLimiter", vmm::RateLimiterWrap::Define(env));
   exports.Set("SerialLine", vmm::SerialLineWrap::Define(env));
+  exports.Set("Passthrough", vmm::PassthroughWrap::Define(env));
+  exports.Set("VfioContainer", vmm::VfioContainerWrap::Define(env));
+  exports.Set("VfioDevice", vmm::VfioDeviceWrap::Define(env));
   exports.Set("Virtqueue", vmm::VirtqueueWrap::Define(env));
   exports.Set("Vm", vmm::VmWrap::Define(env));
   exports.Set("VsockEngine", vmm::VsockEngineWrap::Define(env));

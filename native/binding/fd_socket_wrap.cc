@@ -89,8 +89,11 @@ void FdListenerWrap::OnReady(Napi::Env env, int) {
   Call(env, on_stall_, {});
 }
 
+/// The callbacks know whoever has this object: held on to, they would keep it for ever.
 void FdListenerWrap::OnClosed(Napi::Env, bool) {
   listener_ = Fd();
+  on_connection_.Reset();
+  on_stall_.Reset();
   Unref();
 }
 
@@ -212,9 +215,14 @@ void FdSocketWrap::Close() {
   socket_ = nullptr;
 }
 
+/// As with a listener's, the callbacks would keep this object.
 void FdSocketWrap::OnClosed(Napi::Env env, bool environment_ends) {
   socket_ = nullptr;
   if (!environment_ends) Call(env, on_close_, {});
+  // What the handlers know holds us, and they would be held by us: nobody could be collected.
+  for (Napi::FunctionReference* handler : {&on_data_, &on_end_, &on_drain_, &on_close_})
+    handler->Reset();
+  into_.Reset();
   Unref();
 }
 

@@ -1,10 +1,13 @@
 #include "tap_wrap.h"
 
 #include <cstdio>
+#include <memory>
 #include <string>
+#include <vector>
 
 #include "../sys/tap.h"
 #include "args.h"
+#include "js_queue.h"
 #include "sys_error.h"
 
 namespace vmm {
@@ -42,6 +45,10 @@ Napi::Value Name(const Napi::CallbackInfo& info) {
   std::string name;
   ThrowIfFailed(info.Env(), NameOfTap(ToFd(info[0], "fd"), &name));
   return Napi::String::New(info.Env(), name);
+}
+
+Napi::Value IsOne(const Napi::CallbackInfo& info) {
+  return Napi::Boolean::New(info.Env(), IsOneFile(ToFd(info[0], "fd"), ToFd(info[1], "other")));
 }
 
 Napi::Value Adopt(const Napi::CallbackInfo& info) {
@@ -92,12 +99,24 @@ void SetQueue(const Napi::CallbackInfo& info) {
   ThrowIfFailed(info.Env(), SetTapQueue(ToFd(info[0], "fd"), info[1].ToBoolean().Value()));
 }
 
+/// On a worker: an interface that goes with its last file takes tens of milliseconds to go.
+Napi::Value Close(const Napi::CallbackInfo& info) {
+  const Napi::Array from = ToArray(info[0], "fds");
+  const auto files = std::make_shared<std::vector<Fd>>();
+  for (uint32_t i = 0; i < from.Length(); ++i) files->emplace_back(ToFd(from.Get(i), "fds"));
+  return JsQueue::Of(info.Env()).RunOnWorker(info.Env(), [files] {
+    files->clear();
+    return Status{};
+  });
+}
+
 }  // namespace
 
 Napi::Object DefineTaps(Napi::Env env) {
   Napi::Object taps = Napi::Object::New(env);
   taps.Set("open", Napi::Function::New<Open>(env));
   taps.Set("name", Napi::Function::New<Name>(env));
+  taps.Set("isOneFile", Napi::Function::New<IsOne>(env));
   taps.Set("adopt", Napi::Function::New<Adopt>(env));
   taps.Set("facts", Napi::Function::New<Facts>(env));
   taps.Set("probeUso", Napi::Function::New<ProbeUso>(env));
@@ -107,6 +126,7 @@ Napi::Object DefineTaps(Napi::Env env) {
   taps.Set("up", Napi::Function::New<Up>(env));
   taps.Set("setOffloads", Napi::Function::New<SetOffloads>(env));
   taps.Set("setQueue", Napi::Function::New<SetQueue>(env));
+  taps.Set("close", Napi::Function::New<Close>(env));
   return taps;
 }
 

@@ -95,6 +95,7 @@ VmWrap::VmWrap(const Napi::CallbackInfo& info) : ObjectWrap(info) {
   ThrowIfFailed(env, Vm::Create(core_options, std::move(fds), memory->core(), wake, &core));
   core_ = std::move(core);
   msis_ = core_->MakeMsiRoutes();
+  passthrough_ = core_->MakePassthrough();
 }
 
 VmWrap::~VmWrap() { link_->wrap = nullptr; }
@@ -424,6 +425,7 @@ void VmWrap::Dismantle(Napi::Env env) {
   handlers_.clear();
   irqs_.clear();
   msis_ = nullptr;
+  passthrough_ = nullptr;
   Settle(env, &pausing_);
   JsQueue& queue = JsQueue::Of(env);
   const Napi::Promise done =

@@ -19,6 +19,9 @@ class VmWrap : public Napi::ObjectWrap<VmWrap> {
   explicit VmWrap(const Napi::CallbackInfo& info);
   ~VmWrap() override;
 
+  /// Null once the Vm has stopped.
+  const std::shared_ptr<Passthrough>& passthrough() const { return passthrough_; }
+
  private:
   /// A claimed range's two functions, and the object that they are methods of.
   struct Handler {
@@ -77,6 +80,7 @@ class VmWrap : public Napi::ObjectWrap<VmWrap> {
   std::vector<std::shared_ptr<Napi::FunctionReference>> callbacks_;  // of native devices
   std::vector<std::shared_ptr<Irq>> irqs_;  // of the Irq objects that JS has
   std::shared_ptr<MsiRoutes> msis_;         // weak in the Msi objects that JS has
+  std::shared_ptr<Passthrough> passthrough_;
   std::unordered_map<uint32_t, Handler> handlers_;
   uint32_t next_handler_ = 0;
   std::chrono::steady_clock::duration served_{};  // since JS last had a turn of its own

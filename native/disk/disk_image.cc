@@ -9,14 +9,24 @@
 
 namespace vmm {
 
+int DiskImage::BeginWrite(DiskRange range, WritePlan* out) {
+  const int rc = image_->BeginWrite(range, out);
+  if (rc < 0 && rc != -EBUSY) WakeUp();
+  return rc;
+}
+
 int DiskImage::EndWrite(uint64_t ticket, bool written) {
   const int rc = image_->EndWrite(ticket, written);
-  // Whoever found this write in its way did so, under the image's mutex, after it had set this.
-  if (!awaited_.load()) return rc;
+  WakeUp();
+  return rc;
+}
+
+/// Whoever found a write in its way did so, under the image's mutex, after it had set `awaited_`.
+void DiskImage::WakeUp() {
+  if (!awaited_.load()) return;
   const std::lock_guard lock(mutex_);
   awaited_.store(false);
   for (const auto& kick : std::exchange(kicks_, {})) kick->Signal();
-  return rc;
 }
 
 void DiskImage::AwaitWrite(std::shared_ptr<EventFd> kick) {

@@ -26,10 +26,12 @@ class DiskImage {
   /// Null for a raw one.
   Image* image() const { return image_.get(); }
 
+  /// Any thread. Image::BeginWrite: one that fails was in the way of others until then.
+  int BeginWrite(DiskRange range, WritePlan* out);
   /// Any thread. Image::EndWrite, after which those who wait are woken up.
   int EndWrite(uint64_t ticket, bool written);
-  /// Any thread. `kick` is signalled once, when a write ends that has not ended yet. A request is
-  /// tried again after this, not before, or that write could be missed.
+  /// Any thread. `kick` is signalled once, when a write ends, or fails to begin, that is in the way
+  /// now. A request is tried again after this, not before, or that write could be missed.
   void AwaitWrite(std::shared_ptr<EventFd> kick);
   /// Gives a raw disk another size, a multiple of 512, while no request is in flight: a file gets
   /// it, a block device must have it. It may take long. 0 or a negative errno, and nothing changed:
@@ -40,6 +42,8 @@ class DiskImage {
   int Close();
 
  private:
+  void WakeUp();
+
   const std::vector<File> files_;
   std::atomic<uint64_t> size_bytes_;
   std::unique_ptr<Image> image_;

@@ -39,7 +39,8 @@ struct DiskRange {
 /// account of them. It moves no data of the guest's.
 ///
 /// Any thread: the queues of a disk share it, so a format guards what it keeps with a mutex. Calls
-/// may read and write the format's own tables, here and now; none waits for another request. What
+/// may read and write the format's own tables, here and now; none waits for another request, nor
+/// while another takes data apart. What
 /// the image says of itself is not trusted: the worst that it does is to fail with EIO.
 class Image {
  public:
@@ -53,8 +54,8 @@ class Image {
   virtual int Read(DiskRange range, Extent* out) = 0;
 
   /// 0, or a negative errno: EBUSY as long as another write makes the same clusters, to be tried
-  /// again when any write of this disk has ended. What comes in the same range meanwhile may find
-  /// it as it was before.
+  /// again when any write of this disk has ended, or failed to begin. What comes in the same range
+  /// meanwhile may find it as it was before.
   virtual int BeginWrite(DiskRange range, WritePlan* out) = 0;
   /// Once for each BeginWrite that returned 0. `written`: all of it is in the file. Only then the
   /// disk has it, if this returns 0.

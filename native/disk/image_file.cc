@@ -103,6 +103,12 @@ int ImageFile::Resize(uint64_t size_bytes) const {
   return ftruncate(file_.fd, static_cast<off_t>(size_bytes)) < 0 ? -errno : 0;
 }
 
+int ImageFile::CutTo(uint64_t end_bytes) const {
+  uint64_t has_bytes = 0;
+  const int rc = Size(&has_bytes);
+  return rc == 0 && has_bytes > end_bytes ? Resize(end_bytes) : rc;
+}
+
 int ImageFile::Punch(uint64_t offset, uint64_t length) const {
   if (file_.block_device) {
     uint64_t range[] = {offset, length};

@@ -24,6 +24,8 @@ class ImageFile {
   [[nodiscard]] virtual int Size(uint64_t* size_bytes) const;
   /// Of a regular file; what is added reads as zeroes. -EOPNOTSUPP of a block device.
   [[nodiscard]] virtual int Resize(uint64_t size_bytes) const;
+  /// Cuts off what somebody else has put behind the end of the image: it would be in new blocks.
+  [[nodiscard]] int CutTo(uint64_t end_bytes) const;
   /// Gives the room back to the file system; the range then reads as zeroes.
   [[nodiscard]] virtual int Punch(uint64_t offset, uint64_t length) const;
 

@@ -10,7 +10,7 @@ namespace {
 
 class Inflate final : public Decompressor {
  public:
-  bool Decompress(std::span<const std::byte> from, std::span<std::byte> into) override {
+  bool Decompress(std::span<const std::byte> from, std::span<std::byte> into) const override {
     z_stream stream{};
     if (inflateInit2(&stream, -MAX_WBITS) != Z_OK) return false;
     stream.next_in = reinterpret_cast<Bytef*>(const_cast<std::byte*>(from.data()));
@@ -45,7 +45,7 @@ class Zstd final : public Decompressor {
     return frame_bytes_ != nullptr && decompress_ != nullptr && is_error_ != nullptr;
   }
 
-  bool Decompress(std::span<const std::byte> from, std::span<std::byte> into) override {
+  bool Decompress(std::span<const std::byte> from, std::span<std::byte> into) const override {
     // What stands behind the frame is not ours to judge.
     const size_t frame = frame_bytes_(from.data(), from.size());
     if (is_error_(frame) != 0 || frame > from.size()) return false;

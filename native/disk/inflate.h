@@ -6,13 +6,13 @@
 namespace vmm {
 
 /// Takes apart what one compressor made, into a buffer of the size that it is to have. Any thread,
-/// one at a time.
+/// and several at a time.
 class Decompressor {
  public:
   virtual ~Decompressor() = default;
   /// False unless `from` begins with data that fill `into`. Never looks or writes beyond them.
   [[nodiscard]] virtual bool Decompress(std::span<const std::byte> from,
-                                        std::span<std::byte> into) = 0;
+                                        std::span<std::byte> into) const = 0;
 };
 
 /// Of raw deflate streams, RFC 1951, with any window.

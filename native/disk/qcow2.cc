@@ -30,7 +30,8 @@ int RoundFile(qcow2::Store* store, std::string* why) {
   const uint64_t rest = store->file_bytes % cluster_bytes;
   store->file_bytes -= rest;
   if (rest == 0 || store->file->file().block_device) return 0;
-  const int rc = store->GrowTo(store->end_cluster() + 1);
+  store->file_bytes += cluster_bytes;
+  const int rc = store->file->Resize(store->file_bytes);
   return rc < 0 ? Fail(rc, "its file cannot be grown", why) : 0;
 }
 

@@ -12,20 +12,27 @@ namespace vmm::qcow2 {
 /// Compressed clusters, the last few of them as they were read: a guest reads one in pieces.
 class CompressedClusters {
  public:
+  using Bytes = std::shared_ptr<const std::byte[]>;
+
   CompressedClusters(const Store* store, std::unique_ptr<Decompressor> decompressor)
       : store_(*store), decompressor_(std::move(decompressor)) {}
 
-  /// Has `*out` be all of the cluster. 0 or a negative errno, EIO if it is no such cluster.
-  int Load(const Cluster& cluster, std::shared_ptr<const std::byte[]>* out);
+  /// All of the cluster, null if it is not one of the last few. Under the image's mutex, as Keep.
+  Bytes Find(const Cluster& cluster);
+  void Keep(const Cluster& cluster, Bytes bytes);
+  /// Has `*out` be all of the cluster. 0 or a negative errno, EIO if it is no such cluster. It may
+  /// take long, so any thread calls it without the image's mutex; `file_bytes` is as it was under
+  /// it.
+  int Load(const Cluster& cluster, uint64_t file_bytes, Bytes* out) const;
 
  private:
   struct Known {
-    uint64_t offset, length;
-    std::shared_ptr<const std::byte[]> bytes;
+    Cluster cluster;
+    Bytes bytes;
   };
 
-  const Store& store_;
-  const std::unique_ptr<Decompressor> decompressor_;
+  const Store& store_;  // only its file and its header, which stay as they are
+  const std::unique_ptr<const Decompressor> decompressor_;
   std::list<Known> known_;  // what was used last comes first
 };
 

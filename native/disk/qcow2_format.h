@@ -49,6 +49,8 @@ struct Cluster {
   bool copied = false;
   uint64_t offset = 0;  ///< in the file; 0 if it has no room there
   uint64_t length = 0;  ///< in the file, of kCompressed: with what stands behind its end
+
+  bool operator==(const Cluster&) const = default;
 };
 
 /// Clusters of the file.

@@ -18,10 +18,10 @@ constexpr uint64_t kAutoclearAt = 88;  // in the header
 
 Qcow2Image::Qcow2Image(Store store, Qcow2Backing backing,
                        std::unique_ptr<Decompressor> decompressor, bool readonly)
-    : store_(std::move(store)),
-      backing_(std::move(backing)),
+    : backing_(std::move(backing)),
       backing_files_(backing_.files.begin(), backing_.files.end()),
       readonly_(readonly),
+      store_(std::move(store)),
       refcounts_(&store_),
       allocator_(&store_, &refcounts_),
       mapping_(&store_, &allocator_),
@@ -73,41 +73,67 @@ Run Qcow2Image::Whole(DiskRange range) const {
 }
 
 int Qcow2Image::Read(DiskRange range, Extent* out) {
-  const std::lock_guard lock(mutex_);
-  return ReadLocked(range, out);
+  std::unique_lock lock(mutex_);
+  Cluster cluster;
+  if (const int rc = Find(range, &cluster, out); rc < 0) return rc;
+  if (cluster.kind == Kind::kCompressed) return ReadCompressed(range, cluster, out, &lock);
+  lock.unlock();
+  return cluster.kind == Kind::kUnallocated ? ReadBacking({range.offset, out->length}, out) : 0;
 }
 
-int Qcow2Image::ReadLocked(DiskRange range, Extent* out) {
+/// What the tables say of `range` or the beginning of it. Of a compressed cluster, and of what is
+/// in the backing file, the length and the offset alone.
+int Qcow2Image::Find(DiskRange range, Cluster* cluster, Extent* out) {
   const Run disk = Touched(range);
   Mapping::Slice slice;
   if (const int rc = mapping_.Lookup(disk.first, &slice); rc < 0) return rc;
-  const Cluster cluster = At(slice, 0);
-  if (cluster.kind == Kind::kBad) return -EIO;
+  *cluster = At(slice, 0);
+  if (cluster->kind == Kind::kBad) return -EIO;
   const uint64_t end = std::min(disk.count, slice.count);
   uint64_t count = 1;
-  for (; count < end && cluster.kind != Kind::kCompressed; ++count) {
+  for (; count < end && cluster->kind != Kind::kCompressed; ++count) {
     const Cluster next = At(slice, count);
     const bool goes_on =
-        cluster.kind != Kind::kData || next.offset == cluster.offset + store_.OffsetOf(count);
-    if (next.kind != cluster.kind || !goes_on) break;
+        cluster->kind != Kind::kData || next.offset == cluster->offset + store_.OffsetOf(count);
+    if (next.kind != cluster->kind || !goes_on) break;
   }
   const uint64_t skipped = range.offset - store_.OffsetOf(disk.first);
   const uint64_t length = std::min(range.length, store_.OffsetOf(count) - skipped);
-  if (cluster.kind == Kind::kUnallocated) return ReadBacking({range.offset, length}, out);
   *out = {Extent::Kind::kZero, 0, 0, length, nullptr};
-  if (cluster.kind == Kind::kCompressed) {
-    out->kind = Extent::Kind::kBytes;
-    out->offset = skipped;
-    return compressed_.Load(cluster, &out->bytes);
-  }
+  if (cluster->kind == Kind::kCompressed)
+    *out = {Extent::Kind::kBytes, 0, skipped, length, nullptr};
+  if (cluster->kind != Kind::kData) return 0;
   // Who wrote the last cluster may have left the end of it to the end of the file.
-  const uint64_t offset = cluster.offset + skipped;
-  if (cluster.kind == Kind::kZero || offset >= store_.file_bytes) return 0;
+  const uint64_t offset = cluster->offset + skipped;
+  if (offset >= store_.file_bytes) return 0;
   *out = {Extent::Kind::kFile, 0, offset, std::min(length, store_.file_bytes - offset), nullptr};
   return 0;
 }
 
-int Qcow2Image::ReadBacking(DiskRange range, Extent* out) {
+/// Meanwhile others may write the cluster, and to where it was. None is ever compressed by us: if
+/// the tables still say the same, so it was all the time, and else the second look finds data.
+int Qcow2Image::ReadCompressed(DiskRange range, const Cluster& cluster, Extent* out,
+                               std::unique_lock<std::mutex>* lock) {
+  if (out->bytes = compressed_.Find(cluster); out->bytes != nullptr) return 0;
+  const uint64_t file_bytes = store_.file_bytes;
+  lock->unlock();
+  CompressedClusters::Bytes bytes;
+  const int loaded = compressed_.Load(cluster, file_bytes, &bytes);
+  lock->lock();
+  Cluster now;
+  if (const int rc = Find(range, &now, out); rc < 0) return rc;
+  if (now == cluster) {
+    if (loaded < 0) return loaded;
+    compressed_.Keep(cluster, bytes);
+    out->bytes = std::move(bytes);
+    return 0;
+  }
+  if (now.kind == Kind::kCompressed) return -EIO;
+  return now.kind == Kind::kUnallocated ? ReadBacking({range.offset, out->length}, out) : 0;
+}
+
+/// What it is backed by is only read, and changes for nobody.
+int Qcow2Image::ReadBacking(DiskRange range, Extent* out) const {
   *out = {Extent::Kind::kZero, 0, 0, range.length, nullptr};
   if (backing_.image == nullptr || range.offset >= backing_.image->size_bytes()) return 0;
   range.length = std::min(range.length, backing_.image->size_bytes() - range.offset);
@@ -121,7 +147,7 @@ int Qcow2Image::ReadBytes(uint64_t offset, std::span<std::byte> into) {
   while (!into.empty() && offset < size_bytes()) {
     Extent extent;
     const uint64_t wanted = std::min<uint64_t>(into.size(), size_bytes() - offset);
-    if (const int rc = ReadLocked({offset, wanted}, &extent); rc < 0) return rc;
+    if (const int rc = Read({offset, wanted}, &extent); rc < 0) return rc;
     const std::span<std::byte> part = into.first(extent.length);
     if (extent.kind == Extent::Kind::kBytes)
       std::copy_n(&extent.bytes[static_cast<ptrdiff_t>(extent.offset)], part.size(), part.data());
@@ -138,31 +164,39 @@ int Qcow2Image::ReadBytes(uint64_t offset, std::span<std::byte> into) {
   return 0;
 }
 
+/// What must stand around the data is read when nobody else can write there.
 int Qcow2Image::BeginWrite(DiskRange range, WritePlan* out) {
-  const std::lock_guard lock(mutex_);
-  if (readonly_) return -EROFS;
   *out = {};
   Write write;
-  write.disk = Touched(range);
+  if (const int rc = Claim(range, &write, &out->ticket); rc < 0) return rc;
+  const int rc = Surround(range, write, out);
+  if (rc == 0) return 0;
+  const std::lock_guard lock(mutex_);
+  in_flight_.Take(out->ticket);
+  if (write.kind == Write::Kind::kFresh) allocator_.GiveBack({write.file_first, write.disk.count});
+  return rc;
+}
+
+/// Gives the clusters of `range`, or the first of them, a place, for this write alone.
+int Qcow2Image::Claim(DiskRange range, Write* write, uint64_t* ticket) {
+  const std::lock_guard lock(mutex_);
+  if (readonly_) return -EROFS;
+  Run& disk = write->disk;
+  disk = Touched(range);
   Mapping::Slice slice;
-  if (const int rc = mapping_.Lookup(write.disk.first, &slice); rc < 0) return rc;
-  write.disk.count = std::min(write.disk.count, slice.count);
+  if (const int rc = mapping_.Lookup(disk.first, &slice); rc < 0) return rc;
+  disk.count = std::min(disk.count, slice.count);
   if (const Cluster first = At(slice, 0); first.kind != Kind::kData || !HasPlace(first)) {
-    const uint64_t end = in_flight_.FirstMadeIn(write.disk);
-    if (end == write.disk.first) return -EBUSY;
-    write.disk.count = end - write.disk.first;
+    const uint64_t end = in_flight_.FirstMadeIn(disk);
+    if (end == disk.first) return -EBUSY;
+    disk.count = end - disk.first;
     if (allocator_.many_frees())
       if (const int rc = FlushLocked(); rc < 0) return rc;
-    if (const int rc = mapping_.Own(write.disk.first); rc < 0) return rc;
-    if (const int rc = mapping_.Lookup(write.disk.first, &slice); rc < 0) return rc;
+    if (const int rc = mapping_.Own(disk.first); rc < 0) return rc;
+    if (const int rc = mapping_.Lookup(disk.first, &slice); rc < 0) return rc;
   }
-  if (const int rc = Place(slice, &write); rc < 0) return rc;
-  if (const int rc = Surround(range, write, out); rc < 0) {
-    if (write.kind == Write::Kind::kFresh)
-      allocator_.GiveBack({write.file_first, write.disk.count});
-    return rc;
-  }
-  out->ticket = in_flight_.Add(write);
+  if (const int rc = Place(slice, write); rc < 0) return rc;
+  *ticket = in_flight_.Add(*write);
   return 0;
 }
 
@@ -257,7 +291,6 @@ int Qcow2Image::Discard(DiskRange range) {
 }
 
 int Qcow2Image::Zero(DiskRange range, bool unmap, uint64_t* done, uint64_t* by_hand) {
-  const std::lock_guard lock(mutex_);
   *done = *by_hand = 0;
   if (readonly_) return -EROFS;
   const Run disk = Whole(range);
@@ -266,10 +299,11 @@ int Qcow2Image::Zero(DiskRange range, bool unmap, uint64_t* done, uint64_t* by_h
     const uint64_t edge = store_.OffsetOf(store_.ClusterOf(range.offset) + 1) - range.offset;
     Extent extent;
     const int rc =
-        ReadLocked({range.offset, by_table ? std::min(range.length, edge) : range.length}, &extent);
+        Read({range.offset, by_table ? std::min(range.length, edge) : range.length}, &extent);
     if (rc == 0) (extent.kind == Extent::Kind::kZero ? *done : *by_hand) = extent.length;
     return rc;
   }
+  const std::lock_guard lock(mutex_);
   Mapping::Slice slice;
   if (const int rc = mapping_.Lookup(disk.first, &slice); rc < 0) return rc;
   const uint64_t end = in_flight_.FirstIn({disk.first, std::min(disk.count, slice.count)});

@@ -46,9 +46,13 @@ class Qcow2Image final : public Image {
   Run Whole(DiskRange range) const;
 
   int ClearAutoclear();
-  int ReadLocked(DiskRange range, Extent* out);
-  int ReadBacking(DiskRange range, Extent* out);
+  int Find(DiskRange range, Cluster* cluster, Extent* out);
+  int ReadCompressed(DiskRange range, const Cluster& cluster, Extent* out,
+                     std::unique_lock<std::mutex>* lock);
+  int ReadBacking(DiskRange range, Extent* out) const;
   int ReadBytes(uint64_t offset, std::span<std::byte> into);
+
+  int Claim(DiskRange range, Write* write, uint64_t* ticket);
 
   int Place(const Mapping::Slice& slice, Write* write);
   int Surround(DiskRange range, const Write& write, WritePlan* out);
@@ -60,11 +64,12 @@ class Qcow2Image final : public Image {
   void Release(const Cluster& old);
   int FlushLocked();
 
-  std::mutex mutex_;  // of all that follows
-  Store store_;
-  Qcow2Backing backing_;
-  std::vector<ImageFile> backing_files_;
+  const Qcow2Backing backing_;
+  const std::vector<ImageFile> backing_files_;
   const bool readonly_;
+  /// Of all that follows but the file and the header. Not held while data are read or taken apart.
+  std::mutex mutex_;
+  Store store_;
   Refcounts refcounts_;
   Allocator allocator_;
   Mapping mapping_;

@@ -41,7 +41,8 @@ struct Store {
   int GrowTo(uint64_t cluster) {
     if (cluster <= end_cluster()) return 0;
     if (file->file().block_device || cluster > kOffsetMask >> header.cluster_bits) return -ENOSPC;
-    const int rc = file->Resize(OffsetOf(cluster));
+    int rc = file->CutTo(file_bytes);
+    if (rc == 0) rc = file->Resize(OffsetOf(cluster));
     if (rc == 0) file_bytes = OffsetOf(cluster);
     return rc;
   }

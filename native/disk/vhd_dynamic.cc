@@ -34,7 +34,7 @@ int WriteZeroes(const ImageFile& file, uint64_t offset, uint64_t length) {
 VhdDynamic::VhdDynamic(const Options& options, uint64_t size_bytes)
     : VhdBase(options.file, size_bytes, options.readonly), footer_(options.footer) {
   const uint64_t sectors = options.file_bytes / kVhdSectorBytes;
-  blocks_end_ = (sectors - (options.ends_in_footer ? 1 : 0)) * kVhdSectorBytes;
+  file_end_ = blocks_end_ = (sectors - (options.ends_in_footer ? 1 : 0)) * kVhdSectorBytes;
 }
 
 int VhdDynamic::Open(const Options& options, std::unique_ptr<Image>* out, std::string* why) {
@@ -64,7 +64,7 @@ int VhdDynamic::Load(uint64_t header_offset, std::string* why) {
   std::array<std::byte, kVhdHeaderBytes> bytes;
   *why = "Its dynamic header is at " + std::to_string(header_offset) +
          ", where it cannot be read; restore the image from a copy";
-  if (header_offset < kVhdSectorBytes || header_offset > blocks_end_) return -EINVAL;
+  if (header_offset < kVhdSectorBytes || header_offset > file_end_) return -EINVAL;
   if (const int rc = file_.Read(header_offset, bytes); rc < 0) return rc;
   VhdHeader header;
   if (!ParseVhdHeader(bytes, size_bytes_, &header, why)) return -EINVAL;
@@ -75,16 +75,28 @@ int VhdDynamic::Load(uint64_t header_offset, std::string* why) {
   const uint64_t table_bytes = AlignUp(blocks * sizeof(uint32_t), kVhdSectorBytes);
   *why = "Its table of blocks is at " + std::to_string(header.table_offset) +
          ", where none can be; restore the image from a copy";
-  if (header.table_offset % kVhdSectorBytes != 0 || header.table_offset > blocks_end_)
-    return -EINVAL;
+  if (header.table_offset % kVhdSectorBytes != 0 || header.table_offset > file_end_) return -EINVAL;
   reserved_ = {{{0, kVhdSectorBytes},
                 {header_offset, header_offset + kVhdHeaderBytes},
                 {header.table_offset, header.table_offset + table_bytes}}};
   if (reserved_[2].Overlaps(reserved_[0]) || reserved_[2].Overlaps(reserved_[1])) return -EINVAL;
-  if (reserved_[2].end > blocks_end_) return -EINVAL;
+  if (reserved_[2].end > file_end_) return -EINVAL;
   whole_.assign(blocks, false);
   bitmap_.resize(bitmap_bytes_);
-  return table_.Load(file_, header.table_offset, blocks * sizeof(uint32_t));
+  const int rc = table_.Load(file_, header.table_offset, blocks * sizeof(uint32_t));
+  if (file_.file().block_device) blocks_end_ = UsedEnd();
+  return rc;
+}
+
+/// Where all ends that the image has but the last footer.
+uint64_t VhdDynamic::UsedEnd() const {
+  uint64_t end = 0;
+  for (const FileRange& range : reserved_) end = std::max(end, range.end);
+  for (uint64_t block = 0; block < whole_.size(); ++block) {
+    uint64_t data = 0;
+    if (Find(block, &data) == 0 && data != 0) end = std::max(end, data + block_bytes_);
+  }
+  return end;
 }
 
 /// Nothing is cut off to do so: what lies there may be of use to whoever repairs the image.
@@ -93,7 +105,7 @@ int VhdDynamic::RestoreFooter(bool there) {
   uint64_t file_bytes = 0;
   int rc = file_.Size(&file_bytes);
   if (rc == 0) rc = file_.Write(AlignUp(file_bytes, kVhdSectorBytes), footer_);
-  if (rc == 0) blocks_end_ = AlignUp(file_bytes, kVhdSectorBytes);
+  if (rc == 0) file_end_ = blocks_end_ = AlignUp(file_bytes, kVhdSectorBytes);
   return rc;
 }
 
@@ -150,7 +162,7 @@ int VhdDynamic::Find(uint64_t block, uint64_t* data) const {
   if (entry == kVhdNoBlock) return 0;
   const uint64_t begin = entry * uint64_t{kVhdSectorBytes};
   const FileRange all{begin, begin + bitmap_bytes_ + block_bytes_};
-  if (all.end > blocks_end_) return -EIO;
+  if (all.end > file_end_) return -EIO;
   for (const FileRange& other : reserved_)
     if (all.Overlaps(other)) return -EIO;
   *data = begin + bitmap_bytes_;
@@ -162,11 +174,18 @@ int VhdDynamic::Allocate(uint64_t block, uint64_t* data) {
   const uint64_t at = AlignUp(blocks_end_ + kVhdSectorBytes + bitmap_bytes_, kDataAlign);
   const uint64_t entry = (at - bitmap_bytes_) / kVhdSectorBytes;
   if (entry >= kVhdNoBlock) return -ENOSPC;
-  int rc = file_.Write(at + block_bytes_, footer_);
+  const uint64_t end = at + block_bytes_;
+  int rc = 0;
+  if (file_.file().block_device)
+    rc = end + kVhdSectorBytes > file_end_ ? -ENOSPC : file_.Punch(at, block_bytes_);
+  else
+    rc = file_.CutTo(blocks_end_ + kVhdSectorBytes);
+  if (rc == 0) rc = file_.Write(end, footer_);
   const std::vector<std::byte> bitmap(bitmap_bytes_, kAllSectors);
   if (rc == 0) rc = file_.Write(at - bitmap_bytes_, bitmap);
   if (rc < 0) return rc;
-  blocks_end_ = at + block_bytes_;
+  blocks_end_ = end;
+  file_end_ = std::max(file_end_, end);
   std::array<std::byte, sizeof(uint32_t)> bytes;
   StoreBig(bytes, 0, static_cast<uint32_t>(entry));
   table_.Set(block * sizeof(uint32_t), bytes);

@@ -18,8 +18,9 @@ namespace vmm {
 /// once more.
 ///
 /// A new block is put behind the footer, which so is never overwritten, and a new footer behind
-/// that. Wherever that is cut off, the copy in front opens the image; the table in the file names
-/// the block once all of this is stable (VhdTable). What a crash leaves is room that is not used.
+/// that; on a block device too, which may go on behind them. Wherever that is cut off, the copy in
+/// front opens the image; the table in the file names the block once all of this is stable
+/// (VhdTable). What a crash leaves is room that is not used.
 class VhdDynamic final : public VhdBase {
  public:
   struct Options {
@@ -46,6 +47,7 @@ class VhdDynamic final : public VhdBase {
   uint64_t RestOfBlock(const DiskRange& range) const;
   [[nodiscard]] int Find(uint64_t block, uint64_t* data) const;
   [[nodiscard]] int Allocate(uint64_t block, uint64_t* data);
+  uint64_t UsedEnd() const;
   [[nodiscard]] int LoadBitmap(uint64_t block, uint64_t data);
   [[nodiscard]] int Complete(uint64_t block, uint64_t data);
   uint64_t RunAt(uint64_t sector, bool* present) const;
@@ -60,7 +62,8 @@ class VhdDynamic final : public VhdBase {
   VhdTable table_;
   std::vector<bool> whole_;        // blocks that are known to have all of their sectors
   std::vector<std::byte> bitmap_;  // of the block that was looked at last and is not whole
-  uint64_t blocks_end_ = 0;        // of the file, without the last footer
+  uint64_t file_end_ = 0;          // without the last footer
+  uint64_t blocks_end_ = 0;        // a footer and new blocks go behind it
 };
 
 }  // namespace vmm

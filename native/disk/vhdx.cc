@@ -21,7 +21,8 @@ namespace {
 enum class BlockState : uint8_t { kNone, kUndefined, kZero, kUnmapped, kPresent = 6 };
 constexpr uint64_t kStateMask = 7;
 
-/// New blocks go to the end of the file, which makes them zeroes.
+/// New blocks go to the end of the file, which makes them zeroes; on a block device, behind all
+/// that the image says it has there.
 ///
 /// The specification has changes of tables go through the log, so that none is ever seen in part.
 /// Here each change is one entry, of 8 bytes that lie in one sector, and no entry depends on
@@ -32,7 +33,8 @@ class VhdxImage final : public VhdBase {
   VhdxImage(const File& file, VhdxLayout layout, bool readonly, uint64_t file_bytes)
       : VhdBase(file, layout.size_bytes, readonly),
         layout_(std::move(layout)),
-        file_bytes_(file_bytes) {}
+        file_bytes_(file_bytes),
+        blocks_end_(file_bytes) {}
   ~VhdxImage() override {
     // Whoever wanted to know has flushed before.
     static_cast<void>(table_.Flush(file_, &mutex_));
@@ -41,7 +43,9 @@ class VhdxImage final : public VhdBase {
   VhdxImage& operator=(const VhdxImage&) = delete;
 
   [[nodiscard]] int LoadTable() {
-    return table_.Load(file_, layout_.table_offset, layout_.entries * sizeof(uint64_t));
+    const int rc = table_.Load(file_, layout_.table_offset, layout_.entries * sizeof(uint64_t));
+    if (file_.file().block_device) blocks_end_ = UsedEnd();
+    return rc;
   }
 
   uint32_t sector_bytes() const override { return layout_.sector_bytes; }
@@ -52,7 +56,9 @@ class VhdxImage final : public VhdBase {
   int Place(DiskRange range, uint64_t* offset, uint64_t* length) override;
   [[nodiscard]] int Find(uint64_t block, uint64_t* data) const;
   [[nodiscard]] int Allocate(uint64_t block, uint64_t* data);
+  [[nodiscard]] int MakeRoom(uint64_t begin, uint64_t end);
   bool IsFree(const FileRange& range) const;
+  uint64_t UsedEnd() const;
 
   size_t EntryAt(uint64_t block) const {
     return (block + block / layout_.ratio) * sizeof(uint64_t);
@@ -66,6 +72,7 @@ class VhdxImage final : public VhdBase {
   // All below are guarded by it.
   VhdTable table_;
   uint64_t file_bytes_;
+  uint64_t blocks_end_;  // a new block goes behind it
 };
 
 int VhdxImage::Read(DiskRange range, Extent* out) {
@@ -125,19 +132,39 @@ bool VhdxImage::IsFree(const FileRange& range) const {
   return after == reserved.end() || !after->Overlaps(range);
 }
 
+/// Where all ends that the image has, blocks that were given up and have a place too.
+uint64_t VhdxImage::UsedEnd() const {
+  uint64_t end = layout_.reserved.back().end;
+  for (uint64_t block = 0; block < layout_.blocks; ++block) {
+    const auto entry = LoadLittle<uint64_t>(table_.bytes(), EntryAt(block));
+    const uint64_t begin = entry / kVhdxAlign * kVhdxAlign;
+    if (begin != 0 && begin < file_bytes_) end = std::max(end, begin + layout_.block_bytes);
+  }
+  return end;
+}
+
 /// A block that was given up may still have a place, but nobody can say that it holds zeroes.
 int VhdxImage::Allocate(uint64_t block, uint64_t* data) {
-  const uint64_t begin = AlignUp(file_bytes_, kVhdxAlign);
+  const uint64_t begin = AlignUp(blocks_end_, kVhdxAlign);
   const uint64_t end = begin + layout_.block_bytes;
   if (end > kVhdxFileBytesMax) return -ENOSPC;
-  const int rc = file_.Resize(end);
-  if (rc < 0) return rc == -EOPNOTSUPP ? -ENOSPC : rc;
-  file_bytes_ = end;
+  if (const int rc = MakeRoom(begin, end); rc < 0) return rc;
+  blocks_end_ = end;
   std::array<std::byte, sizeof(uint64_t)> entry;
   StoreLittle(entry, 0, begin | static_cast<uint64_t>(BlockState::kPresent));
   table_.Set(EntryAt(block), entry);
   *data = begin;
   return 0;
+}
+
+/// Of zeroes. A device has the size that it has.
+int VhdxImage::MakeRoom(uint64_t begin, uint64_t end) {
+  if (file_.file().block_device)
+    return end > file_bytes_ ? -ENOSPC : file_.Punch(begin, end - begin);
+  int rc = file_.CutTo(file_bytes_);
+  if (rc == 0) rc = file_.Resize(end);
+  if (rc == 0) file_bytes_ = end;
+  return rc;
 }
 
 /// Replays the log if it holds anything.

@@ -72,7 +72,7 @@ Transfer::Step Transfer::PlanWrite() {
   plan_.offset = offset_;
   plan_.length = length;
   if (disk_->image() != nullptr) {
-    const int rc = disk_->image()->BeginWrite({offset_, length}, &plan_);
+    const int rc = disk_->BeginWrite({offset_, length}, &plan_);
     if (rc == -EBUSY) return Step::kBusy;
     if (rc < 0) return Fail(-rc);
     writing_ = true;

@@ -8,14 +8,14 @@
 #include <utility>
 
 #include "../sys/host_cpus.h"
+#include "memory_slot.h"
 
 namespace vmm {
 namespace {
 
 constexpr uint64_t kPageBytes = 4096;
 
-/// KVM's slots from here on are for windows, those before for RAM. A PCI bus has 31 devices.
-constexpr uint32_t kWindowSlots = 256;
+/// A PCI bus has 31 devices.
 constexpr size_t kWindowsMax = 31;
 
 /// Where one CPU is all we get, spinning only keeps the other side from answering.
@@ -91,12 +91,9 @@ Status Vm::MapMemory() {
 
 /// A region of 0 bytes empties the slot.
 Status Vm::SetSlot(size_t slot, const Region& region) const {
-  const uint32_t flags = region.readonly ? KVM_MEM_READONLY : 0;
-  const kvm_userspace_memory_region mapped{static_cast<uint32_t>(slot), flags, region.gpa,
-                                           region.size_bytes,
-                                           reinterpret_cast<uint64_t>(region.host.get())};
-  if (ioctl(vm_.get(), KVM_SET_USER_MEMORY_REGION, &mapped) == 0) return {};
-  return {errno, "ioctl(KVM_SET_USER_MEMORY_REGION)", static_cast<int>(slot)};
+  const int rc = SetMemorySlot(vm_.get(), static_cast<uint32_t>(slot), region);
+  if (rc == 0) return {};
+  return {-rc, "ioctl(KVM_SET_USER_MEMORY_REGION)", static_cast<int>(slot)};
 }
 
 int Vm::AttachWindow(uint64_t gpa, std::shared_ptr<FileWindow> window) {

@@ -19,6 +19,7 @@
 #include "exit_mailbox.h"
 #include "irq.h"
 #include "msi.h"
+#include "passthrough.h"
 #include "spare_vm.h"
 #include "vcpu.h"
 
@@ -76,9 +77,12 @@ class Vm : private VcpuOwner {
   /// ends with the Vm.
   int AttachKick(uint64_t gpa, const EventFd& kick) const { return SetKick(gpa, kick, true); }
   int DetachKick(uint64_t gpa, const EventFd& kick) const { return SetKick(gpa, kick, false); }
-  /// Once; it must be gone before the Vm.
+  /// Both once; they must be gone before the Vm.
   std::shared_ptr<MsiRoutes> MakeMsiRoutes() const {
     return std::make_shared<MsiRoutes>(vm_.get());
+  }
+  std::shared_ptr<Passthrough> MakePassthrough() const {
+    return std::make_shared<Passthrough>(vm_.get());
   }
 
   /// Lays RAM out and makes the vCPUs. Any one thread, while the JS thread leaves the Vm alone.

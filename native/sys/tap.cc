@@ -3,11 +3,14 @@
 #include <arpa/inet.h>
 #include <fcntl.h>
 #include <linux/if_tun.h>
+#include <linux/kcmp.h>
 #include <net/if.h>
 #include <net/if_arp.h>
 #include <netinet/ether.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -96,6 +99,11 @@ Status NameOfTap(int fd, std::string* out) {
     return {EINVAL, "ioctl(TUNGETIFF)"};
   *out = is.ifr_name;
   return {};
+}
+
+bool IsOneFile(int fd, int other) {
+  const pid_t us = getpid();
+  return syscall(SYS_kcmp, us, us, KCMP_FILE, fd, other) == 0;
 }
 
 Status AdoptTap(int fd, Fd* out) {

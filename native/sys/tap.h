@@ -30,6 +30,10 @@ struct Tap {
 /// what TUNGETIFF says if it is none.
 [[nodiscard]] Status NameOfTap(int fd, std::string* out);
 
+/// Whether two descriptors of ours are one open file, duplicates, and so one queue of a tap. False
+/// where the kernel does not tell (kcmp(2)).
+[[nodiscard]] bool IsOneFile(int fd, int other);
+
 /// Makes a file that NameOfTap takes one as OpenTap's: `out` is a duplicate.
 [[nodiscard]] Status AdoptTap(int fd, Fd* out);
 

@@ -150,7 +150,16 @@ function bodyOf(found: Scanned): object {
     if (inner === undefined) body[outer] = value;
     else body[outer] = { ...((body[outer] ?? defaultOf(outer)) as object), [inner]: value };
   }
+  refuseUselessCache(body);
   return body;
+}
+
+/** As in 2020. In a body of then both stand together always. */
+function refuseUselessCache({ fs = [] }: { fs?: { dax?: boolean; cache_size?: number }[] }): void {
+  const share = fs.find(({ dax, cache_size }) => dax === false && cache_size !== undefined);
+  if (!share) return;
+  const remedy = `cache_size is ${share.cache_size} with dax=off: drop one of them`;
+  throw failure(new Error(remedy), 'Error parsing --fs');
 }
 
 function schemaAt(schema: Schema, [name, ...rest]: string[]): Schema {

@@ -54,7 +54,10 @@ export const reader =
 export const deviceReader = (field: ListField) => {
   const schema = SCHEMAS.vmCreate.properties?.[field]?.items ?? SCHEMAS.vmCreate;
   return (body: unknown) => {
-    const read = (dialect: Dialect) => checked(schema, fill(schema, body, dialect)) as object;
+    const read = (dialect: Dialect) => {
+      const device = checked(schema, fill(schema, body, dialect)) as object;
+      return dialect === 'seed' ? servedByUs(device) : device;
+    };
     read('today');
     return read;
   };
@@ -86,8 +89,24 @@ function complete(body: unknown, source: Source): VmConfig {
     cmdline: cmdline.args,
     ...(initramfs && { initramfs: initramfs.path }),
   };
-  return withSharedRam({ ...config, payload });
+  const { disks, net } = config;
+  return withSharedRam({
+    ...{ ...config, payload },
+    ...(disks && { disks: disks.map(servedByUs) }),
+    ...(net && { net: net.map(servedByUs) }),
+  });
 }
+
+/**
+ * In 2020 the VMM started a backend for a disk or a card with `vhost_user` and no socket. Here
+ * nothing is to be gained by another process: the device is served by this one.
+ */
+const servedByUs = <Device extends { vhost_user?: boolean; vhost_socket?: string }>(
+  device: Device,
+): Device =>
+  device.vhost_user && device.vhost_socket === undefined
+    ? { ...device, vhost_user: false }
+    : device;
 
 /** The value with the schema's fields alone, in its order, and defaults where they are absent. */
 function fill(schema: Schema, value: unknown, source: Source): unknown {

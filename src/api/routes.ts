@@ -1,4 +1,5 @@
 /** The endpoints of the API: method, path, body, verb. */
+import { VmmError } from '../errors.ts';
 import { BUILD_VERSION, COMPATIBLE_VERSION } from '../version.ts';
 import type { RemoveDeviceConfig, ResizeDiskConfig } from '../vmm/config/plugging.ts';
 import type { ResizeConfig, ResizeZoneConfig } from '../vmm/config/resize.ts';
@@ -66,6 +67,16 @@ const putJson = <Body>(name: string, read: (json: unknown) => Body, run: Verb<Bo
   read,
 });
 
+/** Known and not built: whoever asks for it must not think that it was done. */
+const unbuilt = (name: string, failed: string): Route =>
+  putJson(
+    name,
+    (json) => json,
+    async () => {
+      throw new VmmError('invalid-config', failed, new Error(`Not supported yet: ${name}`));
+    },
+  );
+
 type DeviceReading = ReturnType<ReturnType<typeof deviceReader>>;
 
 const add = (
@@ -121,4 +132,9 @@ export const ROUTES: readonly Route[] = [
     vmm.removeDevice(id),
   ),
   put('vm.delete', (vmm) => vmm.delete()),
+  unbuilt('vm.snapshot', 'The VM could not be snapshotted'),
+  unbuilt('vm.restore', 'The VM could not be restored'),
+  unbuilt('vm.coredump', 'The VM could not be coredumped'),
+  unbuilt('vm.send-migration', 'Error dispatching the migration worker'),
+  unbuilt('vm.receive-migration', 'Error receiving migration'),
 ];

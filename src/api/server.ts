@@ -26,9 +26,12 @@ interface Unread {
   read: Route['read'];
 }
 
-/** A server of `vmm` that has yet to be told where to listen. */
-export async function createApi(vmm: VmmApi): Promise<WireServer> {
-  const { api, wire } = createFastify();
+/**
+ * A server of `vmm` that has yet to be told where to listen.
+ * @param onRequest hears of each before it is served.
+ */
+export async function createApi(vmm: VmmApi, onRequest = () => {}): Promise<WireServer> {
+  const { api, wire } = createFastify(onRequest);
   // Whatever type a client claims, a body is JSON; only endpoints that take one look into it.
   api.removeAllContentTypeParsers();
   api.addContentTypeParser('*', (request, payload, done) => {
@@ -60,9 +63,12 @@ export async function createApi(vmm: VmmApi): Promise<WireServer> {
   return wire;
 }
 
-function createFastify() {
+function createFastify(onRequest: () => void) {
   let handle: WireHandler = () => {};
-  const wire = new WireServer((request, reply) => handle(request, reply));
+  const wire = new WireServer((request, reply) => {
+    onRequest();
+    handle(request, reply);
+  });
   const api = fastify({
     // Fastify asks a server for one event, and nothing more until it is told to listen.
     serverFactory: (handler) => {

@@ -2,11 +2,11 @@
  * What a device is to the machine around it. Interfaces only: a device imports this, its family's
  * `device.ts` and foundations; never another device, never the VMM.
  */
-import type { AccessHandler, Claim, GuestMemory, Vm } from '../native.ts';
+import type { AccessHandler, Claim, EventFd, GuestMemory, Vm } from '../native.ts';
 import type { RateLimiter } from '../native-limits.ts';
 import type { RegionOptions } from '../native-memory.ts';
+import type { Passthrough, VfioDevice } from '../native-vfio.ts';
 import type { Aml } from './acpi/aml.ts';
-import type { ConfigSpace } from './pci/config-space.ts';
 
 /** A device at fixed ports or guest physical addresses, answered on the JS thread. */
 export interface BusDevice extends AccessHandler {
@@ -36,7 +36,8 @@ export interface PciPlace {
 
 /** What stands in a slot of a PCI bus. */
 export interface PciFunction {
-  readonly space: ConfigSpace;
+  /** Its configuration registers, 4 KiB of them. */
+  readonly space: AccessHandler;
   readonly bars: readonly FunctionBar[];
   /** Resolves when no request is in flight. The vCPUs stand still meanwhile. */
   pause(): Promise<void>;
@@ -65,6 +66,19 @@ export interface DeviceContext {
   onWarning(message: string): void;
   /** For RAM that the guest plugs by the block: by the id of its device. */
   readonly blocks: ReadonlyMap<string, PluggableBlocks>;
+  /** Others are told which of them are plugged now. */
+  blocksChanged(): Promise<void>;
+  /**
+   * Gives the host back RAM that the guest does not need for now, as GuestMemory.discard; nothing
+   * while a device of the host's own reaches it, which would go on using the old pages.
+   */
+  discard(ranges: Float64Array): Promise<void>;
+  /** For devices of the host's own. */
+  readonly passthrough: PassthroughHost;
+  /** Of the interrupt line of its slot. */
+  readonly lineGsi: number;
+  /** The host wants the device back: the guest is to lose it. */
+  onReclaim(): void;
   /** For the console. */
   readonly console: CharHost;
   /** The guest's kernel says that it has come to its end. */
@@ -77,7 +91,7 @@ export interface DeviceContext {
    */
   mapFile(options: FileMapping): number;
   /** For the BARs of a PCI function that no virtio transport carries. */
-  readonly vm: Pick<Vm, 'claim' | 'release'>;
+  readonly vm: Pick<Vm, 'claim' | 'release' | 'msi'>;
   /** Finds a place for such a BAR, a power of two in size. @throws VmmError if none is left. */
   placeBar(width: 32 | 64, sizeBytes: number): number;
 }
@@ -91,8 +105,25 @@ export interface PluggableBlocks {
   usableBytes: number;
   /** What the guest is asked to plug in all, at first. */
   requestedBytes: number;
+  /** One a block: whether it is plugged. */
+  readonly plugged: Uint8Array;
   /** The NUMA node of the guest that they are in, if it has any. */
   node?: number;
+}
+
+/** What a VM's devices of the host's own share. */
+export interface PassthroughHost {
+  readonly guest: Passthrough;
+  openEventFd(): EventFd;
+  /**
+   * Opens a device, which reaches all of the guest's memory from then on.
+   * @throws SystemError, and then nothing of it is left.
+   */
+  open(group: string, name: string): Promise<VfioDevice>;
+  /** Resets it and gives it back to the host. */
+  close(device: VfioDevice): Promise<void>;
+  /** Whether BARs may lie there. */
+  isWindow(gpa: number, sizeBytes: number): boolean;
 }
 
 export interface FileMapping extends Required<Pick<RegionOptions, 'privateCopy' | 'readonly'>> {

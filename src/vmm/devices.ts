@@ -10,7 +10,9 @@ import { SerialConfig } from '../devices/legacy/serial.ts';
 import { Pvpanic, PvpanicConfig } from '../devices/pvpanic.ts';
 import { TpmConfig } from '../devices/tpm.ts';
 import { VdpaConfig } from '../devices/vdpa.ts';
-import { UserDeviceConfig, VfioConfig } from '../devices/vfio.ts';
+import { unservedVfio, VfioConfig } from '../devices/vfio/config.ts';
+import { VfioPci } from '../devices/vfio/device.ts';
+import { UserDeviceConfig } from '../devices/vfio-user.ts';
 import { checkVhostUserBlock, openVhostUserBlock } from '../devices/vhost-user/block.ts';
 import { checkFs, FsConfig, openFs } from '../devices/vhost-user/fs.ts';
 import {
@@ -158,7 +160,12 @@ export const DEVICES = {
     id: '__rtc',
     create: () => new Rtc(() => native.wallClockNs()),
   }),
-  devices: kind({ schema: VfioConfig, idPrefix: '_vfio' }),
+  devices: kind({
+    schema: VfioConfig,
+    idPrefix: '_vfio',
+    create: (config, context) => VfioPci.open(config, context),
+    unserved: unservedVfio,
+  }),
   user_devices: kind({ schema: UserDeviceConfig, idPrefix: '_vfio_user' }),
   pvpanic: kind({
     schema: PvpanicConfig,
@@ -246,7 +253,9 @@ export function unsupportedDevices(config: DeviceConfigs): string[] {
 
 function unservedParts({ kind, at, config }: WantedDevice): string[] {
   const unserved = kind.unserved?.(config) ?? (kind.create ? [] : ['']);
-  return unserved.map((what) => `${at}${what}`);
+  const isBehindIommu = !kind.isOffBus && (config as { iommu?: boolean }).iommu === true;
+  const all = new Set([...unserved, ...(isBehindIommu ? [' iommu'] : [])]);
+  return [...all].map((what) => `${at}${what}`);
 }
 
 /**

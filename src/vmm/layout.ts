@@ -95,6 +95,9 @@ export const PORTS = {
 
 export const GSI = { serial: 4, ged: 13 } as const;
 
+/** Of the interrupt line of a PCI slot: the pins of the IOAPIC that no other device has. */
+export const lineGsi = (slot: number): number => 16 + (slot % 8);
+
 const HOLE = MEMORY.pci32.gpa;
 const ABOVE_HOLE = 4 * GIB;
 

@@ -5,7 +5,13 @@
  */
 import { strict as assert } from 'node:assert';
 import { KIB, MIB } from '../bytes.ts';
-import type { DeviceContext, FileMapping, PciFunction, PciPlace } from '../devices/device.ts';
+import type {
+  DeviceContext,
+  FileMapping,
+  PassthroughHost,
+  PciFunction,
+  PciPlace,
+} from '../devices/device.ts';
 import { DEVICE_SLOTS, type PciBus } from '../devices/pci/bus.ts';
 import type { PciHotplug } from '../devices/pci/hotplug.ts';
 import type { VirtioDevice } from '../devices/virtio/device.ts';
@@ -16,12 +22,13 @@ import {
   type VirtioPciOptions,
 } from '../devices/virtio/transport-pci.ts';
 import { VmmError } from '../errors.ts';
-import type { GuestMemory, Vm } from '../native.ts';
+import type { Vm } from '../native.ts';
 import { highestFree, lowestFree } from './allocator.ts';
 import { bdfOf, type DeviceTree, functionNodes } from './device-tree.ts';
 import { deviceId, type WantedDevice } from './devices.ts';
 import type { OnEvent } from './events.ts';
-import type { GpaRange } from './layout.ts';
+import { type GpaRange, lineGsi } from './layout.ts';
+import type { SharedPassthrough } from './passthrough.ts';
 
 /** As far apart BARs lie. A guest's firmware tables tell of the windows, not of this. */
 const BAR_STEP = { 32: 512 * KIB, 64: 8 * MIB } as const;
@@ -29,11 +36,17 @@ const BAR_STEP = { 32: 512 * KIB, 64: 8 * MIB } as const;
 /** Linux maps memory of its own by sections of so much. */
 const WINDOW_STEP = 128 * MIB;
 
+/** For how long a guest may go on with a device that the host takes back. */
+const RECLAIM_MS = 3000;
+
 export interface PciDevicesOptions
   extends Pick<VirtioPciOptions, 'native'>,
-    Omit<DeviceContext, 'id' | 'vm' | 'mapFile' | 'placeBar' | 'onPanic'> {
-  memory: GuestMemory;
+    Pick<
+      DeviceContext,
+      'memory' | 'rateLimitGroups' | 'onWarning' | 'blocks' | 'console' | 'resetGuest'
+    > {
   vm: VirtioPciOptions['vm'] & Pick<Vm, 'mapMemory'>;
+  passthrough: PassthroughHost & Pick<SharedPassthrough, 'memoryChanged' | 'discard'>;
   /** By segment. */
   buses: readonly PciBus[];
   hotplug: Pick<PciHotplug, 'plug' | 'unplug' | 'forget'>;
@@ -103,7 +116,9 @@ export class PciDevices {
 
   /** Resolves when all know where RAM is now. */
   async memoryChanged(): Promise<void> {
-    await Promise.all(this.virtio.map((device) => device.memoryChanged?.()));
+    const { passthrough } = this.#options;
+    const told = this.virtio.map((device) => device.memoryChanged?.());
+    await Promise.all([passthrough.memoryChanged(), ...told]);
   }
 
   get nodes(): DeviceTree {
@@ -193,8 +208,7 @@ export class PciDevices {
 
   /** @param isPlugged the guest may be at work on the bus. */
   async #attach(wanted: WantedDevice, place: PciPlace, isPlugged: boolean): Promise<void> {
-    const { vm, memory, console, rateLimitGroups, blocks } = this.#options;
-    const { onWarning, onEvent, resetGuest } = this.#options;
+    const { vm, onEvent, passthrough } = this.#options;
     const { kind, config } = wanted;
     const id = deviceId(wanted);
     const windows: GpaRange[] = [];
@@ -202,7 +216,11 @@ export class PciDevices {
     const placeBar: PlaceBar = (width, sizeBytes) => this.#placeBar(id, bus, width, sizeBytes);
     try {
       const device = await kind.create?.(config, {
-        ...{ id, memory, rateLimitGroups, onWarning, console, vm, placeBar, blocks, resetGuest },
+        ...this.#options,
+        ...{ id, vm, placeBar, lineGsi: lineGsi(place.slot) },
+        blocksChanged: () => passthrough.memoryChanged(),
+        discard: (ranges) => passthrough.discard(ranges),
+        onReclaim: () => this.#reclaim(id),
         onPanic: (event) => onEvent({ source: 'guest', event: 'panic', properties: { event } }),
         mapFile: (mapping) => {
           if (isPlugged && this.hasMostMemory) throw tooMuchMemory(id);
@@ -234,6 +252,19 @@ export class PciDevices {
     }
   }
 
+  /** The host waits for the device: a guest that does not let go of it in time loses it. */
+  #reclaim(id: string): void {
+    const device = this.#attached.find((other) => other.id === id);
+    if (!device || device.gone) return;
+    this.#options.onWarning(`Device ${id}: The host takes it back`);
+    device.isWanted = true;
+    this.#options.hotplug.unplug(device.place);
+    const seize = () => {
+      if (!device.gone && this.#attached.includes(device)) device.gone = this.#detach(device);
+    };
+    setTimeout(seize, RECLAIM_MS).unref();
+  }
+
   async #detach({ id, place, pci, windows }: Attached): Promise<void> {
     const { hotplug, onWarning, onEvent } = this.#options;
     this.#busOf(place).remove(place.slot);
@@ -242,6 +273,7 @@ export class PciDevices {
     try {
       await pci[Symbol.asyncDispose]();
       await this.#unmap(windows);
+      if (windows.length > 0) await this.#options.passthrough.memoryChanged();
     } catch (error) {
       onWarning(`Device ${id} did not end in good order: ${(error as Error).message}`);
     }

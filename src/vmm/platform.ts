@@ -15,7 +15,15 @@ import { PCI_SCAN, PciHotplug } from '../devices/pci/hotplug.ts';
 import type { Vm } from '../native.ts';
 import type { Processor } from './acpi/processor.ts';
 import { madtEntry } from './acpi/tables.ts';
-import { type DeviceArea, type GpaRange, GSI, PORTS, ramRegions, segmentEcam } from './layout.ts';
+import {
+  type DeviceArea,
+  type GpaRange,
+  GSI,
+  lineGsi,
+  PORTS,
+  ramRegions,
+  segmentEcam,
+} from './layout.ts';
 import type { SegmentWindows } from './pci-segments.ts';
 
 export interface PlatformOptions {
@@ -57,7 +65,7 @@ export function buildPlatform(options: PlatformOptions): Platform {
   const [below, above] = ramRegions(ramBytes);
   const buses = segments.map((windows, segment) => {
     const port = segment === 0 ? PORTS.pci.base : undefined;
-    return new PciBus({ ...windows, segment, port, ecam: segmentEcam(segment) });
+    return new PciBus({ ...windows, segment, port, ecam: segmentEcam(segment), lineGsi });
   });
   const shutdown = new Shutdown({ port: PORTS.shutdown.base, onReset, onPowerOff });
   const memory = new MemoryHotplug({ gpa: area.memoryHotplug.gpa });

@@ -173,6 +173,14 @@ export class Ram {
     this.#pluggedBytes += range.sizeBytes;
   }
 
+  /** Takes back what was plugged last, and the guest has not heard of. */
+  async unplug({ gpa, sizeBytes }: GpaRange, vm: Pick<Vm, 'mapMemory'>): Promise<void> {
+    this.#pluggedBytes -= sizeBytes;
+    const emptied = this.#memory.removeRegion(gpa);
+    vm.mapMemory();
+    await emptied;
+  }
+
   /** The one of that id, or the first: zones that a config names grow by name. */
   #zone(id?: string): Zone {
     const zone = this.#zones.find(({ config }) => id === undefined || config.id === id);
@@ -216,9 +224,9 @@ function newBlocks(
   node: number | undefined,
 ): PluggableBlocks | undefined {
   if (!hasBlocks(zone)) return undefined;
+  const regionBytes = alignDown(sizeBytes, blockBytes(zone));
   return {
-    gpa,
-    regionBytes: alignDown(sizeBytes, blockBytes(zone)),
+    ...{ gpa, regionBytes, plugged: new Uint8Array(regionBytes / blockBytes(zone)) },
     blockBytes: blockBytes(zone),
     usableBytes: 0,
     requestedBytes: zone.hotplugged_size ?? 0,

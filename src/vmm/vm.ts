@@ -29,6 +29,7 @@ import { findBalloon, findMems, pciDevices, type WantedDevice } from './devices.
 import type { OnEvent } from './events.ts';
 import { deviceArea, MEMORY } from './layout.ts';
 import { Numa } from './numa.ts';
+import { SharedPassthrough } from './passthrough.ts';
 import { PciDevices } from './pci-devices.ts';
 import { segmentWindows } from './pci-segments.ts';
 import { buildPlatform, type Platform } from './platform.ts';
@@ -102,6 +103,11 @@ export class Vm {
         ...{ console: ports.console, onWarning: hooks.onWarning, onEvent: hooks.onEvent },
         resetGuest: hooks.onReset,
         ...{ rateLimitGroups: rateLimitGroups(config), blocks: ram.blocks },
+        passthrough: new SharedPassthrough({
+          ...{ native, vm, memory, onWarning: hooks.onWarning },
+          blocks: [...ram.blocks.values()],
+          windows: [MEMORY.pci32, machine.area.pci64],
+        }),
       });
       const facts = { ...machine, tscKhz: vm.tscKhz() };
       await vm.boot(plan(config, payload, facts, { platform, devices }));
@@ -160,7 +166,13 @@ export class Vm {
         `desired_ram is ${sizeBytes}: reboot the VM, and the RAM that it has is one piece again`,
       );
     await this.#ram.plug(range, this.#native);
-    await this.#devices.memoryChanged();
+    try {
+      await this.#devices.memoryChanged();
+    } catch (error) {
+      await this.#ram.unplug(range, this.#native);
+      await this.#devices.memoryChanged();
+      throw error;
+    }
     this.#platform.plugMemory(range);
   }
 

@@ -33,8 +33,6 @@ export interface VmmOptions {
   noShutdown: boolean;
   /** The process is to end, with this exit code. Called once; nothing runs any more. */
   onExit: (code: number) => void;
-  /** A guest has begun to run. */
-  onBooted: () => void;
   onWarning: (message: string) => void;
   onEvent: OnEvent;
 }
@@ -336,7 +334,6 @@ export class Vmm<Dialect> {
     created.config = config;
     created.found = this.#vm.found;
     created.nextId = counter;
-    this.#options.onBooted();
   }
 
   async #shutdown(): Promise<void> {

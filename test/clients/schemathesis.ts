@@ -2,7 +2,7 @@
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { readFile } from 'node:fs/promises';
-import { type AddressInfo, connect, createServer } from 'node:net';
+import { type AddressInfo, connect, createServer, type Socket } from 'node:net';
 import { dirname, join } from 'node:path';
 import { cached, contentKey } from '../../guest-images/cache.ts';
 import { progress, run } from '../../guest-images/command.ts';
@@ -32,6 +32,29 @@ export interface Fuzzed {
   output: string;
   /** Of all answers. */
   statuses: Set<number>;
+  /** What was refused, each as `PUT /vm.boot: TEXT; TEXT`. */
+  refusals: Set<string>;
+}
+
+/** The client waits for each answer, which comes as one piece. */
+function relay(client: Socket, vmm: Socket, onAnswer: (request: string, answer: string) => void) {
+  let request = '';
+  client.on('data', (bytes) => {
+    request += bytes.toString('latin1');
+  });
+  vmm.on('data', (bytes) => {
+    onAnswer(request, bytes.toString('latin1'));
+    request = '';
+  });
+  client.pipe(vmm).pipe(client);
+  client.on('error', () => vmm.destroy());
+  vmm.on('error', () => client.destroy());
+}
+
+function refusalOf(request: string, answer: string): string {
+  const endpoint = request.split(' HTTP/')[0]?.replace('/api/v1', '');
+  const texts = JSON.parse(answer.split('\r\n\r\n')[1] || '[]') as string[] | object;
+  return `${endpoint}: ${Array.isArray(texts) ? texts.join('; ') : JSON.stringify(texts)}`;
 }
 
 /** @param excluded paths of the document that are not to be called. */
@@ -42,15 +65,13 @@ export async function fuzz(
   excluded: readonly string[],
 ): Promise<Fuzzed> {
   const statuses = new Set<number>();
+  const refusals = new Set<string>();
   const server = createServer((client) => {
-    const vmm = connect(socketPath);
-    vmm.on('data', (bytes) => {
-      const status = /^HTTP\/1\.1 (\d{3}) /.exec(bytes.toString('latin1'))?.[1];
-      if (status) statuses.add(Number(status));
+    relay(client, connect(socketPath), (request, answer) => {
+      const status = Number(/^HTTP\/1\.1 (\d{3}) /.exec(answer)?.[1]);
+      if (status) statuses.add(status);
+      if (status >= 400) refusals.add(refusalOf(request, answer));
     });
-    client.pipe(vmm).pipe(client);
-    client.on('error', () => vmm.destroy());
-    vmm.on('error', () => client.destroy());
   }).listen(0, '127.0.0.1');
   await once(server, 'listening');
   const { port } = server.address() as AddressInfo;
@@ -71,5 +92,5 @@ export async function fuzz(
   });
   const [code] = await once(child, 'close');
   server.close();
-  return { code, output, statuses };
+  return { code, output, statuses, refusals };
 }

@@ -15,7 +15,7 @@ import { DEVICE_SLOTS, motherboard, PciBus } from '../../src/devices/pci/bus.ts'
 import { PCI_SCAN, PciHotplug } from '../../src/devices/pci/hotplug.ts';
 import { dsdtTerms } from '../../src/vmm/acpi/dsdt.ts';
 import { buildAcpi, madtEntry } from '../../src/vmm/acpi/tables.ts';
-import { deviceArea, GSI, MEMORY, PORTS, segmentEcam } from '../../src/vmm/layout.ts';
+import { deviceArea, GSI, lineGsi, MEMORY, PORTS, segmentEcam } from '../../src/vmm/layout.ts';
 import { interpret, RSDP_BYTES, recompile, tablesOf } from './support/acpica.ts';
 
 const noop = (): void => {};
@@ -29,7 +29,7 @@ function machine(boot = 1, max = 2, segments = 1) {
       new PciBus({
         ...{ segment, port: segment === 0 ? PORTS.pci.base : undefined },
         ...{ ecam: segmentEcam(segment), node: segment > 0 ? segment : undefined },
-        ...{ window32: MEMORY.pci32, window64: area.pci64 },
+        ...{ window32: MEMORY.pci32, window64: area.pci64, lineGsi },
       }),
   );
   const processors = Array.from({ length: max }, (_, apicId) => ({

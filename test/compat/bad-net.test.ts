@@ -310,13 +310,14 @@ describe('files that whoever started the VMM has opened', () => {
         ...['--memory', 'size=64M', '--serial', 'null', '--console', 'off', '--net', card],
       ],
     });
-  const failure = (card: string) => {
+  const failure = (cards: string[], through: string[] = []) => {
     const { kernel } = guestConfig(vmm.folder).payload;
-    const args = ['1', LAUNCHER, '--kernel', kernel, '--console', 'off', '--serial', 'null'];
-    return spawnSync(tapExec(), [...args, '--cpus', 'boot=2', '--net', card], {
-      encoding: 'utf8',
-      env: {},
-    });
+    const args = [...through, LAUNCHER, '--kernel', kernel, '--console', 'off'];
+    return spawnSync(
+      tapExec(),
+      ['1', ...args, '--serial', 'null', '--cpus', 'boot=2', '--net', ...cards],
+      { encoding: 'utf8', env: {} },
+    );
   };
 
   test('are used, by a reboot too, and are as they were', async () => {
@@ -343,7 +344,23 @@ describe('files that whoever started the VMM has opened', () => {
     ['too many', 'fd=[3,4,5]', 'match the number of FDs (6)'],
     ['of standard output', 'fd=[1]', 'net[0].fds names 1: give files of taps, from 3 on'],
   ])('one %s: exit 1, with what to do', (_name, card, text) => {
-    const { status, stderr } = failure(card);
+    const { status, stderr } = failure([card]);
+
+    expect(status).toBe(1);
+    expect(stderr).toContain(text);
+  });
+
+  test.each<[string, string[], string]>([
+    [
+      'twice in one card',
+      ['fd=[3,4],num_queues=4'],
+      '_net0.fds is 3,4, of which 3 and 4 are one file',
+    ],
+    ['in two cards', ['fd=[3]', 'fd=[4]'], '_net1.fds names 4, a file that another card uses'],
+  ])('and duplicated, %s: exit 1, with what to do', (_name, cards, text) => {
+    const duplicate = ['/bin/sh', '-c', 'exec 4>&3; exec "$0" "$@"'];
+
+    const { status, stderr } = failure(cards, duplicate);
 
     expect(status).toBe(1);
     expect(stderr).toContain(text);

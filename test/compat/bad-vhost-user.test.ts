@@ -3,7 +3,7 @@
  * has its status and a text that names field and value; the API answers meanwhile, and a good VM
  * boots.
  */
-import { rmSync } from 'node:fs';
+import { rmSync, writeFileSync } from 'node:fs';
 import { createServer } from 'node:net';
 import { join } from 'node:path';
 import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest';
@@ -103,6 +103,24 @@ test.each<[string, () => object, string, string]>([
   expect(texts(answer)[2]).toBe('Failed to validate config');
   expect(texts(answer)[3]).toContain(text);
   expect(texts(answer)[4]).toContain(remedy);
+});
+
+test('a disk without a socket is ours in the dialect of 2020, and 400 at vm.create in ours', async () => {
+  const image = join(vmm.folder, 'image');
+  writeFileSync(image, Buffer.alloc(1 << 20));
+  const { payload, ...rest } = guestConfig(vmm.folder);
+  const own = { disks: [{ path: image, vhost_user: true }] };
+
+  const answer = await create(own);
+
+  expect(answer.status).toBe(400);
+  expect(texts(answer)[3]).toBe('No socket provided when using vhost-user');
+  expect(texts(answer)[4]).toContain("disks[0].vhost_user is true: name the backend's socket");
+  const seed = { ...rest, ...own, kernel: { path: payload.kernel }, cmdline: { args: '' } };
+  expect(await vmm.put('vm.create', seed)).toMatchObject({ status: 204 });
+  expect(await vmm.put('vm.boot')).toMatchObject({ status: 204 });
+  const disks = [{ path: image, vhost_user: false, vhost_socket: null }];
+  expect((await vmm.get('vm.info')).body).toMatchObject({ config: { disks } });
 });
 
 test('RAM is shared by itself where a backend needs it, and vm.info says so', async () => {

@@ -17,7 +17,10 @@ import { guestConfig } from './support/guests.ts';
 import { type Answer, parseAnswer, requestText, VmmProcess } from './support/vmm-process.ts';
 
 const WAIT_MS_MAX = 8000;
+/** Until all code that it takes is compiled. */
+const WARM_UP_CYCLES = 60;
 const CYCLES = 100;
+const GROWTH_KIB_MAX = 1024;
 
 let vmm: VmmProcess;
 
@@ -102,7 +105,29 @@ describe('a guest that lets go of what it is asked for', () => {
     },
   );
 
-  test('a failed add of each kind takes nothing, and a good one follows', async () => {
+  test('a disk reads as it should each time that it comes, at any size', async () => {
+    const path = file('d');
+    const sizes = [1 << 20, 3 << 20];
+    for (let round = 1; round <= 20; round++) {
+      writeFileSync(path, Buffer.alloc(sizes[0] ?? 0, round));
+      const heard = serial().length;
+      const says = (bytes = 0, sum = 0) =>
+        until('the guest has read it', () =>
+          serial().includes(`slot 2 reads ${bytes / 512} sectors, sum ${sum}, failed 0\n`, heard),
+        );
+      expect(await vmm.put('vm.add-disk', { path, id: 'x' })).toMatchObject({ status: 200 });
+      const sum = (round * (sizes[0] ?? 0)) / 512;
+      await says(sizes[0], sum);
+      const resized = { id: 'x', desired_size: sizes[1] };
+      expect(await vmm.put('vm.resize-disk', resized)).toMatchObject({ status: 204 });
+      await says(sizes[1], sum);
+      expect(await vmm.put('vm.remove-device', { id: 'x' })).toMatchObject({ status: 204 });
+      await gone('x');
+    }
+  });
+
+  test('a failed add of each kind takes nothing, good ones follow, and RAM', async () => {
+    await bootPlug({ memory: { size: 64 << 20, hotplug_size: 128 << 20 } });
     const fails: [string, object][] = [
       ['disk', { path: join(vmm.folder, 'none') }],
       ['net', { tap: 'no/name' }],
@@ -120,8 +145,19 @@ describe('a guest that lets go of what it is asked for', () => {
       expect([kind, status]).toEqual([kind, 400]);
     }
     expect(JSON.stringify(await info())).toBe(before);
-    const { body } = await vmm.put('vm.add-disk', { path: file('d') });
-    expect(body).toEqual({ id: '_disk0', bdf: '0000:00:02.0' });
+    const good: [string, object][] = [
+      ['disk', { path: file('d') }],
+      ['net', {}],
+      ['pmem', { file: file('p', 2 << 20) }],
+      ['vsock', { cid: 3, socket: join(vmm.folder, 'v') }],
+    ];
+    for (const [n, [kind, body]] of good.entries())
+      expect(await vmm.put(`vm.add-${kind}`, body)).toMatchObject({
+        status: 200,
+        body: { id: `_${kind}${n}`, bdf: `0000:00:0${n + 2}.0` },
+      });
+    expect(await vmm.put('vm.resize', { desired_ram: 192 << 20 })).toMatchObject({ status: 204 });
+    expect(await info()).toMatchObject({ memory_actual_size: 192 << 20 });
   });
 
   test('what is there twice is a conflict', async () => {
@@ -131,6 +167,29 @@ describe('a guest that lets go of what it is asked for', () => {
     expect(texts(await vmm.put('vm.add-disk', other))).toContain('Identifier a is not unique');
     for (const twice of [other, { path }, { path: file('e'), pci_device_id: 2 }])
       expect(await vmm.put('vm.add-disk', twice)).toMatchObject({ status: 409 });
+  });
+
+  test('of two at once that want the same id one gets it', async () => {
+    const bodies = ['a', 'b'].map((name) => ({ path: file(name), id: 'x' }));
+    const answers = await Promise.all(bodies.map((body) => vmm.put('vm.add-disk', body)));
+    expect(answers.map(({ status }) => status).sort()).toEqual([200, 409]);
+    expect((await info()).config['disks']).toHaveLength(1);
+  });
+
+  test.each([
+    ['before', ['vm.add-disk', 'vm.reboot']],
+    ['after', ['vm.reboot', 'vm.add-disk']],
+  ])('an add just %s a reboot is in the VM that comes of it', async (_when, verbs) => {
+    writeFileSync(join(vmm.folder, 'serial'), '');
+    const path = file('d');
+    const answers = await Promise.all(
+      verbs.map((verb) => vmm.put(verb, verb === 'vm.reboot' ? undefined : { path, id: 'x' })),
+    );
+    expect(answers.map(({ status }) => status).sort()).toEqual([200, 204]);
+    await until('the guest is ready again', () => serial().includes('ready'));
+    expect(Object.keys((await info()).device_tree ?? {})).toContain('x');
+    expect(await vmm.put('vm.remove-device', { id: 'x' })).toMatchObject({ status: 204 });
+    await gone('x');
   });
 
   test('two at once get a slot each', async () => {
@@ -170,14 +229,18 @@ describe('a guest that lets go of what it is asked for', () => {
         await gone('x');
       }
     };
-    for (let n = 0; n < 5; n++) await cycle();
-    const before = holdings();
+    for (let n = 0; n < WARM_UP_CYCLES; n++) await cycle();
+    const before = await settled();
     for (let n = 0; n < CYCLES; n++) await cycle();
-    await until('as much is held as before', () => {
-      const now = holdings();
-      return now.fds === before.fds && now.threads === before.threads && now.files === before.files;
-    });
-    expect(holdings().privateKib - before.privateKib).toBeLessThan(8 << 10);
+    const counts = ({ fds, threads, files }: typeof before) => [fds, threads, files];
+    expect(counts(await settled())).toEqual(counts(before));
+    // V8 has some MiB more or less of young objects' room, as the moment wants it.
+    const grown: number[] = [];
+    for (let tries = 0; tries < 5 && (grown.at(-1) ?? Infinity) >= GROWTH_KIB_MAX; tries++) {
+      await cycle();
+      grown.push((await settled()).privateKib - before.privateKib);
+    }
+    expect(Math.min(...grown)).toBeLessThan(GROWTH_KIB_MAX);
   });
 
   test('a reboot keeps what was added and drops what was removed', async () => {
@@ -214,6 +277,12 @@ function holdings() {
     files: maps.filter((line) => line.includes('/')).length,
     privateKib: Number(/Private_Dirty:\s+(\d+)/.exec(rollup)?.[1]),
   };
+}
+
+/** What is held when garbage has been collected, a second after the last device has gone. */
+async function settled(): Promise<ReturnType<typeof holdings>> {
+  await new Promise((resolve) => setTimeout(resolve, 2500));
+  return holdings();
 }
 
 describe('a network card whose tap somebody else has opened', () => {
@@ -336,11 +405,20 @@ describe('a guest that never lets go', () => {
     expect(await vmm.put('vm.add-disk', { path, id: 'a' })).toMatchObject({ status: 200 });
   });
 
-  test('what each VM has one of stays', async () => {
-    const refused = await vmm.put('vm.remove-device', { id: '__rng' });
-    expect(refused.status).toBe(400);
-    expect(texts(refused)).toContain('Not allowed to remove this type of device from the VM: rng');
-  });
+  test.each(['rng', 'console', 'balloon', 'watchdog'])(
+    '%s, of which there is one, stays',
+    async (kind) => {
+      await boot({
+        ...guestConfig(vmm.folder),
+        ...{ console: { mode: 'Null' }, balloon: { size: 0 }, watchdog: true },
+      });
+      const refused = await vmm.put('vm.remove-device', { id: `__${kind}` });
+      expect([refused.status, texts(refused)]).toEqual([
+        400,
+        expect.stringContaining(`Not allowed to remove this type of device from the VM: ${kind}`),
+      ]);
+    },
+  );
 
   test('while a backend is waited for, the API answers others', async () => {
     await boot({ ...guestConfig(vmm.folder), memory: { size: 64 << 20, shared: true } });

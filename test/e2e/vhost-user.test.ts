@@ -1,76 +1,17 @@
 /** Devices that another process serves: a disk of qemu-storage-daemon, a share of virtiofsd. */
-import { randomBytes } from 'node:crypto';
 import { expect, test } from 'vitest';
 import { MIB } from '../../src/bytes.ts';
 import { mustExec } from '../host/exec.ts';
-import type { HostProcess, KvmHost } from '../host/host.ts';
-import { cleanUp, currentHost } from './support/current-host.ts';
+import { type Daemon, storageDaemon, virtiofsd } from './support/daemon.ts';
 import { Guest } from './support/guest.ts';
 import { ScratchDisk } from './support/scratch-disk.ts';
-
-/** A backend in a folder of its own on the host. */
-class Daemon implements AsyncDisposable {
-  readonly host: KvmHost;
-  readonly folder: string;
-  readonly #argv: readonly string[];
-  #process: HostProcess | undefined;
-
-  private constructor(host: KvmHost, folder: string, argv: readonly string[]) {
-    this.host = host;
-    this.folder = folder;
-    this.#argv = argv;
-  }
-
-  static async run(argv: (folder: string) => readonly string[]): Promise<Daemon> {
-    const host = await currentHost();
-    const folder = `/tmp/vhost-${randomBytes(4).toString('hex')}`;
-    await mustExec(host, `mkdir -p ${folder}/share`);
-    const daemon = new Daemon(host, folder, argv(folder));
-    await daemon.start();
-    return daemon;
-  }
-
-  get socket(): string {
-    return `${this.folder}/socket`;
-  }
-
-  async start(): Promise<void> {
-    this.#process = await this.host.spawn(this.#argv);
-    this.#process.stdout.resume();
-    this.#process.stderr.resume();
-    await mustExec(this.host, `until [ -S ${this.socket} ]; do sleep 0.05; done`);
-  }
-
-  async kill(): Promise<void> {
-    this.#process?.kill('SIGKILL');
-    await this.#process?.exited;
-  }
-
-  async [Symbol.asyncDispose](): Promise<void> {
-    await this.kill();
-    await cleanUp(this.host, `rm -rf ${this.folder}`);
-  }
-}
-
-const storageDaemon = ({ path }: ScratchDisk): Promise<Daemon> =>
-  Daemon.run((folder) => [
-    ...['qemu-storage-daemon', '--blockdev', `driver=file,node-name=disk,filename=${path}`],
-    '--export',
-    `type=vhost-user-blk,id=export,node-name=disk,writable=on,addr.type=unix,addr.path=${folder}/socket`,
-  ]);
-
-const virtiofsd = (): Promise<Daemon> =>
-  Daemon.run((folder) => [
-    ...['/usr/lib/qemu/virtiofsd', `--socket-path=${folder}/socket`],
-    ...['-o', `source=${folder}/share`, '-o', 'sandbox=chroot'],
-  ]);
 
 const diskOf = ({ socket }: Daemon) => ['--disk', `vhost_user=true,socket=${socket}`];
 const shareOf = ({ socket }: Daemon) => ['--fs', `tag=share,socket=${socket}`];
 
 test('what a guest writes to a disk of a daemon is in its image, over a pause and a resume', async () => {
   await using disk = await ScratchDisk.make(64, 'ext4');
-  await using daemon = await storageDaemon(disk);
+  await using daemon = await storageDaemon(disk.path);
   await using guest = await Guest.boot({ cpus: 2, args: diskOf(daemon) });
 
   await guest.run('mount -t ext4 /dev/vda /mnt');
@@ -87,7 +28,7 @@ test('what a guest writes to a disk of a daemon is in its image, over a pause an
 
 test('a guest goes on after its idle daemon was killed and started again', async () => {
   await using disk = await ScratchDisk.make(8, 'random');
-  await using daemon = await storageDaemon(disk);
+  await using daemon = await storageDaemon(disk.path);
   await using guest = await Guest.boot({ args: diskOf(daemon) });
   const expected = await disk.imageSha256();
   await guest.run('dd if=/dev/vda bs=1M count=2 iflag=direct >/dev/null 2>&1');
@@ -104,7 +45,7 @@ test('a guest goes on after its idle daemon was killed and started again', async
 
 test('what was flushed is there after the daemon was killed under load, and the VM lives', async () => {
   await using disk = await ScratchDisk.make(64, 'ext4');
-  await using daemon = await storageDaemon(disk);
+  await using daemon = await storageDaemon(disk.path);
   await using guest = await Guest.boot({ cpus: 2, args: diskOf(daemon) });
   const contents = (i: string) => `yes ${i} | head -c 100000`;
   const save = `${contents('$i')} | dd of=/mnt/$i bs=100000 iflag=fullblock conv=fsync`;

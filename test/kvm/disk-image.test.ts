@@ -1,6 +1,14 @@
 /** Disks over image formats: qemu-img makes the images, and says what is in them afterwards. */
 import { execFileSync } from 'node:child_process';
-import { mkdtempSync, readFileSync, rmSync, statSync, truncateSync, writeFileSync } from 'node:fs';
+import {
+  appendFileSync,
+  mkdtempSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  truncateSync,
+  writeFileSync,
+} from 'node:fs';
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import {
@@ -169,6 +177,35 @@ test('an image that is cut short in use fails what lies behind, and nothing else
     /^Disk _disk0: Cannot read 512 bytes at offset \d+ of the image/,
   );
 });
+
+test.each([
+  ['raw', []],
+  ['qcow2', []],
+  ['vpc', []],
+  ['vhdx', ['-o', 'block_size=1M']],
+])(
+  'an image of %s that somebody makes longer in use stays the disk that it was',
+  async (format, options) => {
+    qemuImg('convert', '-O', format, ...options, at('source.raw'), at('disk'));
+    const config = { path: at('disk'), ...(format === 'raw' && { image_type: 'Raw' }) };
+    await using guest = new DiskGuest(config).activate();
+    const size = () => Number(Buffer.from(guest.disk.config).readBigUInt64LE());
+    const before = size();
+
+    appendFileSync(at('disk'), filled(0xee, 3 * MIB));
+    const beyond = await guest.ask(IN, before);
+    const written = await guest.ask(OUT, sectorOf(6 * MIB), filled(3));
+    const around = await guest.ask(IN, sectorOf(6 * MIB) - 1, filled(9, 3 * SECTOR_BYTES));
+    const flushed = await guest.ask(FLUSH_ALL, 0);
+
+    expect([beyond, written, around, flushed].map(({ status }) => status)).toEqual([
+      ...[IOERR, OK, OK, OK],
+    ]);
+    expect([0, 1, 2].map((i) => around.got[i * SECTOR_BYTES])).toEqual([0, 3, 0]);
+    expect((await guest.ask(IN, sectorOf(5 * MIB) - 1)).got).toEqual(filled(2));
+    expect(size()).toBe(before);
+  },
+);
 
 test('a backing file that is cut short in use fails what lies behind', async () => {
   qemuImg('create', '-f', 'qcow2', '-b', 'source.raw', '-F', 'raw', at('top'));

@@ -107,6 +107,7 @@ class Machine implements AsyncDisposable {
       ecam: { gpa: 0xe800_0000, sizeBytes: 1 << 20 },
       window32: { gpa: 0xc000_0000, sizeBytes: 1 << 29 },
       window64: { gpa: 2 ** 32, sizeBytes: 1 << 30 },
+      lineGsi: (slot) => 16 + (slot % 8),
     });
     for (const claim of bus.ports.claims) vm.claim(claim, bus.ports);
     this.pci = new VirtioPci({

@@ -77,6 +77,26 @@ void BothWays() {
   CHECK(host.Get() == HostFrame(1000, 7));
 }
 
+/// The driver was told of 9000 bytes: larger frames are not for it, and others still are.
+void MtuChanges() {
+  Card card;
+  const HostEnd host(card.tap.name);
+  for (uint16_t head = 0; head < 8; ++head) card.guest().OfferRoom(head, kRx + head * 2048U, 2048);
+
+  CHECK(vmm::SetTapMtu(card.tap.name, 20'000).ok());
+  CHECK(host.Put(HostFrame(15'000)) && host.Put(HostFrame(300)));
+
+  CHECK(card.guest().rx.Await().head == 0);
+  CHECK(card.guest().Read(kRx, 312) == GuestFrame(HostFrame(300), 1));
+
+  CHECK(vmm::SetTapMtu(card.tap.name, 1400).ok());
+  CHECK(host.Put(HostFrame(1000)));
+  card.guest().Send(0, GuestFrame(HostFrame(1000, 7)));
+
+  CHECK(card.guest().rx.Await().written == kHeaderBytes + 1000);
+  CHECK(host.Get() == HostFrame(1000, 7) && card.errors.load() == 0);
+}
+
 void DropsLies() {
   Card card;
   const HostEnd host(card.tap.name);
@@ -192,6 +212,7 @@ void PairsComeAndGoUnderLoad() {
 int main() {
   EnterNewNetwork();
   Test("jumbo frames pass both ways, merged from buffers", BothWays);
+  Test("a tap whose MTU changes in use carries what its driver was told of", MtuChanges);
   Test("frames whose headers lie are dropped", DropsLies);
   Test("while the tap is down frames are dropped; when it is up again they pass", GoesDownAndUp);
   Test("a tap deleted under load is told of once, and sending ends well", DeletedUnderLoad);

@@ -151,6 +151,14 @@ void AsksAcrossNamespaces() {
   CHECK(std::string(ether_ntoa(&facts.mac)) == "12:34:56:78:90:ab" && facts.mtu == 0);
 }
 
+void TellsDuplicates() {
+  const vmm::Tap tap = Open("vmtap%d", 2);
+  const vmm::Fd duplicate(dup(tap.files[0].get()));
+  CHECK(vmm::IsOneFile(tap.files[0].get(), duplicate.get()));
+  CHECK(!vmm::IsOneFile(tap.files[0].get(), tap.files[1].get()));
+  CHECK(!vmm::IsOneFile(tap.files[0].get(), -1));
+}
+
 }  // namespace
 
 int main() {
@@ -162,6 +170,7 @@ int main() {
   Test("what a tap would not take is said of the call", SaysWhatItWouldNotSet);
   Test("a file that somebody else opened is known for a tap with headers", NamesWhatIsATap);
   Test("a file that somebody else opened is made ours", Adopts);
+  Test("duplicates of a file are told from other files of the tap", TellsDuplicates);
   Test("a tap that is asked what it is stays as it was", LeavesWhatItAsksOf);
   Test("a tap of another network namespace has an address, and no MTU", AsksAcrossNamespaces);
 }

@@ -109,16 +109,17 @@ inline int Open(const Format& format, const std::string& path, std::string* why,
 class Disk {
  public:
   Disk(const Format& format, const std::string& path, bool readonly = false)
-      : fd_(open(path.c_str(), (readonly ? O_RDONLY : O_RDWR) | O_CLOEXEC)) {
-    CHECK(fd_.ok());
-    std::string why;
-    const int rc = format.open({.fd = fd_.get()}, readonly, &image_, &why);
-    if (rc < 0) std::fprintf(stderr, "%s: %s\n", path.c_str(), why.c_str());
-    CHECK(rc == 0);
+      : opened_(open(path.c_str(), (readonly ? O_RDONLY : O_RDWR) | O_CLOEXEC)),
+        fd_(opened_.get()) {
+    CHECK(opened_.ok());
+    Open(format, {.fd = fd_}, readonly);
+  }
+  Disk(const Format& format, const vmm::File& file, bool readonly = false) : fd_(file.fd) {
+    Open(format, file, readonly);
   }
 
   vmm::Image& image() { return *image_; }
-  int fd() const { return fd_.get(); }
+  int fd() const { return fd_; }
 
   /// 0 or a negative errno, as the guest is told.
   int Read(uint64_t offset, std::span<std::byte> into) {
@@ -129,7 +130,7 @@ class Disk {
       const auto part = into.first(extent.length);
       if (extent.kind == vmm::Extent::Kind::kZero)
         std::fill(part.begin(), part.end(), std::byte{0});
-      else if (pread(fd_.get(), part.data(), part.size(), static_cast<off_t>(extent.offset)) !=
+      else if (pread(fd_, part.data(), part.size(), static_cast<off_t>(extent.offset)) !=
                static_cast<ssize_t>(part.size()))
         return -EIO;
       into = into.subspan(part.size());
@@ -145,9 +146,8 @@ class Disk {
       CHECK(plan.length > 0 && plan.length <= from.size());
       CHECK(plan.before.empty() && plan.after.empty());
       const auto part = from.first(plan.length);
-      const bool written =
-          pwrite(fd_.get(), part.data(), part.size(), static_cast<off_t>(plan.offset)) ==
-          static_cast<ssize_t>(part.size());
+      const bool written = pwrite(fd_, part.data(), part.size(), static_cast<off_t>(plan.offset)) ==
+                           static_cast<ssize_t>(part.size());
       if (const int rc = image_->EndWrite(plan.ticket, written); rc < 0 || !written) return -EIO;
       from = from.subspan(part.size());
       offset += part.size();
@@ -169,10 +169,18 @@ class Disk {
 
   int Flush() {
     const int rc = image_->Flush();
-    return rc < 0 ? rc : fdatasync(fd_.get());
+    return rc < 0 ? rc : fdatasync(fd_);
   }
 
  private:
-  const vmm::Fd fd_;
+  void Open(const Format& format, const vmm::File& file, bool readonly) {
+    std::string why;
+    const int rc = format.open(file, readonly, &image_, &why);
+    if (rc < 0) std::fprintf(stderr, "%s\n", why.c_str());
+    CHECK(rc == 0);
+  }
+
+  const vmm::Fd opened_;
+  const int fd_;
   std::unique_ptr<vmm::Image> image_;
 };

@@ -4,6 +4,7 @@
  */
 import { strict as assert } from 'node:assert';
 import { allOnes } from '../../bytes.ts';
+import type { AccessHandler } from '../../native.ts';
 import * as aml from '../acpi/aml.ts';
 import type { AmlSource, BusDevice } from '../device.ts';
 import { ConfigSpace, FUNCTION_BYTES } from './config-space.ts';
@@ -39,6 +40,8 @@ export interface PciBusOptions {
   /** Where BARs may lie, below and above 4 GiB. */
   window32: Addresses;
   window64: Addresses;
+  /** Of the interrupt line that the functions of a slot share. */
+  lineGsi(slot: number): number;
 }
 
 const bridgeName = (segment: number): string =>
@@ -48,7 +51,7 @@ export class PciBus implements AmlSource {
   readonly ports: BusDevice;
   readonly ecam: BusDevice;
   readonly #options: PciBusOptions;
-  readonly #slots = new Array<ConfigSpace | undefined>(SLOT_COUNT).fill(undefined);
+  readonly #slots = new Array<AccessHandler | undefined>(SLOT_COUNT).fill(undefined);
   #address = 0;
 
   constructor(options: PciBusOptions) {
@@ -78,7 +81,7 @@ export class PciBus implements AmlSource {
   }
 
   /** The slot must be free. */
-  add(slot: number, space: ConfigSpace): void {
+  add(slot: number, space: AccessHandler): void {
     assert(slot >= 0 && slot < SLOT_COUNT && !this.#slots[slot], `PCI slot ${slot} is not free`);
     this.#slots[slot] = space;
   }
@@ -89,7 +92,7 @@ export class PciBus implements AmlSource {
   }
 
   /** `offset` from the start of ECAM: 4 KiB a function, eight functions a slot. */
-  #function(offset: number): ConfigSpace | undefined {
+  #function(offset: number): AccessHandler | undefined {
     const index = Math.floor(offset / FUNCTION_BYTES);
     return index % FUNCTIONS_PER_SLOT === 0 ? this.#slots[index / FUNCTIONS_PER_SLOT] : undefined;
   }
@@ -156,11 +159,21 @@ export class PciBus implements AmlSource {
             aml.memory64Window(window64.gpa, window64.sizeBytes),
           ),
         ),
+        interruptLines(this.#options.lineGsi),
         osc(),
       ),
     ];
   }
 }
+
+/** ACPI 6.5 §6.2.13: pin A of each slot, wired to a GSI. Devices here have no other. */
+const interruptLines = (lineGsi: (slot: number) => number): aml.Aml =>
+  aml.name(
+    '_PRT',
+    aml.packageOf(
+      ...DEVICE_SLOTS.map((slot) => aml.packageOf(slot * 0x1_0000 + 0xffff, 0, 0, lineGsi(slot))),
+    ),
+  );
 
 /**
  * PCI Firmware 3.3 §4.1.2: ECAM is reserved by a motherboard resource, or Linux mistrusts it.

@@ -4,6 +4,7 @@
  */
 import { strict as assert } from 'node:assert';
 import { alignUp, allOnes, Reader, Writer } from '../../bytes.ts';
+import type { AccessHandler } from '../../native.ts';
 
 /** The registers of a function reach this far; those from 256 up are reserved, and read 0. */
 export const FUNCTION_BYTES = 4096;
@@ -69,6 +70,12 @@ export interface Capability {
   onWrite?(offset: number, sizeBytes: number): void;
 }
 
+/** What has a chain of capabilities. */
+export interface CapabilityList {
+  /** Returns the body as the guest sees it, for the device to read and change. */
+  addCapability(capability: Capability): Uint8Array;
+}
+
 interface PlacedBar {
   bar: Bar;
   decoded: number | undefined;
@@ -80,7 +87,7 @@ interface PlacedCapability {
   end: number;
 }
 
-export class ConfigSpace {
+export class ConfigSpace implements CapabilityList, AccessHandler {
   readonly #bytes: Uint8Array;
   readonly #reader: Reader;
   readonly #writable = new Writer(SPACE_BYTES);
@@ -118,7 +125,6 @@ export class ConfigSpace {
     this.#bars.push({ bar, decoded: undefined });
   }
 
-  /** Returns the body as the guest sees it, for the device to read and change. */
   addCapability(capability: Capability): Uint8Array {
     const { id, body, writable } = capability;
     const at = this.#nextCapability;
@@ -137,7 +143,6 @@ export class ConfigSpace {
     return this.#bytes.subarray(start, end);
   }
 
-  /** Accesses lie within one aligned group of four bytes; others are none of PCI's. */
   read(offset: number, sizeBytes: number): number {
     if (!withinDword(offset, sizeBytes)) return allOnes(sizeBytes);
     if (offset >= SPACE_BYTES) return 0;
@@ -180,5 +185,6 @@ export class ConfigSpace {
   }
 }
 
-const withinDword = (offset: number, sizeBytes: number): boolean =>
+/** Accesses lie within one aligned group of four bytes; others are none of PCI's. */
+export const withinDword = (offset: number, sizeBytes: number): boolean =>
   sizeBytes >= 1 && (offset & 3) + sizeBytes <= 4 && offset >= 0 && offset < FUNCTION_BYTES;

@@ -4,7 +4,7 @@
  */
 import { allOnes, Writer } from '../../bytes.ts';
 import type { AccessHandler, EventFd, Msi } from '../../native.ts';
-import type { ConfigSpace } from './config-space.ts';
+import type { CapabilityList } from './config-space.ts';
 
 const CAPABILITY_ID = 0x11;
 
@@ -20,13 +20,17 @@ const MASKED = 1;
 export interface MsixOptions {
   /** 1 to 2048. */
   vectorCount: number;
-  /** The BAR that both parts are in, and where. */
+  /** The BAR that the table is in, and where. */
   bar: number;
   tableOffset: number;
+  /** The same one if absent. */
+  pendingBar?: number;
   pendingOffset: number;
   openEventFd(): EventFd;
   /** @throws SystemError if the host has no more. */
   openMsi(irq: EventFd): Msi;
+  /** The guest turns on all of them, or none. Within its write. */
+  onEnabled?(irqs: readonly EventFd[]): void;
 }
 
 /** One entry of the table. */
@@ -80,19 +84,21 @@ export class Msix {
   readonly #vectors: Vector[] = [];
   /** Of the capability, as the guest sees it. */
   readonly #body: Uint8Array;
+  #isEnabled = false;
 
   /** The capability becomes the next one of `space`. */
-  constructor(space: ConfigSpace, options: MsixOptions) {
-    const { vectorCount, bar, tableOffset, pendingOffset } = options;
+  constructor(space: CapabilityList, options: MsixOptions) {
+    const { vectorCount, bar, tableOffset, pendingBar = bar, pendingOffset } = options;
     this.#body = space.addCapability({
       id: CAPABILITY_ID,
       body: new Writer(10)
         .u16(0, vectorCount - 1)
         .u32(2, tableOffset | bar)
-        .u32(6, pendingOffset | bar).bytes,
+        .u32(6, pendingOffset | pendingBar).bytes,
       writable: new Writer(10).u8(1, ENABLE | FUNCTION_MASK).bytes,
       onWrite: () => {
         for (const vector of this.#vectors) vector.update(this.#functionMasked);
+        this.#tellEnabled(options);
       },
     });
     this.table = {
@@ -119,6 +125,13 @@ export class Msix {
   /** Idempotent. */
   close(): void {
     for (const vector of this.#vectors.splice(0)) vector.close();
+  }
+
+  #tellEnabled({ onEnabled }: MsixOptions): void {
+    const isEnabled = ((this.#body[1] ?? 0) & ENABLE) !== 0;
+    if (isEnabled === this.#isEnabled) return;
+    this.#isEnabled = isEnabled;
+    onEnabled?.(isEnabled ? this.#vectors.map(({ irq }) => irq) : []);
   }
 
   get #functionMasked(): boolean {

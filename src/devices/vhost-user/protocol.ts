@@ -106,19 +106,24 @@ export class MessageReader {
   #fds: number[] = [];
 
   /**
-   * The messages that are whole now. `fds` are ours from here on.
+   * The messages that are whole now. `fds` came with `bytes`, which the kernel ends at what was sent
+   * with them: they are of the last message. They are ours from here on.
    * @throws ProtocolError, and then every descriptor that came is closed.
    */
   push(bytes: Uint8Array, fds: readonly number[] = []): Message[] {
     this.#bytes = Buffer.concat([this.#bytes, bytes]);
-    this.#fds.push(...fds);
     const messages: Message[] = [];
+    let coming = [...fds];
     try {
-      if (this.#fds.length > FDS_MAX) throw new ProtocolError(`${this.#fds.length} descriptors`);
       for (let one = this.#next(); one; one = this.#next()) messages.push(one);
+      const last = this.#bytes.length > 0 ? this.#fds : (messages.at(-1)?.fds ?? this.#fds);
+      last.push(...coming);
+      coming = [];
+      if (last.length > FDS_MAX) throw new ProtocolError(`${last.length} descriptors`);
       return messages;
     } catch (error) {
-      for (const { fds } of messages) this.#fds.push(...fds);
+      closeAll(coming);
+      for (const { fds } of messages) closeAll(fds);
       this.close();
       throw error;
     }

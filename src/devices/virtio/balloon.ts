@@ -38,7 +38,7 @@ const PAGE_NUMBER_BYTES = 4;
 /** Most that is taken of a request; Linux puts 256 into one. The rest of it is not discarded. */
 const PAGES_MAX = 4096;
 
-type BalloonContext = Pick<DeviceContext, 'id' | 'memory' | 'onWarning'>;
+type BalloonContext = Pick<DeviceContext, 'id' | 'discard' | 'onWarning'>;
 
 export class Balloon implements VirtioDevice {
   readonly virtioId = 5;
@@ -103,9 +103,9 @@ export class Balloon implements VirtioDevice {
   }
 
   async #discard(ranges: Float64Array): Promise<void> {
-    const { id, memory, onWarning } = this.#context;
+    const { id, discard, onWarning } = this.#context;
     try {
-      await memory.discard(ranges);
+      await discard(ranges);
     } catch (error) {
       onWarning(`Balloon ${id}: The host did not take pages back: ${(error as Error).message}`);
     }

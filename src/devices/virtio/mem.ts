@@ -40,7 +40,7 @@ interface Blocks {
   end: number;
 }
 
-type MemContext = Pick<DeviceContext, 'id' | 'memory' | 'onWarning'>;
+type MemContext = Pick<DeviceContext, 'id' | 'memory' | 'blocksChanged' | 'onWarning'>;
 
 export class Mem implements VirtioDevice {
   readonly virtioId = 24;
@@ -48,8 +48,6 @@ export class Mem implements VirtioDevice {
   readonly queueSizes = [QUEUE_SIZE];
   readonly #blocks: PluggableBlocks;
   readonly #context: MemContext;
-  /** By block, whether it is plugged. */
-  readonly #plugged: Uint8Array;
   readonly #config = new Writer(CONFIG_BYTES);
   #usableBytes: number;
   #requestedBytes: number;
@@ -64,13 +62,17 @@ export class Mem implements VirtioDevice {
     this.#context = context;
     this.#usableBytes = usableBytes;
     this.#requestedBytes = requestedBytes;
-    this.#plugged = new Uint8Array(regionBytes / blockBytes);
     this.#config
       .u64(BLOCK_SIZE, blockBytes)
       .u16(NODE_ID, node ?? 0)
       .u64(ADDR, gpa)
       .u64(REGION_SIZE, regionBytes);
     this.#tell();
+  }
+
+  /** By block, whether it is plugged. */
+  get #plugged(): Uint8Array {
+    return this.#blocks.plugged;
   }
 
   get config(): Uint8Array {
@@ -137,11 +139,17 @@ export class Mem implements VirtioDevice {
     return blocks.includes(1) ? STATE.mixed : STATE.unplugged;
   }
 
-  #plug(blocks: Blocks): Uint8Array {
+  /** What the host has not got for its devices, the guest does not get either. */
+  async #plug(blocks: Blocks): Promise<Uint8Array> {
     const sizeBytes = (blocks.end - blocks.first) * this.#blocks.blockBytes;
     if (this.#stateOf(blocks) !== STATE.unplugged) return response(RESPONSE.error);
     if (this.#pluggedBytes + sizeBytes > this.#requestedBytes) return response(RESPONSE.nack);
     this.#plugged.fill(1, blocks.first, blocks.end);
+    if (!(await this.#othersFollow())) {
+      this.#plugged.fill(0, blocks.first, blocks.end);
+      await this.#othersFollow();
+      return response(RESPONSE.nack);
+    }
     this.#pluggedBytes += sizeBytes;
     this.#tell();
     return response(RESPONSE.ack);
@@ -149,19 +157,32 @@ export class Mem implements VirtioDevice {
 
   async #unplug(blocks: Blocks): Promise<Uint8Array> {
     if (this.#stateOf(blocks) !== STATE.plugged) return response(RESPONSE.error);
-    await this.#discard(blocks);
     this.#plugged.fill(0, blocks.first, blocks.end);
+    await this.#othersFollow();
+    await this.#discard(blocks);
     this.#pluggedBytes -= (blocks.end - blocks.first) * this.#blocks.blockBytes;
     this.#tell();
     return response(RESPONSE.ack);
   }
 
   async #unplugAll(): Promise<Uint8Array> {
-    await this.#discard({ first: 0, end: this.#plugged.length });
     this.#plugged.fill(0);
+    await this.#othersFollow();
+    await this.#discard({ first: 0, end: this.#plugged.length });
     this.#pluggedBytes = 0;
     this.#tell();
     return response(RESPONSE.ack);
+  }
+
+  async #othersFollow(): Promise<boolean> {
+    const { id, blocksChanged, onWarning } = this.#context;
+    try {
+      await blocksChanged();
+      return true;
+    } catch (error) {
+      onWarning(`Device ${id}: Other devices do not follow: ${(error as Error).message}`);
+      return false;
+    }
   }
 
   async #discard({ first, end }: Blocks): Promise<void> {

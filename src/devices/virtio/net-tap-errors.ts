@@ -57,8 +57,9 @@ export function adoptFailure(cause: unknown, field: string): VmmError {
   );
 }
 
-export const mixedFilesFailure = (remedy: string): VmmError =>
-  cannotMake(new Error('Using existing tap', { cause: new Error(remedy) }));
+/** The files are taps, and yet not what one card is made of. */
+export const filesFailure = (remedy: string, kind?: ErrorKind): VmmError =>
+  cannotMake(new Error('Using existing tap', { cause: new Error(remedy) }), kind);
 
 const codeOf = (error: unknown): string => (error as NodeJS.ErrnoException).code ?? '';
 

@@ -7,7 +7,7 @@ import { native } from '../../native.ts';
 import type { Tap } from '../../native-net.ts';
 import {
   adoptFailure,
-  mixedFilesFailure,
+  filesFailure,
   nameFailure,
   openFailure,
   settingFailure,
@@ -38,6 +38,9 @@ const NAME = /^(?!\.{1,2}$)[^/:%\s\0]*(%d[^/:%\s\0]*)?$/;
 /** linux/capability.h. */
 const CAP_NET_ADMIN = 12n;
 
+/** The files of all cards that there are. */
+const filesInUse = new Set<number>();
+
 export class NetTap {
   /** One a queue pair. */
   readonly fds: readonly number[];
@@ -65,6 +68,7 @@ export class NetTap {
   constructor(config: TapConfig, at: string) {
     const tap = config.fds ? undefined : open(config, at);
     this.fds = tap?.fds ?? adopt(config.fds ?? [], at);
+    for (const fd of this.fds) filesInUse.add(fd);
     this.isMade = tap?.made ?? false;
     try {
       if (tap) setUp(tap, config, at);
@@ -73,7 +77,8 @@ export class NetTap {
       this.takesUso = native.taps.probeUso(first);
       this.setPairs(1);
     } catch (cause) {
-      this.close();
+      this.#letGo();
+      closeAll(this.fds);
       throw cause;
     }
   }
@@ -113,15 +118,20 @@ export class NetTap {
   }
 
   /** Idempotent. A tap that we made goes; files that the user opened get frames as before. */
-  close(): void {
+  async close(): Promise<void> {
     if (!this.#isOpen) return;
     this.#isOpen = false;
+    this.#letGo();
+    await native.taps.close(this.fds);
+  }
+
+  #letGo(): void {
     try {
       this.setPairs(this.fds.length);
     } catch {
       // It is gone, or else whoever uses it next sees to that.
     }
-    closeAll(this.fds);
+    for (const fd of this.fds) filesInUse.delete(fd);
   }
 }
 
@@ -172,10 +182,28 @@ function open(config: TapConfig, at: string): Tap {
 
 function checkFiles(fds: readonly number[], at: string): void {
   const names = new Set(fds.map((fd) => ofFile(fd, at, () => native.taps.name(fd))));
-  if (names.size === 1) return;
-  throw mixedFilesFailure(
-    `${at}.fds is ${fds.join()}, of ${[...names].join(' and ')}: give files of one tap`,
-  );
+  if (names.size > 1)
+    throw filesFailure(
+      `${at}.fds is ${fds.join()}, of ${[...names].join(' and ')}: give files of one tap`,
+    );
+  checkQueues(fds, at);
+}
+
+/** Of two descriptors of one open file, each pair would take frames that are the other's. */
+function checkQueues(fds: readonly number[], at: string): void {
+  const { taps } = native;
+  for (const [i, fd] of fds.entries()) {
+    const other = fds.slice(0, i).find((before) => taps.isOneFile(fd, before));
+    if (other !== undefined)
+      throw filesFailure(
+        `${at}.fds is ${fds.join()}, of which ${other} and ${fd} are one file: open the tap with IFF_MULTI_QUEUE once for each pair`,
+      );
+    if ([...filesInUse].some((used) => taps.isOneFile(fd, used)))
+      throw filesFailure(
+        `${at}.fds names ${fd}, a file that another card uses: give each card files of its own`,
+        'conflict',
+      );
+  }
 }
 
 /**

@@ -14,6 +14,7 @@ import {
   iommuFields,
   ipv4,
   list,
+  MTU_MIN,
   mac,
   object,
   option,
@@ -108,6 +109,9 @@ export class Net implements VirtioDevice {
     };
     this.#mtu = config.mtu;
     const mtu = config.mtu ?? this.#tap.mtu;
+    // The driver is told all the same: what it sent in larger frames would get lost on the way.
+    if (mtu !== 0 && mtu < MTU_MIN)
+      this.#warn(`The MTU of its tap is ${mtu}: set it to at least ${MTU_MIN}, as guests expect`);
     this.features =
       offeredFeatures(config, takesUso) |
       (mtu === 0 ? 0n : NET.MTU) | // of a tap in another network namespace it is not known
@@ -178,7 +182,7 @@ export class Net implements VirtioDevice {
 
   async [Symbol.asyncDispose](): Promise<void> {
     await this.reset();
-    this.#tap.close();
+    await this.#tap.close();
   }
 
   /** Only the first pair is used until the driver asks for more, §5.1.6.5.5. */

@@ -62,6 +62,7 @@ const UNSUPPORTED: Readonly<Record<string, (config: VmConfig) => unknown>> = {
   'cpus.kvm_hyperv': ({ cpus }) => cpus.kvm_hyperv,
   'cpus.core_scheduling': ({ cpus }) => cpus.core_scheduling === 'Vcpu',
   'cpus.features.amx': ({ cpus }) => cpus.features.amx,
+  iommu: ({ iommu }) => iommu,
   'platform.iommu_segments': ({ platform }) => platform?.iommu_segments?.length,
   'platform.iommufd': ({ platform }) => platform?.iommufd,
   'platform.tdx': ({ platform }) => platform?.tdx,

@@ -68,7 +68,7 @@ function parseOr(text: string): unknown {
 }
 
 /** The endpoints of the original that are not served yet. */
-const UNSERVED = /\/vm\.(add-(device|user-device|vdpa)|snapshot|restore|send-|receive-)/;
+const UNSERVED = /\/vm\.(add-(device|user-device|vdpa)|snapshot|restore|coredump|send-|receive-)/;
 
 /** Those that change a VM. */
 const CHANGES = /\/vm\.(resize|add-|remove-)/;

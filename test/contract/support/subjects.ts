@@ -71,16 +71,23 @@ function card(): Net {
 
 function balloon(): Balloon {
   const { config } = normalise({ balloon: { size: 0, free_page_reporting: true } });
-  const context = { id: '__balloon', memory: discarding, onWarning: () => {} };
+  const context = {
+    id: '__balloon',
+    discard: (ranges: Float64Array) => discarding.discard(ranges),
+    onWarning: () => {},
+  };
   return new Balloon(config.balloon as BalloonConfig, context);
 }
 
 function mem(): Mem {
   const blocks = {
     ...{ gpa: 0, regionBytes: 1 << 24, blockBytes: 2 << 20 },
-    ...{ usableBytes: 1 << 24, requestedBytes: 1 << 24 },
+    ...{ usableBytes: 1 << 24, requestedBytes: 1 << 24, plugged: new Uint8Array(8) },
   };
-  return new Mem(blocks, { id: 'mem0', memory: discarding, onWarning: () => {} });
+  return new Mem(blocks, {
+    ...{ id: 'mem0', memory: discarding, onWarning: () => {} },
+    blocksChanged: async () => {},
+  });
 }
 
 function vsock(): Vsock {

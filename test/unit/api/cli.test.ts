@@ -148,6 +148,10 @@ test.each([
     'disks[0].path and disks[1].path is /a: name one image each',
   ],
   [['--kernel', '/k', '--fs', 'tag=t'], 'Error parsing --fs: socket missing'],
+  [
+    ['--kernel', '/k', '--fs', 'tag=t,sock=/s,dax=off,cache_size=1G'],
+    'Error parsing --fs\ncache_size is 1073741824 with dax=off: drop one of them',
+  ],
   [['--net-backend', 'ip=1.2.3.4,sock=/s'], 'Not supported: --net-backend\nStart a vhost-user'],
   [['--block-backend', 'image=/a,sock=/s'], 'Not supported: --block-backend\nStart a vhost-user'],
   [['--kernel', '/k', '--cpus', 'boot=0'], 'cpus.boot_vcpus is 0: give at least 1'],

@@ -1,11 +1,14 @@
 /** The native sockets by themselves: what wire.test.ts does not reach. */
-import { mkdtempSync, readdirSync, readlinkSync, rmSync } from 'node:fs';
+import { closeSync, mkdtempSync, readdirSync, readlinkSync, rmSync } from 'node:fs';
 import { connect } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { setFlagsFromString } from 'node:v8';
+import { runInNewContext } from 'node:vm';
 import { Worker } from 'node:worker_threads';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import { native } from '../../../src/native.ts';
+import type { FdSocket } from '../../../src/native-sockets.ts';
 
 const ADDON = join(import.meta.dirname, '../../../build/Release/cloud_hypervisor.node');
 
@@ -59,6 +62,34 @@ test('an environment that ends closes its listeners and sockets', async () => {
   client.resume();
   await closed;
   await expect.poll(openSockets).toBe(before);
+});
+
+test('what was closed is collected, and whoever heard of it', async () => {
+  setFlagsFromString('--expose-gc');
+  const collect = runInNewContext('gc') as () => void;
+  const make = () => {
+    const [ours, theirs] = native.unixStreams.pair();
+    const owner: { ends?: object } = {};
+    const closed = [ours, theirs].map(
+      (fd) =>
+        new Promise<void>((onClose) => {
+          const hears = { onData: () => owner, onEnd: () => owner, onDrain: () => owner };
+          const socket = new native.FdSocket(fd, { into: new Uint8Array(1), ...hears, onClose });
+          owner.ends = { ...owner.ends, [fd]: socket };
+          socket.destroy();
+        }),
+    );
+    return { owner: new WeakRef(owner), closed };
+  };
+  const { owner, closed } = make();
+  await Promise.all(closed);
+
+  await expect
+    .poll(() => {
+      collect();
+      return owner.deref() === undefined;
+    })
+    .toBe(true);
 });
 
 test('what is written while the peer does not read is kept, and its end reported once', async () => {
@@ -125,4 +156,30 @@ test('a descriptor that does not listen is refused', () => {
 
   expect(() => new native.FdListener({ fd: 0, ...options })).toThrow(/^(ENOTSOCK|EINVAL): /);
   expect(() => new native.FdListener({ path: directory, ...options })).toThrow(/^EADDRINUSE: /);
+});
+
+test('a socket that is closed, and what its handlers know, can be collected', async () => {
+  setFlagsFromString('--expose-gc');
+  const collect = runInNewContext('gc') as () => void;
+  const open = () => {
+    const [fd, other] = native.unixStreams.pair();
+    const owner = { closed: false, socket: undefined as FdSocket | undefined };
+    const into = Buffer.alloc(1);
+    const onClose = () => {
+      owner.closed = true;
+    };
+    const events = { into, onData: ignore, onEnd: ignore, onDrain: ignore, onClose };
+    owner.socket = new native.FdSocket(fd, events);
+    closeSync(other);
+    owner.socket.destroy();
+    return new WeakRef(owner);
+  };
+  const owners = Array.from({ length: 10 }, open);
+
+  await expect
+    .poll(() => {
+      collect();
+      return owners.filter((owner) => owner.deref()).length;
+    })
+    .toBe(0);
 });

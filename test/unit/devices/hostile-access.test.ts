@@ -25,6 +25,7 @@ function bus(): PciBus {
     ecam: { gpa: 0xe800_0000, sizeBytes: MIB },
     window32: { gpa: 0xc000_0000, sizeBytes: MIB },
     window64: { gpa: 2 ** 32, sizeBytes: MIB },
+    lineGsi: (slot) => 16 + (slot % 8),
   });
   pci.add(31, space);
   return pci;

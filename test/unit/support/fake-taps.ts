@@ -1,5 +1,5 @@
 /** Taps and the data plane of network cards without a kernel: they note what they are told. */
-import { mkdtempSync, openSync, rmSync } from 'node:fs';
+import { closeSync, mkdtempSync, openSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { onTestFinished, vi } from 'vitest';
@@ -45,9 +45,20 @@ export class FakeTaps implements NativeTaps {
     return fd < 100 ? this.ofInterface : `tap${fd}`;
   };
 
+  /** `duplicates` by their number; what is adopted is a duplicate of what it was adopted from. */
+  duplicates: readonly number[] = [];
+  readonly #originals = new Map<number, number>();
+
+  isOneFile: NativeTaps['isOneFile'] = (...fds) => {
+    const [one, other] = fds.map((fd) => this.#originals.get(fd) ?? fd);
+    return one === other || fds.every((fd) => this.duplicates.includes(fd));
+  };
+
   adopt: NativeTaps['adopt'] = (fd) => {
     this.#note('adopt', fd);
-    return this.#file(this.name(fd));
+    const file = this.#file(this.name(fd));
+    this.#originals.set(file, fd);
+    return file;
   };
 
   facts: NativeTaps['facts'] = (fd) => {
@@ -77,6 +88,10 @@ export class FakeTaps implements NativeTaps {
   /** Noted by pair. */
   setQueue: NativeTaps['setQueue'] = (fd, on) =>
     this.#note('setQueue', [...this.#names.keys()].indexOf(fd), on);
+
+  close: NativeTaps['close'] = async (fds) => {
+    for (const fd of fds) closeSync(fd);
+  };
 
   /** The calls of that name, without it. */
   callsOf = (name: string): unknown[][] =>

@@ -10,6 +10,7 @@ import { PciDevices } from '../../../src/vmm/pci-devices.ts';
 import { Echo } from './echo.ts';
 import { FakeCharHost } from './fake-char-host.ts';
 import { FakeEventFd, FakeVirtqueue, FakeVm, NO_MEMORY } from './fake-host.ts';
+import { FakePassthroughHost } from './fake-vfio.ts';
 
 export const AREA = deviceArea(40, 512 * MIB);
 /** Of segment 1. */
@@ -48,6 +49,7 @@ export function machine(
       ...{ buses, vm, native, memory, console: new FakeCharHost() },
       rateLimitGroups: new Map(),
       blocks: new Map(),
+      passthrough: new FakePassthroughHost(),
       resetGuest: () => {},
       onWarning: (message) => warnings.push(message),
       onEvent: (told) => {
@@ -72,6 +74,7 @@ const twoBuses = (window64: GpaRange): PciBus[] =>
       new PciBus({
         ...{ segment, port: segment === 0 ? 0xcf8 : undefined, ecam: segmentEcam(segment) },
         window32: MEMORY.pci32,
+        lineGsi: (slot) => 16 + (slot % 8),
         window64: segment === 0 ? window64 : SECOND_WINDOW,
       }),
   );

@@ -1,8 +1,7 @@
 /** What network cards and host-guest sockets must be. */
+import { MTU_MIN } from '../../../schema.ts';
+import type { VmConfig } from '../../config.ts';
 import { each, isPowerOfTwo, type Rule } from './rule.ts';
-
-/** VIRTIO 1.2 §5.1.4.1. */
-const MTU_MIN = 1280;
 
 /** Standard input, output and error. */
 const FD_STANDARD_MAX = 2;
@@ -169,16 +168,44 @@ const socketPath = each('vsock', ({ socket }) => {
   };
 });
 
-const socketIsItsOwn = each('vsock', ({ socket }, _, { serial, console }) => {
-  const others = Object.entries({ serial, console });
-  const [other] = others.find(([, it]) => it.mode === 'Socket' && it.socket === socket) ?? [];
-  if (other === undefined) return undefined;
+/** Every path at which the VM is to find, or to make, a socket: where it stands, and what it is. */
+function sockets(config: VmConfig): (readonly [at: string, path: string])[] {
+  const { serial, console, disks = [], net = [], fs = [], generic_vhost_user = [] } = config;
+  const lists = { disks, net, fs, generic_vhost_user };
+  return [
+    ...Object.entries({ serial, console }).flatMap(([at, { mode, socket = '' }]) =>
+      mode === 'Socket' ? [[`${at}.socket`, socket] as const] : [],
+    ),
+    ...(config.vsock ?? []).map(({ socket }) => ['vsock.socket', socket] as const),
+    ...Object.entries(lists).flatMap(([field, devices]) =>
+      devices.flatMap((device, i) => {
+        const key = 'vhost_user' in device ? 'vhost_socket' : 'socket';
+        const { vhost_user = true, [key]: path } = device as BackendConfig;
+        return vhost_user && path !== undefined ? [[`${field}[${i}].${key}`, path] as const] : [];
+      }),
+    ),
+  ];
+}
+
+interface BackendConfig {
+  readonly vhost_user?: boolean;
+  readonly vhost_socket?: string;
+  readonly socket?: string;
+}
+
+/** Whoever serves a socket does so for one device. */
+const socketsDiffer: Rule = (config) => {
+  const all = sockets(config);
+  const second = all.find(([, path], i) => all.findIndex(([, other]) => other === path) < i);
+  if (second === undefined) return undefined;
+  const [at, path] = second;
+  const first = all.find(([, other]) => other === path)?.[0];
   return {
-    text: `Duplicated socket path: ${socket}`,
-    remedy: `${other}.socket and vsock.socket is ${socket}: name a path for each`,
+    text: `Duplicated socket path: ${path}`,
+    remedy: `${first} and ${at} is ${path}: name a path for each`,
     kind: 'conflict',
   };
-});
+};
 
 export const NETWORK_RULES: readonly Rule[] = [
   queueCount,
@@ -195,5 +222,5 @@ export const NETWORK_RULES: readonly Rule[] = [
   cid,
   oneVsock,
   socketPath,
-  socketIsItsOwn,
+  socketsDiffer,
 ];

@@ -156,6 +156,17 @@ const fsTag = each('fs', ({ tag }, at) => {
   };
 });
 
+/** A guest mounts by the tag. */
+const fsTagsDiffer = each('fs', ({ tag }, at, { fs = [] }) => {
+  const first = fs.findIndex((other) => other.tag === tag);
+  if (`fs[${first}]` === at) return undefined;
+  return {
+    text: `Duplicated virtio-fs tag: ${tag}`,
+    remedy: `fs[${first}].tag and ${at}.tag is ${tag}: name a tag for each`,
+    kind: 'conflict',
+  };
+});
+
 const pmemSize = each('pmem', ({ size }, at) =>
   size === undefined || size % PMEM_ALIGN_BYTES === 0
     ? undefined
@@ -179,5 +190,6 @@ export const STORAGE_RULES: readonly Rule[] = [
   limiter,
   limitGroup,
   fsTag,
+  fsTagsDiffer,
   pmemSize,
 ];

@@ -13,6 +13,7 @@ function create() {
     ecam: { gpa: 0xe800_0000, sizeBytes: MIB },
     window32: { gpa: 0xc000_0000, sizeBytes: MIB },
     window64: { gpa: 2 ** 32, sizeBytes: MIB },
+    lineGsi: (slot) => 16 + (slot % 8),
   });
   bus.add(5, new ConfigSpace({ vendorId: 0x1af4, deviceId: 0x1042, classCode: 0x018000 }));
   return bus;

@@ -4,12 +4,13 @@ import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
-import type { VhostUserDevice } from '../../../../src/devices/vhost-user/device.ts';
+import { VhostUserDevice } from '../../../../src/devices/vhost-user/device.ts';
 import {
   openVhostUserNet,
   type VhostUserNetConfig,
 } from '../../../../src/devices/vhost-user/net.ts';
 import { PROTOCOL } from '../../../../src/devices/vhost-user/protocol.ts';
+import type { Activation } from '../../../../src/devices/virtio/device.ts';
 import { NET } from '../../../../src/devices/virtio/net-features.ts';
 import { errorChain } from '../../../../src/errors.ts';
 import { type GuestMemory, native, type Virtqueue } from '../../../../src/native.ts';
@@ -164,6 +165,31 @@ test('a driver that changes its mind all the time costs a conversation at a time
   for (let i = 0; i < 1000; i++)
     expect(await command(rings[4] as RingDriver, 4, 0, 1 + (i % 2), 0)).toBe(0);
   expect(backend?.names().filter((name) => name === 'setVringEnable')).toHaveLength(1);
+});
+
+test('a driver that changes its mind leaves nothing behind, however slow the backend', async () => {
+  start({ script: { setVringEnable: () => 'silence' } });
+  let enable = (_count: number) => {};
+  const local = {
+    ...{ shared: () => 4, enabled: 2 },
+    serve: (_: Activation, give: typeof enable) => {
+      enable = give;
+    },
+  };
+  device = await VhostUserDevice.open(
+    {
+      ...{ socket: path, field: '_net0.vhost_socket', kind: 'card', virtioId: 1, local },
+      ...{ queueSizes: [8, 8, 8, 8], features: 0n, config: new Uint8Array(12), queuesNeeded: 2 },
+    },
+    { id: '_net0', memory, onWarning: () => {} },
+  );
+  activate(0n);
+  await expect.poll(() => backend?.last('setVringEnable')).toBeDefined();
+
+  const before = process.memoryUsage().heapUsed;
+  for (let i = 0; i < 100_000; i++) enable(2 + 2 * (i % 2));
+
+  expect(process.memoryUsage().heapUsed - before).toBeLessThan(8 << 20);
 });
 
 test('the link is down while the backend is away, and it goes on where it was', async () => {

@@ -98,6 +98,21 @@ test('more descriptors than a message has are closed', () => {
   expect(fds.map(isOpen)).toEqual([false, false]);
 });
 
+test('a descriptor is of the last message that came with it, whole or not', () => {
+  const [plain, bound] = [encode(1, new Uint8Array(0)), encode(2, new Uint8Array(8))];
+  const [first, second] = [openFd(), openFd()];
+  const reader = new MessageReader();
+
+  const whole = reader.push(Buffer.concat([plain, bound]), [first]);
+  const part = reader.push(Buffer.concat([plain, bound.subarray(0, 9)]), [second]);
+  const rest = reader.push(bound.subarray(9));
+
+  expect(whole.map(({ fds }) => fds)).toEqual([[], [first]]);
+  expect(part.map(({ fds }) => fds)).toEqual([[]]);
+  expect(rest.map(({ fds }) => fds)).toEqual([[second]]);
+  for (const fd of [first, second]) closeSync(fd);
+});
+
 test('what is encoded is decoded as it was', () => {
   fc.assert(
     fc.property(u64, u64, u32, payload, (a, b, c, bytes) => {

@@ -2,7 +2,6 @@ import fc from 'fast-check';
 import { beforeEach, expect, test } from 'vitest';
 import { Balloon } from '../../../../src/devices/virtio/balloon.ts';
 import { DEVICE_CONFIG, Driver, NOTHING } from '../../support/driver.ts';
-import { NO_MEMORY } from '../../support/fake-host.ts';
 
 const MIB = 1 << 20;
 const PAGE = 4096;
@@ -22,7 +21,7 @@ beforeEach(() => {
 const make = (config: object = {}): Balloon =>
   new Balloon({ size: 0, deflate_on_oom: false, free_page_reporting: false, ...config } as never, {
     id: '__balloon',
-    memory: { ...NO_MEMORY, discard: (ranges) => discard(ranges) },
+    discard: (ranges) => discard(ranges),
     onWarning: (text) => warnings.push(text),
   });
 

@@ -17,10 +17,15 @@ const [PLUGGED, UNPLUGGED, MIXED] = [0, 1, 2];
 let discarded: number[][];
 let fails: boolean;
 let warnings: string[];
+/** When others are told: how many blocks are plugged then, how often was discarded. */
+let followed: { plugged: number; discarded: number }[];
+let othersFail: boolean;
 
 beforeEach(() => {
   discarded = [];
   warnings = [];
+  followed = [];
+  othersFail = false;
   fails = false;
 });
 
@@ -31,14 +36,21 @@ async function discard(ranges: Float64Array): Promise<void> {
 
 /** A driver that runs the device, and what it asks for. */
 function start(requestedBytes = 8 * BLOCK, node = {}) {
+  const plugged = new Uint8Array(REGION / BLOCK);
   const mem = new Mem(
     {
       ...{ gpa: GPA, regionBytes: REGION, blockBytes: BLOCK },
       ...{ usableBytes: USABLE, requestedBytes, ...node },
+      plugged,
     },
     {
       id: 'mem0',
       memory: { ...NO_MEMORY, discard },
+      blocksChanged: async () => {
+        const count = plugged.reduce((sum, one) => sum + one, 0);
+        followed.push({ plugged: count, discarded: discarded.length });
+        if (othersFail) throw new Error('ENOMEM');
+      },
       onWarning: (text) => warnings.push(text),
     },
   );
@@ -104,6 +116,32 @@ test('all are unplugged at once', async () => {
   expect(discarded).toEqual([[GPA, REGION]]);
   expect(mem.pluggedBytes).toBe(0);
   expect(await ask(STATE, 0, 16)).toEqual([ACK, UNPLUGGED]);
+});
+
+test('others follow before the guest has blocks, and before the host has them back', async () => {
+  const { ask } = start();
+  await ask(PLUG, 0, 4);
+  await ask(UNPLUG, 0, 1);
+
+  await ask(UNPLUG_ALL);
+
+  const [plugged, unplugged, none] = followed;
+  expect([plugged, unplugged, none]).toEqual([
+    { plugged: 4, discarded: 0 },
+    { plugged: 3, discarded: 0 },
+    { plugged: 0, discarded: 1 },
+  ]);
+});
+
+test('blocks that others cannot reach are not plugged', async () => {
+  const { mem, ask } = start();
+  othersFail = true;
+
+  expect(await ask(PLUG, 0, 4)).toEqual([NACK, 0]);
+
+  expect(await ask(STATE, 0, 4)).toEqual([ACK, UNPLUGGED]);
+  expect(mem.pluggedBytes).toBe(0);
+  expect(warnings[0]).toContain('ENOMEM');
 });
 
 test('states are of all blocks in question', async () => {

@@ -19,8 +19,8 @@ beforeEach(() => {
   taps = fakeNet().taps;
 });
 
-afterEach(() => {
-  for (const tap of open.splice(0)) tap.close();
+afterEach(async () => {
+  for (const tap of open.splice(0)) await tap.close();
   vi.restoreAllMocks();
 });
 
@@ -103,11 +103,11 @@ test('files that the user opened are duplicated, and the interface is left as it
   ]);
 });
 
-test('of several files only the first gets frames at first, and at the end all do', () => {
+test('of several files only the first gets frames at first, and at the end all do', async () => {
   const tap = tapOf({ num_queues: 6 });
   const atFirst = taps.callsOf('setQueue');
   tap.setPairs(2);
-  tap.close();
+  await tap.close();
 
   const states = [atFirst, taps.callsOf('setQueue').slice(3, 6), taps.callsOf('setQueue').slice(6)];
   expect(states.map((calls) => calls.map(([, on]) => on))).toEqual([
@@ -117,14 +117,14 @@ test('of several files only the first gets frames at first, and at the end all d
   ]);
 });
 
-test('files that are already as they should be do not matter, other failures do', () => {
+test('files that are already as they should be do not matter, other failures do', async () => {
   taps.failures.set('setQueue', EINVAL);
   const tap = tapOf({ num_queues: 4 });
   expect(() => tap.setPairs(2)).not.toThrow();
 
   taps.failures.set('setQueue', systemError('ENOMEM', 12, 'Cannot allocate memory'));
   expect(() => tap.setPairs(2)).toThrow('ENOMEM');
-  expect(() => tap.close()).not.toThrow();
+  await expect(tap.close()).resolves.toBeUndefined();
 });
 
 test('one file is never taken from a tap that has no other', () => {
@@ -239,13 +239,35 @@ test('files of two taps are no card', () => {
   expect(openFiles(taps.folder)).toEqual([]);
 });
 
-test('to be closed twice closes nobody else’s file', () => {
+test('duplicates of one file are no two queues', () => {
+  taps.duplicates = [5, 7];
+
+  const chain = errorChain(failureOf({ fds: [5, 6, 7], num_queues: 6 }));
+
+  expect(chain.at(-1)).toContain('net[0].fds is 5,6,7, of which 5 and 7 are one file');
+  expect(openFiles(taps.folder)).toEqual([]);
+});
+
+test('a file of another card is refused until that card is gone', async () => {
+  const card = tapOf({ fds: [55] });
+
+  const failure = failureOf({ fds: [55] });
+  await card.close();
+  tapOf({ fds: [55] });
+
+  expect(failure.kind).toBe('conflict');
+  expect(errorChain(failure).at(-1)).toContain(
+    'net[0].fds names 55, a file that another card uses',
+  );
+});
+
+test('to be closed twice closes nobody else’s file', async () => {
   const tap = tapOf({});
   const [fd = -1] = tap.fds;
-  tap.close();
+  await tap.close();
   const other = openSync('/dev/null', 'r');
 
-  tap.close();
+  await tap.close();
 
   expect(other).toBe(fd);
   expect(() => fstatSync(other)).not.toThrow();

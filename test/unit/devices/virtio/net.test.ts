@@ -327,3 +327,20 @@ test('what was counted stays when the next driver begins', async () => {
     ...{ rx_bytes: 2000, tx_bytes: 400, rx_frames: 60, tx_frames: 8 },
   });
 });
+
+test.each([
+  [
+    1279,
+    ['Network card _net0: The MTU of its tap is 1279: set it to at least 1280, as guests expect'],
+  ],
+  [1280, []],
+  [0, []],
+])('a tap whose MTU is %i is offered as it is, with the warnings %j', (mtu, expected) => {
+  taps.mtu = mtu;
+
+  const { features, config } = cardOf();
+
+  expect(warnings).toEqual(expected);
+  expect(new DataView(config.buffer).getUint16(10, true)).toBe(mtu);
+  expect((features & NET.MTU) !== 0n).toBe(mtu !== 0);
+});

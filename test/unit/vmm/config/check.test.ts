@@ -261,6 +261,18 @@ test.each<[body: object, text: string]>([
     { vsock: { cid: 3, socket: '/v' }, serial: { mode: 'Socket', socket: '/v' } },
     'Duplicated socket path: /v',
   ],
+  ...(
+    [
+      { fs: [0, 1].map((i) => ({ tag: `${i}`, socket: '/v' })) },
+      { fs: [{ tag: 't', socket: '/v' }], vsock: { cid: 3, socket: '/v' } },
+      { disks: [{ vhost_user: true, vhost_socket: '/v' }], fs: [{ tag: 't', socket: '/v' }] },
+      { net: [0, 1].map(() => ({ vhost_user: true, vhost_socket: '/v' })) },
+    ] as object[]
+  ).map((devices): [object, string] => [{ ...shared, ...devices }, 'Duplicated socket path: /v']),
+  [
+    { ...shared, fs: ['/a', '/b'].map((socket) => ({ tag: 't', socket })) },
+    'Duplicated virtio-fs tag: t',
+  ],
   [disk({ path: '/d' }), 'The file is already locked'],
   [disk({ path: '/d', readonly: true }), 'The file is already locked'],
   [{ net: [{ tap: 'a' }, { tap: 'b' }, { tap: 'a' }] }, 'Tap a is used twice'],
@@ -365,12 +377,16 @@ test('a boot names everything that is not supported yet, and nothing that has no
     ...memory(0, { zones: [{ id: 'z', size: GIB }] }),
     numa: [{ guest_numa_id: 0 }],
     ...vcpus(2, 4),
-    iommu: true,
+    serial: { mode: 'Null', iommu: true },
     platform: { oem_strings: ['x'] },
     ...{ watchdog: true, pvpanic: true, rtc: {}, debug_console: { mode: 'Null' } },
   });
   const asking = configOf({
+    iommu: true,
+    rng: { src: '/s', iommu: true },
+    vsock: { cid: 3, socket: '/s', iommu: true },
     disks: [
+      { path: '/d', iommu: true },
       { path: '/e', image_type: 'Vhdx', rate_limiter_config: { ops: { size: 9, refill_time: 9 } } },
     ],
     tpm: { socket: '/s' },
@@ -380,7 +396,8 @@ test('a boot names everything that is not supported yet, and nothing that has no
 
   expect(() => checkBootable(fine)).not.toThrow();
   expect(refusalOf(() => checkBootable(asking)).message).toBe(
-    'Not supported yet: platform.tdx, vdpa[0], tpm',
+    'Not supported yet: iommu, platform.tdx, ' +
+      'disks[0] iommu, rng iommu, vsock[0] iommu, vdpa[0], tpm',
   );
 });
 

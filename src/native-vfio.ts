@@ -1,0 +1,82 @@
+/** What of the native core (native.ts) is about PCI devices of the host's own, by Linux's VFIO. */
+import type { EventFd } from './native-events.ts';
+import type { GuestMemory } from './native-memory.ts';
+
+/** A part of a region that can be mapped, in whole pages. */
+export interface VfioArea {
+  offset: number;
+  sizeBytes: number;
+}
+
+/** Registers of a device; of 0 bytes if there is none. */
+export interface VfioRegion {
+  sizeBytes: number;
+  areas: VfioArea[];
+}
+
+/** Memory that the guest plugs by the block, one byte of `plugged` each. */
+export interface DmaBlocks {
+  gpa: number;
+  blockBytes: number;
+  plugged: Uint8Array;
+}
+
+/** The devices that reach one guest's memory. */
+export interface VfioContainer {
+  /**
+   * Has its devices reach exactly the regions of `memory`, and of the blocks those alone that are
+   * plugged. On a worker, for it pins every page.
+   * Rejects: ENOMEM beyond the limit of locked memory, or what VFIO_IOMMU_MAP_DMA says; then a
+   * later call goes on from there.
+   */
+  follow(memory: GuestMemory, blocks: readonly DmaBlocks[]): Promise<void>;
+  /** Files in guest memory that the host does not let devices reach, at the last `follow`. */
+  leftOutBytes(): number;
+  /** Once its devices are closed. Idempotent. */
+  close(): void;
+}
+
+/** By `VFIO_PCI_*_REGION_INDEX` and `VFIO_PCI_*_IRQ_INDEX` of linux/vfio.h. */
+export const VFIO = { configRegion: 7, intx: 0, msi: 1, msix: 2 } as const;
+
+/** A device. What is not a Promise does not wait. */
+export interface VfioDevice {
+  /**
+   * `group` is the path of its group's file. Linux resets the device, if it can, on a worker.
+   * Rejects: EBUSY if another program or another VM has it, EPERM if another device of its group is
+   * the host's still, ENODEV if it is no such device.
+   */
+  open(container: VfioContainer, group: string, name: string): Promise<void>;
+  /** BARs, ROM, configuration space. */
+  regions(): VfioRegion[];
+  irqCounts(): number[];
+  /** 1, 2 or 4 bytes. @throws SystemError if it is gone. */
+  read(region: number, offset: number, sizeBytes: number): number;
+  write(region: number, offset: number, sizeBytes: number, value: number): void;
+  /** What interrupts signal from now on; none of them without any. @throws SystemError ENOSPC */
+  setIrqs(index: number, events: readonly EventFd[]): void;
+  /** What signals that its interrupt line may be raised again. */
+  setUnmask(event: EventFd): void;
+  /** The host wants it back, and waits until it is closed. */
+  onRequest(handler: () => void): void;
+  /** Rejects: ENOTTY if the device has no reset. */
+  reset(): Promise<void>;
+  /** Idempotent. */
+  close(): Promise<void>;
+}
+
+/** What a Vm has of such devices. Taking away does nothing once the Vm has stopped. */
+export interface Passthrough {
+  /**
+   * The guest finds a part of a BAR at `gpa`, without an exit. Returns a number for `unmap`.
+   * @throws SystemError EEXIST if RAM or another part is there.
+   */
+  map(gpa: number, device: VfioDevice, region: number, area: VfioArea): number;
+  unmap(number: number): void;
+  /** KVM knows of the device's group, from its first device on to its last. */
+  hold(device: VfioDevice): void;
+  drop(device: VfioDevice): void;
+  /** `irq` raises a line of level; `resample` is signalled when the guest has handled it. */
+  connect(gsi: number, irq: EventFd, resample: EventFd): void;
+  disconnect(gsi: number, irq: EventFd): void;
+}

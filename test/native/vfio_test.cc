@@ -1,0 +1,230 @@
+#include "../../native/sys/vfio.h"
+
+#include <errno.h>
+#include <linux/vfio.h>
+
+#include <cstring>
+#include <set>
+#include <string>
+#include <utility>
+
+#include "../../native/sys/dma_map.h"
+#include "check.h"
+
+namespace {
+
+using vmm::BackedRegion;
+using vmm::DmaBlocks;
+using vmm::DmaMap;
+using vmm::DmaRange;
+using vmm::DmaRanges;
+
+constexpr uint64_t kBlock = 0x1000;
+
+std::byte bytes[64 * kBlock];
+
+BackedRegion RegionAt(uint64_t gpa, uint64_t size_bytes, bool is_file = false) {
+  BackedRegion region{};
+  region.gpa = gpa;
+  region.size_bytes = size_bytes;
+  region.host = {std::shared_ptr<void>(), bytes + gpa};
+  region.page_bytes = is_file ? 0 : 4096;
+  return region;
+}
+
+using Spans = std::vector<std::pair<uint64_t, uint64_t>>;
+
+Spans SpansOf(const std::vector<DmaRange>& ranges) {
+  Spans spans;
+  for (const DmaRange& range : ranges) {
+    CHECK(range.host.get() == bytes + range.gpa);
+    spans.emplace_back(range.gpa, range.size_bytes);
+  }
+  return spans;
+}
+
+void OnlyPluggedBlocksAreReached() {
+  const std::vector<BackedRegion> regions{RegionAt(8 * kBlock, 4 * kBlock),
+                                          RegionAt(0, 4 * kBlock)};
+  CHECK((SpansOf(DmaRanges(regions, {})) == Spans{{0, 4 * kBlock}, {8 * kBlock, 4 * kBlock}}));
+  const DmaBlocks blocks{8 * kBlock, kBlock, {0, 1, 1, 0}};
+  CHECK((SpansOf(DmaRanges(regions, {blocks})) ==
+         Spans{{0, 4 * kBlock}, {9 * kBlock, kBlock}, {10 * kBlock, kBlock}}));
+  // Blocks across regions that were added one by one, and RAM around them.
+  const std::vector<BackedRegion> apart{RegionAt(0, 3 * kBlock), RegionAt(3 * kBlock, 3 * kBlock)};
+  CHECK(
+      (SpansOf(DmaRanges(apart, {{kBlock, kBlock, {1, 0, 1, 1}}})) == Spans{{0, kBlock},
+                                                                            {kBlock, kBlock},
+                                                                            {3 * kBlock, kBlock},
+                                                                            {4 * kBlock, kBlock},
+                                                                            {5 * kBlock, kBlock}}));
+  // Two zones of such memory, each with blocks of its own size.
+  CHECK(
+      (SpansOf(DmaRanges(regions, {{2 * kBlock, kBlock, {0, 1}}, blocks})) ==
+       Spans{{0, 2 * kBlock}, {3 * kBlock, kBlock}, {9 * kBlock, kBlock}, {10 * kBlock, kBlock}}));
+}
+
+/// An IOMMU that takes no range twice, and none apart.
+struct Iommu {
+  std::set<std::pair<uint64_t, uint64_t>> mapped;
+  uint64_t refused_gpa = UINT64_MAX;
+  int calls = 0;
+
+  DmaMap::Iommu Calls() {
+    return {[this](const DmaRange& range) {
+              ++calls;
+              if (range.gpa == refused_gpa) return -ENOMEM;
+              for (const auto& [gpa, size_bytes] : mapped)
+                if (range.gpa < gpa + size_bytes && gpa < range.gpa + range.size_bytes)
+                  return -EEXIST;
+              mapped.emplace(range.gpa, range.size_bytes);
+              return 0;
+            },
+            [this](uint64_t gpa, uint64_t size_bytes) {
+              ++calls;
+              return mapped.erase({gpa, size_bytes}) == 1 ? 0 : -EINVAL;
+            }};
+  }
+};
+
+void TheIommuFollowsMemory() {
+  Iommu iommu;
+  DmaMap map(iommu.Calls());
+  CHECK(map.Follow(DmaRanges({RegionAt(0, 4 * kBlock)}, {})) == 0);
+  CHECK(map.Follow(DmaRanges({RegionAt(0, 4 * kBlock)}, {})) == 0);
+  CHECK(iommu.calls == 1);  // what is there is left alone
+  CHECK(map.Follow(DmaRanges({RegionAt(0, 4 * kBlock), RegionAt(4 * kBlock, kBlock)}, {})) == 0);
+  CHECK(iommu.mapped.size() == 2);
+  // Another region in the same place, larger, with the next one swallowed.
+  CHECK(map.Follow(DmaRanges({RegionAt(0, 5 * kBlock)}, {})) == 0);
+  CHECK((iommu.mapped == std::set<std::pair<uint64_t, uint64_t>>{{0, 5 * kBlock}}));
+  // Other memory in the same place, of the same size.
+  const int before = iommu.calls;
+  BackedRegion other = RegionAt(0, 5 * kBlock);
+  other.host = {std::shared_ptr<void>(), bytes + kBlock};
+  CHECK(map.Follow(DmaRanges({other}, {})) == 0);
+  CHECK(iommu.calls == before + 2);
+  CHECK(map.Follow({}) == 0 && iommu.mapped.empty());
+}
+
+void MemoryThatIsReachedStays() {
+  Iommu iommu;
+  DmaMap map(iommu.Calls());
+  auto owner = std::make_shared<int>(7);
+  BackedRegion region = RegionAt(0, kBlock);
+  region.host = {owner, bytes};
+  CHECK(map.Follow(DmaRanges({region}, {})) == 0);
+  region.host = nullptr;
+  CHECK(owner.use_count() == 2);
+  CHECK(map.Follow({}) == 0);
+  CHECK(owner.use_count() == 1);
+}
+
+void WhatIsRefusedIsTold() {
+  Iommu iommu;
+  DmaMap map(iommu.Calls());
+  iommu.refused_gpa = 4 * kBlock;
+  const std::vector<BackedRegion> ram{RegionAt(0, kBlock), RegionAt(4 * kBlock, kBlock)};
+  CHECK(map.Follow(DmaRanges(ram, {})) == -ENOMEM);
+  CHECK(iommu.mapped.size() == 1);
+  const std::vector<BackedRegion> file{RegionAt(0, kBlock), RegionAt(4 * kBlock, kBlock, true)};
+  CHECK(map.Follow(DmaRanges(file, {})) == 0);
+  CHECK(map.left_out_bytes() == kBlock);
+  iommu.refused_gpa = UINT64_MAX;
+  CHECK(map.Follow(DmaRanges(ram, {})) == 0);
+  CHECK(map.left_out_bytes() == 0 && iommu.mapped.size() == 2);
+}
+
+void AnIommuThatForgotIsToldAnew() {
+  Iommu iommu;
+  DmaMap map(iommu.Calls());
+  CHECK(map.Follow(DmaRanges({RegionAt(0, kBlock)}, {})) == 0);
+  iommu.mapped.clear();
+  map.Forget();
+  CHECK(map.Follow(DmaRanges({RegionAt(0, kBlock)}, {})) == 0);
+  CHECK(iommu.mapped.size() == 1);
+}
+
+/// A region of four pages, with what tells of areas behind `caps` other capabilities.
+struct Info {
+  vfio_region_info header{};
+  std::string text;
+
+  explicit Info(uint32_t flags) {
+    header.flags = flags;
+    header.size = 4 * 4096;
+    header.offset = 1 << 20;
+  }
+  template <class T>
+  void Put(const T& value) {
+    text.append(reinterpret_cast<const char*>(&value), sizeof(value));
+  }
+  vmm::VfioRegion Parse(size_t cut = 0) {
+    std::string all(reinterpret_cast<const char*>(&header), sizeof(header));
+    all += text;
+    return vmm::ParseRegion(reinterpret_cast<const std::byte*>(all.data()), all.size() - cut);
+  }
+};
+
+constexpr uint32_t kMmap = VFIO_REGION_INFO_FLAG_MMAP;
+constexpr uint32_t kCaps = VFIO_REGION_INFO_FLAG_CAPS;
+
+Info Sparse(uint16_t first_next) {
+  Info info(kMmap | kCaps);
+  info.header.cap_offset = sizeof(vfio_region_info);
+  const vfio_info_cap_header other{VFIO_REGION_INFO_CAP_MSIX_MAPPABLE, 1, first_next};
+  info.Put(other);
+  vfio_region_info_cap_sparse_mmap sparse{};
+  sparse.header.id = VFIO_REGION_INFO_CAP_SPARSE_MMAP;
+  sparse.nr_areas = 4;
+  info.Put(sparse);
+  info.Put(vfio_region_sparse_mmap_area{0, 4096});
+  info.Put(vfio_region_sparse_mmap_area{2 * 4096, 2 * 4096});
+  info.Put(vfio_region_sparse_mmap_area{3 * 4096, 2 * 4096});       // beyond the end
+  info.Put(vfio_region_sparse_mmap_area{UINT64_MAX - 4095, 8192});  // wraps
+  return info;
+}
+
+void AreasAreThoseThatLieInTheRegion() {
+  CHECK(Info(0).Parse().areas.empty());
+  const auto whole = Info(kMmap).Parse();
+  CHECK(whole.areas.size() == 1 && whole.areas[0].size_bytes == 4 * 4096);
+  CHECK(whole.file_offset == 1 << 20);
+  constexpr auto kSecond = sizeof(vfio_region_info) + sizeof(vfio_info_cap_header);
+  const auto sparse = Sparse(kSecond).Parse();
+  CHECK(sparse.areas.size() == 2 && sparse.areas[1].offset == 2 * 4096);
+  // Cut short at any byte, or linked to itself, there is an end, and nothing beyond it is read.
+  for (size_t cut = 0; cut < Sparse(kSecond).text.size() + 16; ++cut)
+    CHECK(Sparse(kSecond).Parse(cut).areas.size() <= 2);
+  CHECK(Sparse(sizeof(vfio_region_info)).Parse().areas.size() == 1);
+  Info odd(kMmap);
+  odd.header.size = 100;  // less than a page
+  CHECK(odd.Parse().areas.empty());
+}
+
+void WithoutVfioNothingIsOpened() {
+  std::shared_ptr<vmm::VfioContainer> container;
+  const vmm::Status status = vmm::VfioContainer::Open(&container);
+  CHECK(status.ok() == (container != nullptr));
+  vmm::VfioDevice device;
+  uint32_t value = 0;
+  CHECK(device.Read(0, 0, 4, &value) == -EINVAL);
+  CHECK(device.Write(0, 0, 4, 0) == -EINVAL);
+  device.Close();
+  if (container == nullptr) return;
+  CHECK(device.Open(container, "/dev/vfio/none", "0000:00:00.0").error == ENOENT);
+  CHECK(!device.is_open());
+}
+
+}  // namespace
+
+int main() {
+  Test("of memory plugged by the block, devices reach what is plugged",
+       OnlyPluggedBlocksAreReached);
+  Test("the IOMMU follows memory, range by range", TheIommuFollowsMemory);
+  Test("memory that devices reach stays until they no longer do", MemoryThatIsReachedStays);
+  Test("RAM that is refused is told of, a file is left out", WhatIsRefusedIsTold);
+  Test("an IOMMU that forgot is told anew", AnIommuThatForgotIsToldAnew);
+  Test("areas that can be mapped lie in their region", AreasAreThoseThatLieInTheRegion);
+  Test("without VFIO nothing is opened", WithoutVfioNothingIsOpened);
+}
