@@ -320,4 +320,9 @@ export function assignIds<T extends DeviceConfigs>(
 
 /** Every id that the config names, in the order of the devices. */
 export const deviceIds = (config: DeviceConfigs): string[] =>
-  wantedDevices(config, KINDS).flatMap(({ config: own }) => (own as Identified).id ?? []);
+  (Object.keys(DEVICES) as DeviceField[])
+    .flatMap((field) => (field === 'memory' ? zonesOf(config) : (config[field] ?? [])))
+    .flatMap((device) => (device as Identified).id ?? []);
+
+const zonesOf = ({ memory }: DeviceConfigs): RamZone[] =>
+  memory === undefined ? [] : growingZones(memory as MemoryConfig);

@@ -175,10 +175,10 @@ const zoneNames: Rule = ({ memory: { zones = [] } }) => {
 };
 
 const hostNodes: Rule = ({ memory }, host) => {
+  const bound = ramZones(memory).filter(({ host_numa_node: node }) => node !== undefined);
+  if (bound.length === 0) return undefined;
   const nodes = host.numaNodes();
-  const zone = ramZones(memory).find(
-    ({ host_numa_node: node }) => node !== undefined && !nodes.has(node),
-  );
+  const zone = bound.find(({ host_numa_node: node = 0 }) => !nodes.has(node));
   return (
     zone && {
       text: 'Memory configuration is not valid',
