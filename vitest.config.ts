@@ -12,7 +12,8 @@ const tier = (name: string, rest: object = {}) => ({
 export default defineConfig({
   test: {
     projects: [
-      tier('unit', { pool: 'threads' }),
+      // Processes: Node closes files that a worker thread opened and native code has closed since.
+      tier('unit', { pool: 'forks' }),
       tier('compat', { pool: 'threads', testTimeout: 30_000 }),
       tier('contract', { pool: 'threads' }),
       tier('clients', { pool: 'forks', testTimeout: 60_000 }),
