@@ -15,7 +15,7 @@ const verify = (mib = 4): string =>
   `dd if=/noise of=${NVME} bs=64k oflag=direct 2>/dev/null && ` +
   `want=$(sha256sum </noise) && ` +
   `got=$(dd if=${NVME} bs=64k count=$((${mib} * 16)) iflag=direct 2>/dev/null | sha256sum) && ` +
-  'test "$want" = "$got" && echo $got';
+  'test "$want" = "$got" && echo "$got"';
 
 /** Keeps it busy until it is gone, and says so. */
 const LOAD =
