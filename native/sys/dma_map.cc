@@ -39,6 +39,7 @@ void Split(const DmaRange& range, const DmaBlocks& blocks, std::vector<DmaRange>
 std::vector<DmaRange> DmaRanges(const std::vector<BackedRegion>& regions,
                                 const std::vector<DmaBlocks>& all_blocks) {
   std::vector<DmaRange> ranges;
+  ranges.reserve(regions.size());
   for (const BackedRegion& region : regions)
     ranges.push_back(
         {region.gpa, region.size_bytes, region.host, region.readonly, region.page_bytes == 0});

@@ -37,7 +37,7 @@ const BAR_STEP = { 32: 512 * KIB, 64: 8 * MIB } as const;
 const WINDOW_STEP = 128 * MIB;
 
 /** For how long a guest may go on with a device that the host takes back. */
-const RECLAIM_MS = 3000;
+const RECLAIM_MS = 10_000;
 
 export interface PciDevicesOptions
   extends Pick<VirtioPciOptions, 'native'>,

@@ -3,8 +3,12 @@ import { mustExec } from '../../host/exec.ts';
 import type { KvmHost } from '../../host/host.ts';
 import { cleanUp, currentHost } from './current-host.ts';
 
-/** QEMU's own NVMe controller, so that no disk of somebody's is ever taken. */
+/**
+ * QEMU's own NVMe controller, so that no disk of somebody's is ever taken. A test that failed may
+ * have left it removed.
+ */
 const FIND =
+  'echo 1 >/sys/bus/pci/rescan; ' +
   'for d in /sys/bus/pci/devices/*; do ' +
   'test "$(cat $d/vendor)$(cat $d/device)" = 0x1b360x0010 && basename $d; done';
 
