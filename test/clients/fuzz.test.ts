@@ -54,6 +54,9 @@ const REFUSALS: Readonly<Record<string, RegExp>> = {
   'no socket can have such a path': /; Length of the vsock socket's path /,
   'the original emptied the file': /; Disk image size is 0; /,
   'the guest could not map it': /; Size of the virtio-fs cache /,
+  'a guest tells shares by their tags': /; Duplicated virtio-fs tag: /,
+  'a socket leads to one device': /; Duplicated socket path: /,
+  'there is no such device of the host': /; Cannot create a VFIO device; /,
 };
 
 const unexplained = (refusals: ReadonlySet<string>): string[] =>

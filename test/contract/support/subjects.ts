@@ -61,11 +61,13 @@ function pmem(): Pmem {
   return made;
 }
 
-/** One tap for all: what a card sends on it goes nowhere. */
-const [tap = -1] = await tapFiles(1);
+/** A file for each card: what it sends goes nowhere. */
+const taps: number[] = [];
+for (let i = 0; i < 8; i++) taps.push(...(await tapFiles(8)));
+let cards = 0;
 
 function card(): Net {
-  const [config] = normaliseCli({ payload: {}, net: [{ fds: [tap] }] }).net as [NetConfig];
+  const [config] = normaliseCli({ payload: {}, net: [{ fds: [taps[cards++]] }] }).net as [NetConfig];
   return new Net(config, { id: '_net0', onWarning: () => {} });
 }
 
