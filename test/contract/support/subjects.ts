@@ -67,7 +67,9 @@ for (let i = 0; i < 8; i++) taps.push(...(await tapFiles(8)));
 let cards = 0;
 
 function card(): Net {
-  const [config] = normaliseCli({ payload: {}, net: [{ fds: [taps[cards++]] }] }).net as [NetConfig];
+  const [config] = normaliseCli({ payload: {}, net: [{ fds: [taps[cards++]] }] }).net as [
+    NetConfig,
+  ];
   return new Net(config, { id: '_net0', onWarning: () => {} });
 }
 
