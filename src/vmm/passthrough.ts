@@ -1,5 +1,4 @@
 /** What the devices of the host's own share in a VM: the IOMMU, which is to know its memory. */
-
 import type { PassthroughHost, PluggableBlocks } from '../devices/device.ts';
 import { VmmError } from '../errors.ts';
 import type { EventFd, GuestMemory, Native, Vm } from '../native.ts';
@@ -87,7 +86,7 @@ export class SharedPassthrough implements PassthroughHost {
       throw new VmmError(
         'host',
         'Failed to update guest memory for VFIO PCI device',
-        new Error(`failed to add guest memory map into iommu table`, { cause }),
+        new Error('failed to add guest memory map into iommu table', { cause }),
       );
     }
   }

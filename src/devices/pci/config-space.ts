@@ -8,21 +8,23 @@ import type { AccessHandler } from '../../native.ts';
 
 /** The registers of a function reach this far; those from 256 up are reserved, and read 0. */
 export const FUNCTION_BYTES = 4096;
-const HEADER_BYTES = 64;
-const SPACE_BYTES = 256;
 
-const COMMAND = 0x04;
-const COMMAND_MEMORY = 1 << 1;
-const COMMAND_BUS_MASTER = 1 << 2;
-const COMMAND_NO_INTX = 1 << 10;
-const STATUS = 0x06;
-const STATUS_CAPABILITIES = 1 << 4;
+export const COMMAND = 0x04;
+export const COMMAND_MEMORY = 1 << 1;
+export const COMMAND_BUS_MASTER = 1 << 2;
+export const COMMAND_NO_INTX = 1 << 10;
+export const STATUS = 0x06;
+export const STATUS_CAPABILITIES = 1 << 4;
+export const CAPABILITIES_POINTER = 0x34;
+export const HEADER_BYTES = 0x40;
+/** All but what PCI Express has added. */
+export const SPACE_BYTES = 0x100;
+
 const BARS = 0x10;
 const BAR_COUNT = 6;
 const BAR_BYTES_MIN = 16;
 const BAR_64 = 0b100;
 const BAR_PREFETCHABLE = 0b1000;
-const CAPABILITIES_POINTER = 0x34;
 
 /** A physical address has at most 52 bits: a BAR that reaches further decodes nowhere. */
 const GPA_END = 2 ** 52;

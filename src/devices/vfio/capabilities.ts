@@ -1,5 +1,12 @@
 /** Which capabilities of a device of the host's own its guest sees. */
 import { Reader } from '../../bytes.ts';
+import {
+  CAPABILITIES_POINTER,
+  HEADER_BYTES,
+  SPACE_BYTES,
+  STATUS,
+  STATUS_CAPABILITIES,
+} from '../pci/config-space.ts';
 
 /** PCI Code and ID Assignment 1.11 §2. */
 export const CAPABILITY = {
@@ -18,12 +25,6 @@ const KEPT: readonly number[] = Object.values(CAPABILITY);
  * guest has none. ARI, ATS, SR-IOV, page requests, resizable BARs, PASID, DPC, and those of VFs.
  */
 const HIDDEN_EXTENDED: readonly number[] = [0x0e, 0x0f, 0x10, 0x11, 0x13, 0x15, 0x1b, 0x1d, 0x24];
-
-const POINTER = 0x34;
-const STATUS = 0x06;
-const STATUS_CAPABILITIES = 1 << 4;
-const HEADER_BYTES = 0x40;
-const STANDARD_BYTES = 0x100;
 
 export interface Found {
   id: number;
@@ -47,7 +48,7 @@ export function findCapabilities(space: Uint8Array): Chain {
   const fields = new Reader(space);
   const found: { id: number; offset: number }[] = [];
   const has = (fields.u16(STATUS) & STATUS_CAPABILITIES) !== 0;
-  let at = has ? fields.u8(POINTER) & ~3 : 0;
+  let at = has ? fields.u8(CAPABILITIES_POINTER) & ~3 : 0;
   while (at >= HEADER_BYTES && !found.some(({ offset }) => offset === at)) {
     found.push({ id: fields.u8(at), offset: at });
     at = fields.u8(at + 1) & ~3;
@@ -57,16 +58,16 @@ export function findCapabilities(space: Uint8Array): Chain {
     .filter(({ id }) => KEPT.includes(id))
     .map((one) => ({
       ...one,
-      end: starts.find((start) => start > one.offset) ?? STANDARD_BYTES,
+      end: starts.find((start) => start > one.offset) ?? SPACE_BYTES,
     }));
   return { kept, extended: findExtended(fields) };
 }
 
 function findExtended(fields: Reader): ExtendedHeader[] {
   const found: ExtendedHeader[] = [];
-  let at = STANDARD_BYTES;
+  let at = SPACE_BYTES;
   while (
-    at >= STANDARD_BYTES &&
+    at >= SPACE_BYTES &&
     at + 4 <= fields.sizeBytes &&
     !found.some(({ offset }) => offset === at)
   ) {

@@ -8,26 +8,26 @@ import { allOnes, Reader } from '../../bytes.ts';
 import type { AccessHandler } from '../../native.ts';
 import { VFIO, type VfioDevice } from '../../native-vfio.ts';
 import {
+  CAPABILITIES_POINTER,
   type Capability,
   type CapabilityList,
+  COMMAND,
+  COMMAND_BUS_MASTER,
+  COMMAND_MEMORY,
+  COMMAND_NO_INTX,
   ConfigSpace,
   FUNCTION_BYTES,
+  HEADER_BYTES,
+  SPACE_BYTES,
+  STATUS,
+  STATUS_CAPABILITIES,
   withinDword,
 } from '../pci/config-space.ts';
 import { CAPABILITY, type Chain, findCapabilities, rewriteExtended } from './capabilities.ts';
 
-const COMMAND = 0x04;
-const COMMAND_MEMORY = 1 << 1;
-const COMMAND_BUS_MASTER = 1 << 2;
-const COMMAND_NO_INTX = 1 << 10;
-const STATUS = 0x06;
-const STATUS_CAPABILITIES = 1 << 4;
 const REVISION = 0x08;
 const HEADER_TYPE = 0x0c;
-const CAPABILITIES_POINTER = 0x34;
 const INTERRUPT = 0x3c;
-const HEADER_BYTES = 0x40;
-const STANDARD_BYTES = 0x100;
 
 // Offsets in capabilities: power management, PCI Express, advanced features.
 const PM_CAPABILITIES = 2;
@@ -197,7 +197,8 @@ export class VfioConfigSpace implements AccessHandler {
       this.#own(pm + PM_STATUS, 4, PM_NO_SOFT_RESET, PM_STATES);
     }
     const pcie = this.find(CAPABILITY.pciExpress);
-    if (pcie !== undefined) this.#own(pcie + PCIE_DEVICE_CONTROL, 2, own.u16(pcie + 8), 0x7fff);
+    if (pcie !== undefined)
+      this.#own(pcie + PCIE_DEVICE_CONTROL, 2, own.u16(pcie + PCIE_DEVICE_CONTROL), 0x7fff);
     const af = this.find(CAPABILITY.advancedFeatures);
     if (af !== undefined) this.#own(af + AF_CONTROL, 2, 0);
   }
@@ -260,7 +261,7 @@ const isOfHeader = (offset: number): boolean =>
   offset < HEADER_TYPE || (offset >= HEADER_TYPE + 4 && offset < CAPABILITIES_POINTER);
 
 function readAll(device: VfioDevice, sizeBytes: number): Uint8Array {
-  const bytes = new Uint8Array(Math.max(sizeBytes, STANDARD_BYTES));
+  const bytes = new Uint8Array(Math.max(sizeBytes, SPACE_BYTES));
   const view = new DataView(bytes.buffer);
   for (let at = 0; at + 4 <= sizeBytes; at += 4)
     view.setUint32(at, device.read(VFIO.configRegion, at, 4), true);
