@@ -3,6 +3,7 @@ import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { createInterface } from 'node:readline';
 import type { Readable, Writable } from 'node:stream';
+import { expect } from 'vitest';
 
 export interface ClientAnswer {
   step: string;
@@ -80,4 +81,17 @@ export class ClientDriver implements AsyncDisposable {
     this.#process.kill('SIGKILL');
     await this.#process.exited.catch(() => undefined); // the host is lost, and the driver with it
   }
+}
+
+const surprises = (answers: readonly ClientAnswer[]) =>
+  answers.flatMap(({ step, error }) => (error === undefined ? [] : `${step}: ${error}`));
+
+/** All of them without a surprise. @returns the last answer. */
+export async function takes(
+  driver: ClientDriver,
+  ...steps: string[]
+): Promise<ClientAnswer | undefined> {
+  const answers = await driver.answers(...steps);
+  expect(surprises(answers)).toEqual([]);
+  return answers.at(-1);
 }

@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import { beforeAll, describe, expect, test } from 'vitest';
 import { guestConfig } from '../compat/support/guests.ts';
 import { VmmProcess } from '../compat/support/vmm-process.ts';
-import { type ClientAnswer, ClientDriver } from './client-driver.ts';
+import { ClientDriver, takes } from './client-driver.ts';
 import { goClient } from './go-client.ts';
 import { rustClient } from './rust-client.ts';
 import { typescriptClient } from './typescript-client.ts';
@@ -43,16 +43,6 @@ const configOf = (vmm: VmmProcess) => ({
   rng: { src: '/dev/urandom' },
   console: { mode: 'Off' },
 });
-
-const surprises = (answers: readonly ClientAnswer[]) =>
-  answers.flatMap(({ step, error }) => (error === undefined ? [] : `${step}: ${error}`));
-
-/** All of them without a surprise. @returns the last answer. */
-async function takes(driver: ClientDriver, ...steps: string[]): Promise<ClientAnswer | undefined> {
-  const answers = await driver.answers(...steps);
-  expect(surprises(answers)).toEqual([]);
-  return answers.at(-1);
-}
 
 describe.each(Object.entries(CLIENTS))('%s', (_, make) => {
   let command: Command;

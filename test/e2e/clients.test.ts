@@ -1,7 +1,7 @@
 /** Clients of today take a Debian guest through its whole life, and the guest lives it. */
 import { setTimeout as sleep } from 'node:timers/promises';
 import { beforeAll, describe, expect, test } from 'vitest';
-import { type ClientAnswer, ClientDriver } from '../clients/client-driver.ts';
+import { ClientDriver, takes } from '../clients/client-driver.ts';
 import { goClient } from '../clients/go-client.ts';
 import { rustClient } from '../clients/rust-client.ts';
 import { mustExec } from '../host/exec.ts';
@@ -41,16 +41,6 @@ const CLIENTS: Record<string, () => Promise<Command>> = {
     return async ({ host }) => [await host.stage(binary), '0.6'];
   },
 };
-
-const surprises = (answers: readonly ClientAnswer[]) =>
-  answers.flatMap(({ step, error }) => (error === undefined ? [] : `${step}: ${error}`));
-
-/** All of them without a surprise. @returns the last answer. */
-async function takes(driver: ClientDriver, ...steps: string[]): Promise<ClientAnswer | undefined> {
-  const answers = await driver.answers(...steps);
-  expect(surprises(answers)).toEqual([]);
-  return answers.at(-1);
-}
 
 /** With room to grow. */
 async function configOf(guest: Guest): Promise<object> {
