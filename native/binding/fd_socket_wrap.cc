@@ -215,7 +215,6 @@ void FdSocketWrap::Close() {
   socket_ = nullptr;
 }
 
-/// As with a listener's, the callbacks would keep this object.
 void FdSocketWrap::OnClosed(Napi::Env env, bool environment_ends) {
   socket_ = nullptr;
   if (!environment_ends) Call(env, on_close_, {});
