@@ -20,11 +20,11 @@ export const HEADER_BYTES = 0x40;
 /** All but what PCI Express has added. */
 export const SPACE_BYTES = 0x100;
 
-const BARS = 0x10;
-const BAR_COUNT = 6;
+export const BARS = 0x10;
+export const BAR_COUNT = 6;
 const BAR_BYTES_MIN = 16;
-const BAR_64 = 0b100;
-const BAR_PREFETCHABLE = 0b1000;
+export const BAR_64 = 0b100;
+export const BAR_PREFETCHABLE = 0b1000;
 
 /** A physical address has at most 52 bits: a BAR that reaches further decodes nowhere. */
 const GPA_END = 2 ** 52;

@@ -9,6 +9,7 @@ import { VmmError } from '../../errors.ts';
 import type { EventFd } from '../../native.ts';
 import { VFIO, type VfioDevice, type VfioRegion } from '../../native-vfio.ts';
 import type { DeviceContext, FunctionBar, PciFunction } from '../device.ts';
+import { BAR_64, BAR_COUNT, BAR_PREFETCHABLE, BARS } from '../pci/config-space.ts';
 import { Msi, parseMsiControl } from '../pci/msi.ts';
 import { Msix } from '../pci/msix.ts';
 import { type OwnPart, VfioBar } from './bars.ts';
@@ -19,12 +20,8 @@ import { Interrupts } from './interrupts.ts';
 import { openFault } from './open-fault.ts';
 import { findHostDevice, refusedDevice } from './sysfs.ts';
 
-const BARS = 0x10;
-const BAR_COUNT = 6;
-// The low bits of a BAR.
-const IS_IO = 0b1;
-const IS_64 = 0b100;
-const IS_PREFETCHABLE = 0b1000;
+/** Of the low bits of a BAR: it is of ports. */
+const BAR_IO = 0b1;
 const MSIX_BAR = 0b111;
 
 type VfioContext = Pick<
@@ -142,9 +139,9 @@ export class VfioPci implements PciFunction {
       const low = this.#device.read(VFIO.configRegion, BARS + 4 * index, 4);
       const region = regions[index];
       // Ports are left out: what a device has there, it has in memory, too.
-      if (!region || region.sizeBytes === 0 || (low & IS_IO) !== 0) continue;
+      if (!region || region.sizeBytes === 0 || (low & BAR_IO) !== 0) continue;
       bars.push(this.#makeBar(index, low, region, config));
-      if ((low & IS_64) !== 0) index++;
+      if ((low & BAR_64) !== 0) index++;
     }
     return bars;
   }
@@ -152,10 +149,10 @@ export class VfioPci implements PciFunction {
   #makeBar(index: number, low: number, region: VfioRegion, config: VfioConfig): VfioBar {
     const { vm, passthrough, placeBar } = this.#context;
     const { sizeBytes, areas } = region;
-    const width = (low & IS_64) !== 0 ? 64 : 32;
+    const width = (low & BAR_64) !== 0 ? 64 : 32;
     const isExcluded = config.x_exclude_mmap_bars.includes(index);
     const gpa = placeBar(width, sizeBytes);
-    const isPrefetchable = width === 64 && (low & IS_PREFETCHABLE) !== 0;
+    const isPrefetchable = width === 64 && (low & BAR_PREFETCHABLE) !== 0;
     const bar = new VfioBar({
       ...{ index, width, sizeBytes, isPrefetchable, gpa, areas: isExcluded ? [] : areas },
       ...{ device: this.#device, vm, guest: passthrough.guest },
