@@ -68,7 +68,7 @@ export const ramBytes = (memory: MemoryConfig): number =>
   ramZones(memory).reduce((sum, { size }) => sum + size, 0);
 
 const PAGE_BYTES = 4096;
-const HUGE_PAGE_BYTES = 2 * MIB;
+export const HUGE_PAGE_BYTES = 2 * MIB;
 
 /** The least that virtio-mem plugs at once. */
 const BLOCK_BYTES = 2 * MIB;

@@ -1,10 +1,15 @@
 /** What guest RAM must be. */
 import { MIB } from '../../../bytes.ts';
-import { blockBytes, hasBlocks, type RamZone, ramBytes, ramZones } from '../memory.ts';
+import {
+  blockBytes,
+  HUGE_PAGE_BYTES,
+  hasBlocks,
+  pageBytes,
+  type RamZone,
+  ramBytes,
+  ramZones,
+} from '../memory.ts';
 import { type Fault, isPowerOfTwo, type Rule } from './rule.ts';
-
-const PAGE_BYTES = 4096;
-const HUGE_PAGE_BYTES = 2 * MIB;
 
 /** The first MiB is firmware's and tables'; a kernel starts above it. */
 const RAM_BYTES_MIN = 2 * MIB;
@@ -31,8 +36,9 @@ const sizeOrZones: Rule = ({ memory: { size, zones = [] } }) => {
   };
 };
 
-const aligned: ZoneRule = ({ at, size, hugepages, hugepage_size = HUGE_PAGE_BYTES }) => {
-  const page = hugepages ? hugepage_size : PAGE_BYTES;
+const aligned: ZoneRule = (zone) => {
+  const { at, size } = zone;
+  const page = pageBytes(zone);
   if (page === 0 || size % page === 0) return undefined;
   return {
     text: 'Memory size is misaligned with default page size or its hugepage size',
