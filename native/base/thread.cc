@@ -30,10 +30,14 @@ Thread::Thread(const std::string& name, std::function<void()> body) {
   pthread_sigmask(SIG_SETMASK, &all, &before);
   const std::unique_ptr<sigset_t, void (*)(sigset_t*)> restore(
       &before, [](sigset_t* mask) { pthread_sigmask(SIG_SETMASK, mask, nullptr); });
-  thread_ = std::thread([name, body = std::move(body)] {
-    pthread_setname_np(pthread_self(), name.substr(0, 15).c_str());  // the kernel's limit
+  const std::string comm = name.substr(0, 15);  // the kernel's limit
+  thread_ = std::thread([comm, body = std::move(body)] {
+    pthread_setname_np(pthread_self(), comm.c_str());
     body();
   });
+  // Clients find the vCPUs' threads by name as soon as vm.boot is answered, and the thread may not
+  // have run yet. Its own call is for hosts without /proc, which this one goes through.
+  pthread_setname_np(thread_.native_handle(), comm.c_str());
 }
 
 }  // namespace vmm
