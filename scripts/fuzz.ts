@@ -17,7 +17,7 @@ import { report } from './counts.ts';
 
 const FUZZ = 'test/fuzz';
 const BUILD = 'build/fuzz';
-const SECONDS_DEFAULT = '60';
+const SECONDS_DEFAULT = '30';
 /** What no input of ours comes near: slower or larger than this is a hang or a leak. */
 const LIMITS = ['-timeout=10', '-rss_limit_mb=1024', '-max_len=4096', '-verbosity=1'];
 const MS_FOR_THE_REST = 60_000;

@@ -2,16 +2,25 @@
  * Runs the tiers of the tests, cheap ones first, and ends with a line that counts all of them:
  * `123 passed, 0 failed`. A tier that fails does not keep the next ones from running.
  */
-import { spawnSync } from 'node:child_process';
-import { existsSync, mkdirSync, rmSync } from 'node:fs';
+import { spawn, spawnSync } from 'node:child_process';
+import { once } from 'node:events';
+import { existsSync, mkdirSync, openSync, readFileSync, rmSync } from 'node:fs';
+import { join } from 'node:path';
 import { conformance } from './conformance.ts';
 import { type Counts, DIRECTORY, readCounts, reportPath } from './counts.ts';
 import { describe, type Outcome, runVitest } from './vitest-tier.ts';
 
 interface Tier {
   name: string;
-  run: () => Counts & Partial<Outcome>;
+  run: () => Result | Promise<Result>;
+  /** The tier that it may run beside, once started. */
+  beside?: string;
+  start?: () => void;
 }
+
+type Result = Counts & Partial<Outcome>;
+
+const BROKEN: Counts = { passed: 0, failed: 1, skipped: 0 };
 
 /** One command that passes or fails as a whole counts as one test. */
 const command = (name: string, ...argv: [string, ...string[]]): Tier => ({
@@ -23,15 +32,39 @@ const command = (name: string, ...argv: [string, ...string[]]): Tier => ({
   },
 });
 
+const TSX = 'node_modules/.bin/tsx';
+
+const reported = (name: string): Counts =>
+  existsSync(reportPath(name)) ? readCounts(name) : BROKEN;
+
 /** A script of ours, which reports its own counts. */
-const script = (name: string, path: string): Tier => ({
+const script = (name: string, ...argv: [string, ...string[]]): Tier => ({
   name,
   run: () => {
     rmSync(reportPath(name), { force: true });
-    spawnSync('node_modules/.bin/tsx', [path], { stdio: 'inherit' });
-    return existsSync(reportPath(name)) ? readCounts(name) : { passed: 0, failed: 1, skipped: 0 };
+    spawnSync(TSX, argv, { stdio: 'inherit' });
+    return reported(name);
   },
 });
+
+/** A script that takes only the CPU time which the tier that it runs beside leaves. */
+function idleScript(name: string, beside: string, ...argv: [string, ...string[]]): Tier {
+  const log = join(DIRECTORY, `${name}.log`);
+  let ended: Promise<unknown> | undefined;
+  const start = () => {
+    rmSync(reportPath(name), { force: true });
+    const output = openSync(log, 'w');
+    const stdio = ['ignore', output, output] as const;
+    ended = once(spawn('chrt', ['--idle', '0', TSX, ...argv], { stdio: [...stdio] }), 'exit');
+  };
+  const run = async () => {
+    if (!ended) start();
+    await ended;
+    console.log(readFileSync(log, 'utf8').trimEnd());
+    return reported(name);
+  };
+  return { name, beside, start, run };
+}
 
 const vitest = (project: string): Tier => ({ name: project, run: () => runVitest(project) });
 
@@ -46,8 +79,8 @@ const needs = (path: string, tier: Tier): Tier => ({
 });
 
 const TIERS: Tier[] = [
-  script('check', 'scripts/check.ts'),
-  command('build', 'node_modules/.bin/tsx', 'scripts/build.ts'),
+  script('check', 'scripts/check.ts', '--without', 'clang-tidy'),
+  command('build', TSX, 'scripts/build.ts'),
   vitest('unit'),
   vitest('contract'),
   vitest('compat'),
@@ -56,6 +89,7 @@ const TIERS: Tier[] = [
   needs('/dev/kvm', vitest('kvm')),
   needs('/dev/kvm', vitest('clients')),
   vitest('e2e'),
+  idleScript('tidy', 'e2e', 'scripts/check.ts', '--tier', 'tidy', 'clang-tidy'),
 ];
 
 const wanted = process.argv.slice(2);
@@ -69,11 +103,12 @@ mkdirSync(DIRECTORY, { recursive: true });
 const total: Counts = { passed: 0, failed: 0, skipped: 0 };
 const failed: string[] = [];
 const unsteady: string[] = [];
-for (const tier of TIERS) {
-  if (wanted.length > 0 && !wanted.includes(tier.name)) continue;
+const tiers = TIERS.filter(({ name }) => wanted.length === 0 || wanted.includes(name));
+for (const tier of tiers) {
+  for (const { beside, start } of tiers) if (beside === tier.name) start?.();
   console.log(`\n── ${tier.name}`);
   const started = Date.now();
-  const counts = tier.run();
+  const counts = await tier.run();
   console.log(`── ${tier.name}: ${((Date.now() - started) / 1000).toFixed(1)} s`);
   total.passed += counts.passed;
   total.failed += counts.failed;

@@ -44,6 +44,9 @@ export const gccJobs = (): Job[] => [
 export const clangJobs = (): Job[] =>
   coreSources.map((source) => syntax('clang++', source, '-Wshadow', '-Wthread-safety'));
 
+/** A file takes a minute at the most, but may have to wait for a CPU. */
+const TIDY_TIMEOUT_MS = 1_200_000;
+
 /** Takes seconds a file, so what it has passed is not looked at again until something changes. */
 export function tidyJobs(): Job[] {
   const passed = 'build/clang-tidy';
@@ -51,7 +54,8 @@ export function tidyJobs(): Job[] {
   return coreSources.map((source) => async () => {
     const mark = join(passed, contentHash([source, ...coreHeaders, '.clang-tidy']));
     if (existsSync(mark)) return '';
-    const { ok, output } = await run(['clang-tidy', '--quiet', source, '--', STANDARD]);
+    const argv = ['clang-tidy', '--quiet', source, '--', STANDARD];
+    const { ok, output } = await run(argv, {}, TIDY_TIMEOUT_MS);
     if (ok) writeFileSync(mark, source);
     return ok ? '' : output;
   });
