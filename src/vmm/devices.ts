@@ -11,7 +11,7 @@ import { Pvpanic, PvpanicConfig } from '../devices/pvpanic.ts';
 import { TpmConfig } from '../devices/tpm.ts';
 import { VdpaConfig } from '../devices/vdpa.ts';
 import { unservedVfio, VfioConfig } from '../devices/vfio/config.ts';
-import { VfioPci } from '../devices/vfio/device.ts';
+import { openHostDevice } from '../devices/vfio/host-device.ts';
 import { UserDeviceConfig } from '../devices/vfio-user.ts';
 import { checkVhostUserBlock, openVhostUserBlock } from '../devices/vhost-user/block.ts';
 import { checkFs, FsConfig, openFs } from '../devices/vhost-user/fs.ts';
@@ -163,7 +163,7 @@ export const DEVICES = {
   devices: kind({
     schema: VfioConfig,
     idPrefix: '_vfio',
-    create: (config, context) => VfioPci.open(config, context),
+    create: openHostDevice,
     unserved: unservedVfio,
   }),
   user_devices: kind({ schema: UserDeviceConfig, idPrefix: '_vfio_user' }),
