@@ -12,7 +12,7 @@ import { TpmConfig } from '../devices/tpm.ts';
 import { VdpaConfig } from '../devices/vdpa.ts';
 import { unservedVfio, VfioConfig } from '../devices/vfio/config.ts';
 import { openHostDevice } from '../devices/vfio/host-device.ts';
-import { UserDeviceConfig } from '../devices/vfio-user.ts';
+import { checkUserDevice, openUserDevice, UserDeviceConfig } from '../devices/vfio-user/device.ts';
 import { checkVhostUserBlock, openVhostUserBlock } from '../devices/vhost-user/block.ts';
 import { checkFs, FsConfig, openFs } from '../devices/vhost-user/fs.ts';
 import {
@@ -166,7 +166,12 @@ export const DEVICES = {
     create: openHostDevice,
     unserved: unservedVfio,
   }),
-  user_devices: kind({ schema: UserDeviceConfig, idPrefix: '_vfio_user' }),
+  user_devices: kind({
+    schema: UserDeviceConfig,
+    idPrefix: '_vfio_user',
+    check: checkUserDevice,
+    create: openUserDevice,
+  }),
   pvpanic: kind({
     schema: PvpanicConfig,
     id: '__pvpanic',

@@ -1,6 +1,6 @@
 /**
- * A memory BAR of a function that is handed to the guest: pages that the guest reaches without an exit, and the
- * rest, such as the pages of the MSI-X table, by way of here.
+ * A memory BAR of a function that is handed to the guest: pages that it reaches without an exit,
+ * and the rest, such as the pages of the MSI-X table, by way of here.
  */
 import { alignDown, alignUp, GIB } from '../../bytes.ts';
 import type { AccessHandler, Claim, LateHandler, Later, Vm } from '../../native.ts';

@@ -1,8 +1,8 @@
 /**
- * The configuration space that a guest sees of a function that is handed to it. PCI Local Bus 3.0 §6,
- * PCI Express 5.0 §7. Where BARs lie, interrupts, power states and resets are ours; of the rest the
- * guest reads what the device has, and writes what harms nobody: bus mastering, and capabilities of
- * the vendor's. Linux filters that once more.
+ * The configuration space that a guest sees of a function that is handed to it. PCI Local Bus 3.0
+ * §6, PCI Express 5.0 §7. Where BARs lie, interrupts, power states and resets are ours; of the rest
+ * the guest reads what the device has, and writes what harms nobody: bus mastering, and
+ * capabilities of the vendor's. Linux filters that once more.
  */
 import { allOnes, Reader } from '../../bytes.ts';
 import type { LateHandler, Later } from '../../native.ts';

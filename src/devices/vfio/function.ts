@@ -173,7 +173,7 @@ export class VfioFunction implements PciFunction {
       openMsi: (irq: EventFd) => vm.msi(irq),
     };
     const msi = this.space.find(CAPABILITY.msi);
-    if (msi !== undefined) {
+    if (msi !== undefined && (counts[VFIO.msi] ?? 0) > 0) {
       const said = parseMsiControl(this.#config.u16(msi + 2));
       this.#msi = new Msi(this.space.at(msi), {
         ...{ ...said, ...own },
@@ -190,6 +190,8 @@ export class VfioFunction implements PciFunction {
   ) {
     const vectorCount = (this.#config.u16(at + 2) & 0x7ff) + 1;
     const [table, pending] = [this.#config.u32(at + 4), this.#config.u32(at + 8)];
+    if (vectorCount > (this.#device.irqCounts[VFIO.msix] ?? 0))
+      throw new Error(`its MSI-X table has ${vectorCount} entries, more than it has interrupts`);
     const place = (word: number) => ({ bar: word & MSIX_BAR, offset: (word & ~MSIX_BAR) >>> 0 });
     const msix = new Msix(this.space.at(at), {
       ...{ vectorCount, bar: place(table).bar, tableOffset: place(table).offset },
@@ -202,6 +204,10 @@ export class VfioFunction implements PciFunction {
       { ...place(table), sizeBytes: 16 * vectorCount, handler: msix.table },
       { ...place(pending), sizeBytes: 8 * Math.ceil(vectorCount / 64), handler: msix.pending },
     ];
+    const sizeOf = (index: number) =>
+      this.#bars.find(({ bar }) => bar.index === index)?.bar.sizeBytes ?? 0;
+    const outside = parts.find(({ bar, offset, sizeBytes }) => offset + sizeBytes > sizeOf(bar));
+    if (outside) throw new Error(`its MSI-X table is not within BAR ${outside.bar}`);
     for (const bar of this.#bars)
       bar.setOwnParts(parts.filter(({ bar: index }) => index === bar.bar.index));
   }

@@ -1,6 +1,6 @@
 /**
- * The interrupts of a function that is handed to the guest: of its line, or MSI, or MSI-X, whichever the guest
- * has turned on. From the device to KVM they go by eventfds, and never through here.
+ * The interrupts of a function that is handed to the guest: of its line, or MSI, or MSI-X,
+ * whichever it has turned on. From the device to KVM they go by eventfds, and never through here.
  */
 import type { EventFd } from '../../native.ts';
 import { type Passthrough, VFIO } from '../../native-vfio.ts';

@@ -319,13 +319,17 @@ export class FakeVm implements HostVm {
   }
 
   write(gpa: number, sizeBytes: number, value: number): void {
+    void this.writeLater(gpa, sizeBytes, value);
+  }
+
+  writeLater(gpa: number, sizeBytes: number, value: number): Later<void> {
     const kick = this.kicks.get(gpa);
     if (kick) {
       kick.signal();
       return;
     }
     const claim = this.#claimAt(gpa);
-    claim?.handler.write(gpa - claim.base, sizeBytes, value);
+    return claim?.handler.write(gpa - claim.base, sizeBytes, value);
   }
 
   #claimAt(gpa: number) {
