@@ -59,6 +59,8 @@ export interface ServerOptions {
   irqCounts?: readonly number[];
   capabilities?: object;
   script?: Script;
+  /** In place of what it would send. */
+  bend?: (bytes: Uint8Array, fds: readonly number[]) => { raw: Uint8Array; fds: readonly number[] };
 }
 
 export class ScriptedServer {
@@ -95,8 +97,9 @@ export class ScriptedServer {
   }
 
   say(bytes: Uint8Array, fds: readonly number[] = []): void {
-    if (fds.length > 0) this.#socket?.sendFds(bytes, fds);
-    else this.#socket?.write(bytes);
+    const sent = this.#options.bend?.(bytes, fds) ?? { raw: bytes, fds };
+    if (sent.fds.length > 0) this.#socket?.sendFds(sent.raw, sent.fds);
+    else this.#socket?.write(sent.raw);
   }
 
   /** As if its process had been killed, and nobody listened any more. */
