@@ -11,7 +11,7 @@ const VMM_CONTRACT = '^src/vmm/(vmm|config|schema-tables|host)[.]ts$|^src/vmm/co
  * src/devices is a device, and no device knows another.
  */
 const DEVICE_PARTS =
-  '^src/devices/(device|registers|acpi/aml|[^/]+/device|pci/(config-space|msix|msi)|vfio/[a-z-]+|virtio/(?!transport)[a-z]+-[a-z-]+|vhost-user/(protocol|channel|frontend|shared-memory|door|backend))[.]ts$';
+  '^src/devices/(device|registers|acpi/aml|[^/]+/device|pci/(config-space|msix|msi)|vfio(-user)?/[a-z-]+|virtio/(?!transport)[a-z]+-[a-z-]+|vhost-user/(protocol|channel|frontend|shared-memory|door|backend))[.]ts$';
 
 /** The lists of devices, of a config's and of every machine's, and what puts them on the bus. */
 const DEVICE_LISTS = '^src/vmm/(devices|pci-devices|platform)[.]ts$';

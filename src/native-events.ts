@@ -5,6 +5,8 @@
  * which is idempotent, whoever was given it keeps it until it ends.
  */
 export interface EventFd {
+  /** Borrowed, until `close`; -1 from then on. */
+  readonly fd: number;
   signal(): void;
   /** Whether it was signalled since the last `take`. */
   take(): boolean;

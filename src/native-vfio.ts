@@ -72,6 +72,11 @@ export interface Passthrough {
    * @throws SystemError EEXIST if RAM or another part is there.
    */
   map(gpa: number, device: VfioDevice, region: number, area: VfioArea): number;
+  /**
+   * The same with a part of a file that another process has sent; `fd` is borrowed for the call.
+   * @throws SystemError ENODEV if the file is not memory, ERANGE if it is too short, or as `map`.
+   */
+  mapFile(gpa: number, fd: number, fileOffset: number, sizeBytes: number): number;
   unmap(number: number): void;
   /** KVM knows of the device's group, from its first device on to its last. */
   hold(device: VfioDevice): void;

@@ -4,6 +4,8 @@
 export interface SharedRegion {
   gpa: number;
   sizeBytes: number;
+  /** Nobody may write there. */
+  readonly: boolean;
   /** Borrowed, as long as the GuestMemory has the range. */
   fd: number;
   fileOffset: number;

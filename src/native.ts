@@ -38,6 +38,18 @@ export interface AccessHandler {
   write(offset: number, sizeBytes: number, value: number): void;
 }
 
+/** What may be there at once, and may come later. */
+export type Later<T> = T | Promise<T>;
+
+/**
+ * The same where another process has the answer: its vCPU waits for what comes later, and nobody
+ * else does. Rejections count as a handler that threw.
+ */
+export interface LateHandler {
+  read(offset: number, sizeBytes: number): Later<number>;
+  write(offset: number, sizeBytes: number, value: number): Later<void>;
+}
+
 /** A range of ports or of guest physical addresses. */
 export interface Claim {
   readonly space: 'port' | 'mmio';
@@ -240,7 +252,7 @@ export interface Vm {
    * Makes `handler` answer a range; unclaimed addresses read all ones. Claims may come and go while
    * vCPUs run. @throws SystemError EEXIST on overlap, EINVAL if empty.
    */
-  claim(claim: Claim, handler: AccessHandler): void;
+  claim(claim: Claim, handler: LateHandler): void;
   /**
    * Takes from the guest the regions that its memory has lost, and gives it those that it has
    * gained. @throws SystemError

@@ -12,7 +12,8 @@ namespace vmm {
 Napi::Function EventFdWrap::Define(Napi::Env env) {
   return DefineClass(
       env, "EventFd",
-      {InstanceMethod<&EventFdWrap::Signal>("signal"), InstanceMethod<&EventFdWrap::Take>("take"),
+      {InstanceAccessor<&EventFdWrap::Descriptor>("fd"),
+       InstanceMethod<&EventFdWrap::Signal>("signal"), InstanceMethod<&EventFdWrap::Take>("take"),
        InstanceMethod<&EventFdWrap::Pending>("pending"),
        InstanceMethod<&EventFdWrap::Close>("close")});
 }
@@ -26,6 +27,10 @@ std::shared_ptr<EventFd> EventFdWrap::ToEvent(Napi::Value value, const char* nam
   const auto& event = Unwrap(ToObject(value, name))->event_;
   if (event == nullptr) throw Napi::TypeError::New(value.Env(), std::string(name) + " is closed");
   return event;
+}
+
+Napi::Value EventFdWrap::Descriptor(const Napi::CallbackInfo& info) {
+  return Napi::Number::New(info.Env(), event_ == nullptr ? -1 : event_->get());
 }
 
 Napi::Value EventFdWrap::Signal(const Napi::CallbackInfo& info) {

@@ -17,6 +17,7 @@ class EventFdWrap : public Napi::ObjectWrap<EventFdWrap> {
   static std::shared_ptr<EventFd> ToEvent(Napi::Value value, const char* name);
 
  private:
+  Napi::Value Descriptor(const Napi::CallbackInfo& info);
   Napi::Value Signal(const Napi::CallbackInfo& info);
   Napi::Value Take(const Napi::CallbackInfo& info);
   Napi::Value Pending(const Napi::CallbackInfo& info);

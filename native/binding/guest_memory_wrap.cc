@@ -106,6 +106,7 @@ Napi::Value GuestMemoryWrap::Regions(const Napi::CallbackInfo& info) {
     Napi::Object shared = Napi::Object::New(info.Env());
     shared.Set("gpa", static_cast<double>(region.gpa));
     shared.Set("sizeBytes", static_cast<double>(region.size_bytes));
+    shared.Set("readonly", region.readonly);
     shared.Set("fd", region.file->get());
     shared.Set("fileOffset", static_cast<double>(region.file_offset));
     regions.Set(regions.Length(), shared);

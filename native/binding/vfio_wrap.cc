@@ -7,6 +7,7 @@
 #include <utility>
 #include <vector>
 
+#include "../memory/foreign_file.h"
 #include "args.h"
 #include "event_fd_wrap.h"
 #include "guest_memory_wrap.h"
@@ -207,6 +208,7 @@ void VfioDeviceWrap::StopWatching() {
 Napi::Function PassthroughWrap::Define(Napi::Env env) {
   return DefineClass(env, "Passthrough",
                      {InstanceMethod<&PassthroughWrap::Map>("map"),
+                      InstanceMethod<&PassthroughWrap::MapFile>("mapFile"),
                       InstanceMethod<&PassthroughWrap::Unmap>("unmap"),
                       InstanceMethod<&PassthroughWrap::Hold>("hold"),
                       InstanceMethod<&PassthroughWrap::Drop>("drop"),
@@ -233,6 +235,19 @@ Napi::Value PassthroughWrap::Map(const Napi::CallbackInfo& info) {
   std::shared_ptr<std::byte> host;
   ThrowIfFailed(env, device->Map(ToUint<uint32_t>(info[2], "region"), area, &host), "mmap(BAR)");
   const int number = core->Map(ToU64(info[0], "gpa"), area.size_bytes, std::move(host));
+  ThrowIfFailed(env, number, "ioctl(KVM_SET_USER_MEMORY_REGION)");
+  return Napi::Number::New(env, number);
+}
+
+Napi::Value PassthroughWrap::MapFile(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  const auto core = Core(env);
+  const uint64_t size_bytes = ToU64(info[3], "sizeBytes");
+  std::shared_ptr<std::byte> host;
+  ThrowIfFailed(
+      env, MapForeignFile(ToFd(info[1], "fd"), ToU64(info[2], "fileOffset"), size_bytes, &host),
+      "mmap(BAR)");
+  const int number = core->Map(ToU64(info[0], "gpa"), size_bytes, std::move(host));
   ThrowIfFailed(env, number, "ioctl(KVM_SET_USER_MEMORY_REGION)");
   return Napi::Number::New(env, number);
 }

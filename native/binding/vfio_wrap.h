@@ -64,6 +64,7 @@ class PassthroughWrap : public Napi::ObjectWrap<PassthroughWrap> {
 
  private:
   Napi::Value Map(const Napi::CallbackInfo& info);
+  Napi::Value MapFile(const Napi::CallbackInfo& info);
   Napi::Value Unmap(const Napi::CallbackInfo& info);
   Napi::Value Hold(const Napi::CallbackInfo& info);
   Napi::Value Drop(const Napi::CallbackInfo& info);

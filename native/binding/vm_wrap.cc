@@ -23,6 +23,9 @@
 namespace vmm {
 namespace {
 
+/// What nobody's address reads.
+constexpr uint32_t kAllOnes = ~uint32_t{0};
+
 Space ToSpace(Napi::Value value) {
   return value.ToString().Utf8Value() == "mmio" ? Space::kMmio : Space::kPort;
 }
@@ -83,6 +86,12 @@ VmWrap::VmWrap(const Napi::CallbackInfo& info) : ObjectWrap(info) {
   on_event_ = Napi::Persistent(ToFunction(options.Get("onEvent"), "onEvent"));
   const auto* memory = GuestMemoryWrap::Unwrap(ToObject(info[0], "memory"));
 
+  late_answers_ = std::make_unique<LateAnswers>(LateAnswers::Listener{
+      [this](size_t vcpu, uint32_t value) { core_->AnswerLate(vcpu, value); },
+      [this](Napi::Env js, size_t vcpu, const std::string& reason) {
+        core_->AnswerLate(vcpu, kAllOnes);
+        Emit(js, "handler-error", {VmEvent::Kind::kVcpuFailure, vcpu, reason});
+      }});
   link_ = std::make_shared<Link>(Link{this});
   const auto wake = [calls = JsQueue::Of(env).calls(), link = link_] {
     calls->Post([link](Napi::Env js) {
@@ -361,14 +370,13 @@ void VmWrap::Serve(Napi::Env env) {
   if (core_ == nullptr) return;
   const std::shared_ptr<Vm> core = core_;  // an answer or an event may end the Vm
   const auto start = std::chrono::steady_clock::now();
-  core->Serve([&](const Access& access) { return Answer(env, access); });
+  core->Serve([&](size_t vcpu, const Access& access) { return Answer(env, vcpu, access); });
   served_ += std::chrono::steady_clock::now() - start;
   for (const VmEvent& event : core->TakeEvents()) OnEvent(env, event);
 }
 
 /// A handler that throws is a bug of ours, and must not stop the guest: all ones, and an event.
-uint32_t VmWrap::Answer(Napi::Env env, const Access& access) {
-  constexpr uint32_t kAllOnes = ~uint32_t{0};
+std::optional<uint32_t> VmWrap::Answer(Napi::Env env, size_t vcpu, const Access& access) {
   const auto found = handlers_.find(access.handler);
   if (found == handlers_.end()) return kAllOnes;  // released while the access waited
   const Handler& handler = found->second;
@@ -376,14 +384,12 @@ uint32_t VmWrap::Answer(Napi::Env env, const Access& access) {
   const auto number = [env](uint32_t value) { return Napi::Number::New(env, value); };
   try {
     const napi_value self = handler.object.Value();
-    if (access.is_write) {
-      handler.write.Call(self,
-                         {number(access.offset), number(access.size_bytes), number(access.value)});
-      return 0;
-    }
     const Napi::Value answer =
-        handler.read.Call(self, {number(access.offset), number(access.size_bytes)});
-    return answer.ToNumber().Uint32Value();
+        access.is_write
+            ? handler.write.Call(
+                  self, {number(access.offset), number(access.size_bytes), number(access.value)})
+            : handler.read.Call(self, {number(access.offset), number(access.size_bytes)});
+    return late_answers_->Take(env, vcpu, answer);
   } catch (const Napi::Error& error) {
     Emit(env, "handler-error", {VmEvent::Kind::kVcpuFailure, 0, error.Message()});
     return kAllOnes;
@@ -423,6 +429,7 @@ void VmWrap::Dismantle(Napi::Env env) {
   link_->wrap = nullptr;
   next_turn_.Reset();
   handlers_.clear();
+  late_answers_ = nullptr;
   irqs_.clear();
   msis_ = nullptr;
   passthrough_ = nullptr;

@@ -4,11 +4,13 @@
 #include <chrono>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <unordered_map>
 #include <vector>
 
 #include "../kvm/vm.h"
 #include "../serial/serial_port.h"
+#include "late_answers.h"
 
 namespace vmm {
 
@@ -66,7 +68,8 @@ class VmWrap : public Napi::ObjectWrap<VmWrap> {
   Vm& Core(Napi::Env env);
   void OnWake(Napi::Env env);
   void Serve(Napi::Env env);
-  uint32_t Answer(Napi::Env env, const Access& access);
+  /// Nothing if a promise settles it later.
+  std::optional<uint32_t> Answer(Napi::Env env, size_t vcpu, const Access& access);
   void OnEvent(Napi::Env env, const VmEvent& event);
   void Emit(Napi::Env env, const char* type, const VmEvent& event);
   /// Gives the core, with its threads and mappings, to a worker to take apart.
@@ -82,6 +85,7 @@ class VmWrap : public Napi::ObjectWrap<VmWrap> {
   std::shared_ptr<MsiRoutes> msis_;         // weak in the Msi objects that JS has
   std::shared_ptr<Passthrough> passthrough_;
   std::unordered_map<uint32_t, Handler> handlers_;
+  std::unique_ptr<LateAnswers> late_answers_;  // null once the Vm has ended
   uint32_t next_handler_ = 0;
   std::chrono::steady_clock::duration served_{};  // since JS last had a turn of its own
   bool boot_called_ = false;

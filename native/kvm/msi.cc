@@ -76,7 +76,8 @@ int MsiRoutes::Mask(uint32_t gsi, bool masked) {
   if (rc < 0) return rc;
   msi.masked = masked;
   // KVM has sent what it found waiting, but has left it there; what comes now it takes itself.
-  if (!masked) msi.event->Take();
+  // Whoever signals may be another process's device.
+  if (!masked) msi.event->TakeUntrusted();
   return 0;
 }
 

@@ -276,17 +276,21 @@ void Vm::OnAccess(size_t vcpu, Space space, uint64_t address, uint8_t size_bytes
 
 bool Vm::TryAccess(size_t vcpu, Space space, uint64_t address, uint8_t size_bytes, bool is_write,
                    uint32_t* value) {
-  return bus_.Find(vcpu, space, address, size_bytes, [&](const BusRange& range, uint32_t offset) {
-    if (range.native == nullptr) {
-      Access access{range.handler, offset, *value, size_bytes, is_write};
-      mailbox_.Ask(vcpu, &access, [this] { Wake(); });
-      *value = access.value;
-    } else if (is_write) {
+  // Asked outside the visit: an answer may take seconds, and old tables would pile up.
+  std::optional<Access> asked;
+  const auto visit = [&](const BusRange& range, uint32_t offset) {
+    if (range.native == nullptr)
+      asked = Access{range.handler, offset, *value, size_bytes, is_write};
+    else if (is_write)
       range.native->Write(offset, size_bytes, *value);
-    } else {
+    else
       *value = range.native->Read(offset, size_bytes);
-    }
-  });
+  };
+  if (!bus_.Find(vcpu, space, address, size_bytes, visit)) return false;
+  if (!asked.has_value()) return true;
+  mailbox_.Ask(vcpu, &*asked, [this] { Wake(); });
+  *value = asked->value;
+  return true;
 }
 
 void Vm::OnTripleFault(size_t vcpu) {

@@ -116,13 +116,19 @@ class Vm : private VcpuOwner {
   bool Stop();
 
   std::vector<VmEvent> TakeEvents();
-  /// Answers what vCPUs ask, see ExitMailbox::Serve. `answer(const Access&) -> uint32_t`.
+  /// Answers what vCPUs ask, see ExitMailbox::Serve. `answer(vcpu, const Access&)` is the value, or
+  /// nothing if AnswerLate follows.
   template <class Answer>
   void Serve(Answer answer) {
     wake_pending_.store(false);
-    const bool cut = mailbox_.Serve([&](Access* access) { access->value = answer(*access); });
+    const bool cut = mailbox_.Serve([&](size_t vcpu, Access* access) {
+      const std::optional<uint32_t> value = answer(vcpu, *access);
+      if (value.has_value()) access->value = *value;
+      return value.has_value();
+    });
     if (cut) Wake();
   }
+  void AnswerLate(size_t vcpu, uint32_t value) { mailbox_.AnswerLate(vcpu, value); }
 
  private:
   Vm(const VmOptions& options, VmFds fds, std::shared_ptr<GuestMemory> memory,

@@ -2,7 +2,7 @@
  * What a device is to the machine around it. Interfaces only: a device imports this, its family's
  * `device.ts` and foundations; never another device, never the VMM.
  */
-import type { AccessHandler, Claim, EventFd, GuestMemory, Vm } from '../native.ts';
+import type { AccessHandler, Claim, EventFd, GuestMemory, LateHandler, Vm } from '../native.ts';
 import type { RateLimiter } from '../native-limits.ts';
 import type { RegionOptions } from '../native-memory.ts';
 import type { Passthrough, VfioDevice } from '../native-vfio.ts';
@@ -12,6 +12,9 @@ import type { Aml } from './acpi/aml.ts';
 export interface BusDevice extends AccessHandler {
   readonly claims: readonly Claim[];
 }
+
+/** The same, where an answer may come later. */
+export interface LateBusDevice extends LateHandler, Pick<BusDevice, 'claims'> {}
 
 /** Has nodes of its own in the guest's DSDT. */
 export interface AmlSource {
@@ -37,11 +40,13 @@ export interface PciPlace {
 /** What stands in a slot of a PCI bus. */
 export interface PciFunction {
   /** Its configuration registers, 4 KiB of them. */
-  readonly space: AccessHandler;
+  readonly space: LateHandler;
   readonly bars: readonly FunctionBar[];
   /** Resolves when no request is in flight. The vCPUs stand still meanwhile. */
   pause(): Promise<void>;
   resume(): void;
+  /** Resolves when it knows where RAM is now. */
+  memoryChanged?(): Promise<void>;
   /** What it counted since it was made, by the names of `vm.counters`. At any time. */
   counters?(): Readonly<Record<string, number>> | undefined;
   /** Of a disk: see `VirtioDevice.resizeDisk`. */

@@ -11,8 +11,8 @@ import { Pvpanic, PvpanicConfig } from '../devices/pvpanic.ts';
 import { TpmConfig } from '../devices/tpm.ts';
 import { VdpaConfig } from '../devices/vdpa.ts';
 import { unservedVfio, VfioConfig } from '../devices/vfio/config.ts';
-import { VfioPci } from '../devices/vfio/device.ts';
-import { UserDeviceConfig } from '../devices/vfio-user.ts';
+import { openHostDevice } from '../devices/vfio/host-device.ts';
+import { checkUserDevice, openUserDevice, UserDeviceConfig } from '../devices/vfio-user/device.ts';
 import { checkVhostUserBlock, openVhostUserBlock } from '../devices/vhost-user/block.ts';
 import { checkFs, FsConfig, openFs } from '../devices/vhost-user/fs.ts';
 import {
@@ -68,6 +68,8 @@ interface Kind<S extends TSchema, D extends Device> {
   kept?(device: D): object;
   /** What of a config cannot be served yet, such as ` image_type Qcow2`; '' is all of it. */
   unserved?(config: Static<S>): string[];
+  /** What to do where nothing serves it. */
+  readonly instead?: string;
 }
 
 const kind = <S extends TSchema, D extends Device, const N extends Named>(
@@ -154,7 +156,12 @@ export const DEVICES = {
     id: '__watchdog',
     create: (_, context) => new Watchdog(context),
   }),
-  vdpa: kind({ schema: VdpaConfig, idPrefix: '_vdpa' }),
+  vdpa: kind({
+    schema: VdpaConfig,
+    idPrefix: '_vdpa',
+    unserved: ({ path }) => [` path ${path}`],
+    instead: 'have its device served by vhost-user, or give it to the guest by VFIO',
+  }),
   rtc: kind({
     schema: RtcConfig,
     id: '__rtc',
@@ -163,10 +170,15 @@ export const DEVICES = {
   devices: kind({
     schema: VfioConfig,
     idPrefix: '_vfio',
-    create: (config, context) => VfioPci.open(config, context),
+    create: openHostDevice,
     unserved: unservedVfio,
   }),
-  user_devices: kind({ schema: UserDeviceConfig, idPrefix: '_vfio_user' }),
+  user_devices: kind({
+    schema: UserDeviceConfig,
+    idPrefix: '_vfio_user',
+    check: checkUserDevice,
+    create: openUserDevice,
+  }),
   pvpanic: kind({
     schema: PvpanicConfig,
     id: '__pvpanic',
@@ -247,9 +259,13 @@ export function checkDevices(config: DeviceConfigs): void {
  * What the config asks for and nothing serves yet, each as `disks[0]` or `serial Pty`: a boot
  * refuses these by name, for a guest must not find less than its config says.
  */
-export function unsupportedDevices(config: DeviceConfigs): string[] {
-  return wantedDevices(config, KINDS).flatMap(unservedParts);
+export function unsupportedDevices(config: DeviceConfigs): { names: string[]; remedies: string[] } {
+  const refused = wantedDevices(config, KINDS).filter((one) => unservedParts(one).length > 0);
+  return { names: refused.flatMap(unservedParts), remedies: refused.flatMap(remedyOf) };
 }
+
+const remedyOf = ({ kind, at }: WantedDevice): string[] =>
+  kind.instead === undefined ? [] : [`in place of ${at}, ${kind.instead}`];
 
 function unservedParts({ kind, at, config }: WantedDevice): string[] {
   const unserved = kind.unserved?.(config) ?? (kind.create ? [] : ['']);
@@ -264,12 +280,16 @@ function unservedParts({ kind, at, config }: WantedDevice): string[] {
  */
 export function checkPluggable(wanted: WantedDevice): void {
   const unserved = unservedParts(wanted);
-  if (unserved.length > 0) throw new VmmError('invalid-config', notSupported(unserved));
+  if (unserved.length > 0) throw notSupported(unserved, ['Leave it out', ...remedyOf(wanted)]);
   wanted.kind.check?.(wanted.config, wanted.at);
 }
 
-export const notSupported = (names: readonly string[]): string =>
-  `Not supported yet: ${names.join(', ')}`;
+export const notSupported = (names: readonly string[], remedies: readonly string[]): VmmError =>
+  new VmmError(
+    'invalid-config',
+    `Not supported yet: ${names.join(', ')}`,
+    new Error(remedies.join('; ')),
+  );
 
 export const findBalloon = (devices: Iterable<VirtioDevice>): Balloon | undefined =>
   [...devices].find((device) => device instanceof Balloon);

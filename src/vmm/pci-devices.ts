@@ -117,7 +117,7 @@ export class PciDevices {
   /** Resolves when all know where RAM is now. */
   async memoryChanged(): Promise<void> {
     const { passthrough } = this.#options;
-    const told = this.virtio.map((device) => device.memoryChanged?.());
+    const told = this.#attached.map(({ device }) => device.memoryChanged?.());
     await Promise.all([passthrough.memoryChanged(), ...told]);
   }
 
@@ -273,7 +273,7 @@ export class PciDevices {
     try {
       await pci[Symbol.asyncDispose]();
       await this.#unmap(windows);
-      if (windows.length > 0) await this.#options.passthrough.memoryChanged();
+      if (windows.length > 0) await this.memoryChanged();
     } catch (error) {
       onWarning(`Device ${id} did not end in good order: ${(error as Error).message}`);
     }

@@ -6,7 +6,7 @@ import { CPU_SCAN, CpuHotplug } from '../devices/acpi/cpu-hotplug.ts';
 import { Ged } from '../devices/acpi/ged.ts';
 import { MEMORY_SCAN, MemoryHotplug } from '../devices/acpi/memory-hotplug.ts';
 import { Shutdown } from '../devices/acpi/shutdown.ts';
-import type { AmlSource, BusDevice, PciPlace } from '../devices/device.ts';
+import type { AmlSource, LateBusDevice, PciPlace } from '../devices/device.ts';
 import { Cmos } from '../devices/legacy/cmos.ts';
 import { I8042 } from '../devices/legacy/i8042.ts';
 import { Serial } from '../devices/legacy/serial.ts';
@@ -119,6 +119,6 @@ export function buildPlatform(options: PlatformOptions): Platform {
   };
 }
 
-function claim(vm: Vm, device: BusDevice): void {
+function claim(vm: Vm, device: LateBusDevice): void {
   for (const range of device.claims) vm.claim(range, device);
 }

@@ -118,7 +118,6 @@ const FEATURES = [
 const VALUES: Readonly<Record<string, string>> = {
   restore: 'source_url=file:///nowhere',
   tpm: 'socket=/nowhere',
-  'user-device': 'socket=/nowhere',
   vdpa: 'path=/nowhere',
 };
 

@@ -13,7 +13,6 @@ import { setImmediate as tick } from 'node:timers/promises';
 import { Frontend } from '../../src/devices/vhost-user/frontend.ts';
 import {
   BACKEND_REQUEST,
-  closeAll,
   encode,
   encodeInflight,
   encodeU64,
@@ -25,6 +24,7 @@ import {
 } from '../../src/devices/vhost-user/protocol.ts';
 import { SharedMemory } from '../../src/devices/vhost-user/shared-memory.ts';
 import { F_VERSION_1 } from '../../src/devices/virtio/device.ts';
+import { closeAll } from '../../src/fd-messages.ts';
 import { native } from '../../src/native.ts';
 import type { FdSocket } from '../../src/native-sockets.ts';
 import { random } from './random.ts';
@@ -196,7 +196,8 @@ async function live(frontend: Frontend, file: number): Promise<void> {
   const config = await frontend.config(CONFIG_BYTES);
   check((config?.length ?? CONFIG_BYTES) === CONFIG_BYTES, `${config?.length} bytes of config`);
   if (frontend.hasConfig) await frontend.setConfig(32, Uint8Array.of(1));
-  await frontend.begin(F_VERSION_1, [{ gpa: 0, sizeBytes: MIB, fileOffset: 0, fd: file }]);
+  const ram = { gpa: 0, sizeBytes: MIB, readonly: false, fileOffset: 0, fd: file };
+  await frontend.begin(F_VERSION_1, [ram]);
   await frontend.setMtu(1500);
   if (frontend.hasInflight) {
     const note = await frontend.inflightNote(QUEUES, 8);

@@ -189,6 +189,63 @@ test('a handler that throws costs one event, and the guest reads all ones and go
   ]);
 });
 
+const PROMISED = { space: 'port', base: PORT, sizeBytes: 4 } as const;
+const ASKS = [...code.movEax(0), ...code.input(PORT, 4), ...code.store(RESULT_GPA, 4)];
+
+test('an answer may come later: the guest waits for it, and nobody else does', async () => {
+  await using guest = new MicroGuest();
+  const writes: number[] = [];
+  let answer: ((value: number) => void) | undefined;
+  guest.vm.claim(PROMISED, {
+    read: () => new Promise((resolve) => (answer = resolve)),
+    write: async (_, __, value) => void writes.push(value),
+  });
+  await guest.start([...ASKS, ...code.out(PORT, 4), ...DONE, ...code.HLT]);
+  await until(() => answer !== undefined);
+  const paused = guest.vm.pause();
+  const isPaused = paused.then(() => true);
+  for (let turn = 0; turn < 20; turn++) await new Promise((resolve) => setTimeout(resolve, 1));
+  expect(await Promise.race([isPaused, false])).toBe(false);
+
+  answer?.(VALUE);
+  await paused;
+  guest.vm.resume();
+  await until(() => guest.doneCount === 1);
+
+  expect([guest.peek(RESULT_GPA), writes]).toEqual([VALUE, [VALUE]]);
+});
+
+test('a promise that is broken costs one event, and the guest reads all ones', async () => {
+  await using guest = new MicroGuest();
+  guest.vm.claim(PROMISED, {
+    read: async () => {
+      throw new Error('no such register');
+    },
+    write: () => {},
+  });
+  await guest.start([...ASKS, ...DONE, ...code.HLT]);
+  await until(() => guest.doneCount === 1);
+
+  expect(guest.peek(RESULT_GPA)).toBe(0xffff_ffff);
+  expect(guest.events).toEqual([
+    expect.objectContaining({ type: 'handler-error', message: 'no such register' }),
+  ]);
+});
+
+test('a guest that waits for an answer can be stopped, and the answer is nobody’s', async () => {
+  const guest = new MicroGuest();
+  let answer: ((value: number) => void) | undefined;
+  const read = () => new Promise<number>((resolve) => (answer = resolve));
+  guest.vm.claim(PROMISED, { read, write: () => {} });
+  await guest.start([...ASKS, ...DONE, ...code.HLT]);
+  await until(() => answer !== undefined);
+
+  const stopped = guest.vm.stop();
+  answer?.(VALUE);
+  await stopped;
+  await guest[Symbol.asyncDispose]();
+});
+
 test('a storm of exits leaves the event loop alive', async () => {
   await using guest = new MicroGuest({ vcpus: 16 });
   let served = 0;

@@ -69,10 +69,11 @@ void Answers(ExitMailbox::SpinTimes spin, uint32_t asks, useconds_t answer_us) {
     std::function<void()> serve;
     JsThread js;
     serve = [&] {
-      const bool cut = box.Serve([&](Access* access) {
+      const bool cut = box.Serve([&](size_t, Access* access) {
         if (answer_us > 0) usleep(answer_us);
         access->value = access->offset * 2 + 1;
         ++answered;
+        return true;
       });
       cuts += cut ? 1 : 0;
       if (cut) js.Post(serve);
@@ -86,6 +87,45 @@ void Answers(ExitMailbox::SpinTimes spin, uint32_t asks, useconds_t answer_us) {
   }
   CHECK(answered == uint64_t{kVcpus} * asks);
   CHECK(answer_us == 0 || cuts > 0);
+}
+
+/// Each vCPU has its answer later, in a turn of its own; the others are served meanwhile.
+void AnswersLate() {
+  constexpr uint32_t kVcpus = 4, kAsks = 5'000;
+  ExitMailbox box(kVcpus, {});
+  uint64_t late = 0;  // JS thread only
+  {
+    std::function<void()> serve;
+    JsThread js;
+    serve = [&] {
+      const bool cut = box.Serve([&](size_t vcpu, Access* access) {
+        const uint32_t value = access->offset * 2 + 1;
+        access->value = value;
+        if (access->offset % 3 == 0) return true;
+        js.Post([&, vcpu, value] { box.AnswerLate(vcpu, value), ++late; });
+        access->value = 0;
+        return false;
+      });
+      if (cut) js.Post(serve);
+    };
+    std::vector<std::jthread> vcpus;
+    for (uint32_t id = 0; id < kVcpus; ++id)
+      vcpus.emplace_back(AskMany, &box, id, kAsks, [&] { js.Post(serve); });
+  }
+  CHECK(late == kVcpus * (kAsks - (kAsks + 2) / 3));
+}
+
+/// An answer that comes when nobody waits any more, or twice, is none.
+void AnswersTooLate() {
+  ExitMailbox box(1, {});
+  box.AnswerLate(0, 7);
+  JsThread js;
+  const auto leave = [&](size_t, Access*) { return false; };
+  const auto end = [&] { box.Close(), box.AnswerLate(0, 7); };
+  const auto serve = [&] { static_cast<void>(box.Serve(leave)), js.Post(end); };
+  Access access{0, 0, 0, 1, false};
+  box.Ask(0, &access, [&] { js.Post(serve); });
+  CHECK(access.value == kAllOnes);
 }
 
 /// Nobody serves, so all sleep until the mailbox is closed; who asks later does not wait at all.
@@ -108,7 +148,7 @@ void Close() {
 void CloseWhileAnswering() {
   ExitMailbox box(1, {});
   JsThread js;
-  const auto power_off = [&](Access* asked) { box.Close(), asked->value = 7; };
+  const auto power_off = [&](size_t, Access* asked) { return box.Close(), asked->value = 7; };
   const auto serve = [&] { static_cast<void>(box.Serve(power_off)); };
   Access access{0, 0, 0, 1, true};
   box.Ask(0, &access, [&] { js.Post(serve); });
@@ -122,6 +162,10 @@ int main() {
   Test("every ask gets its own answer where nobody spins",
        [] { Answers({.vcpu_ns = 0, .linger_ns = 0}, 10'000, 0); });
   Test("a storm of slow asks is cut, and goes on", [] { Answers({}, 200, 100); });
+  Test("an answer may come later", AnswersLate);
+  Test("an answer that comes too late is none", [] {
+    for (int i = 0; i < 100; ++i) AnswersTooLate();
+  });
   Test("closing releases all, with all ones", [] {
     for (int i = 0; i < 100; ++i) Close();
   });

@@ -2,7 +2,7 @@
    Neither spin is modelled: a spin is a step that may be left out. */
 #define VCPUS 2
 #define ASKS 3
-mtype = { IDLE, ASKED, ANSWERED, CLOSED };
+mtype = { IDLE, ASKED, TAKEN, ANSWERED, CLOSED };
 mtype state[VCPUS] = IDLE;
 bool serving, posted; /* posted: Serve() is scheduled on the JS thread */
 
@@ -15,7 +15,8 @@ active [VCPUS] proctype Vcpu() {
      :: else -> break
      fi;
      if :: !serving -> posted = true :: else fi;
-     state[_pid] != ASKED; /* the futex */
+     state[_pid] != ASKED; /* the futex, twice */
+     state[_pid] != TAKEN;
      asks++
   :: else -> break
   od
@@ -24,7 +25,11 @@ active [VCPUS] proctype Vcpu() {
 inline AnswerPending() {
   any = false;
   for (i : 0 .. VCPUS - 1) {
-    if :: state[i] == ASKED -> state[i] = ANSWERED; any = true :: else fi
+    if
+    :: state[i] == ASKED -> state[i] = ANSWERED; any = true
+    :: state[i] == ASKED -> state[i] = TAKEN
+    :: else
+    fi
   }
 }
 
@@ -35,6 +40,8 @@ active proctype Js() {
 end_idle:
   if
   :: posted -> posted = false
+  :: state[0] == TAKEN -> state[0] = ANSWERED; goto end_idle /* what was taken has its answer */
+  :: state[1] == TAKEN -> state[1] = ANSWERED; goto end_idle
   :: closes -> for (i : 0 .. VCPUS - 1) { state[i] = CLOSED }; goto closed
   fi;
 more:

@@ -4,9 +4,9 @@
  */
 import { strict as assert } from 'node:assert';
 import { allOnes } from '../../bytes.ts';
-import type { AccessHandler } from '../../native.ts';
+import type { LateHandler, Later } from '../../native.ts';
 import * as aml from '../acpi/aml.ts';
-import type { AmlSource, BusDevice } from '../device.ts';
+import type { AmlSource, LateBusDevice } from '../device.ts';
 import { ConfigSpace, FUNCTION_BYTES } from './config-space.ts';
 
 const SLOT_COUNT = 32;
@@ -48,10 +48,10 @@ const bridgeName = (segment: number): string =>
   `PC${segment.toString(16).toUpperCase().padStart(2, '0')}`;
 
 export class PciBus implements AmlSource {
-  readonly ports: BusDevice;
-  readonly ecam: BusDevice;
+  readonly ports: LateBusDevice;
+  readonly ecam: LateBusDevice;
   readonly #options: PciBusOptions;
-  readonly #slots = new Array<AccessHandler | undefined>(SLOT_COUNT).fill(undefined);
+  readonly #slots = new Array<LateHandler | undefined>(SLOT_COUNT).fill(undefined);
   #address = 0;
 
   constructor(options: PciBusOptions) {
@@ -81,7 +81,7 @@ export class PciBus implements AmlSource {
   }
 
   /** The slot must be free. */
-  add(slot: number, space: AccessHandler): void {
+  add(slot: number, space: LateHandler): void {
     assert(slot >= 0 && slot < SLOT_COUNT && !this.#slots[slot], `PCI slot ${slot} is not free`);
     this.#slots[slot] = space;
   }
@@ -92,34 +92,34 @@ export class PciBus implements AmlSource {
   }
 
   /** `offset` from the start of ECAM: 4 KiB a function, eight functions a slot. */
-  #function(offset: number): AccessHandler | undefined {
+  #function(offset: number): LateHandler | undefined {
     const index = Math.floor(offset / FUNCTION_BYTES);
     return index % FUNCTIONS_PER_SLOT === 0 ? this.#slots[index / FUNCTIONS_PER_SLOT] : undefined;
   }
 
-  #read(offset: number, sizeBytes: number): number {
+  #read(offset: number, sizeBytes: number): Later<number> {
     const space = this.#function(offset);
     return space ? space.read(offset % FUNCTION_BYTES, sizeBytes) : allOnes(sizeBytes);
   }
 
-  #write(offset: number, sizeBytes: number, value: number): void {
-    this.#function(offset)?.write(offset % FUNCTION_BYTES, sizeBytes, value);
+  #write(offset: number, sizeBytes: number, value: number): Later<void> {
+    return this.#function(offset)?.write(offset % FUNCTION_BYTES, sizeBytes, value);
   }
 
-  #readPort(offset: number, sizeBytes: number): number {
+  #readPort(offset: number, sizeBytes: number): Later<number> {
     if (offset === ADDRESS && sizeBytes === 4) return this.#address;
     const target = this.#target(offset);
     return target === undefined ? allOnes(sizeBytes) : this.#read(target, sizeBytes);
   }
 
   /** Only four bytes at once are for the address register: one of its bytes is not. */
-  #writePort(offset: number, sizeBytes: number, value: number): void {
+  #writePort(offset: number, sizeBytes: number, value: number): Later<void> {
     if (offset === ADDRESS && sizeBytes === 4) {
       this.#address = (value & ADDRESS_MASK) >>> 0;
       return;
     }
     const target = this.#target(offset);
-    if (target !== undefined) this.#write(target, sizeBytes, value);
+    return target === undefined ? undefined : this.#write(target, sizeBytes, value);
   }
 
   /** What the data ports stand for now, as an offset into ECAM; other buses have nothing. */

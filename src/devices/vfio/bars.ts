@@ -1,11 +1,12 @@
 /**
- * A memory BAR of a device of the host's own: pages that the guest reaches without an exit, and the
- * rest, such as the pages of the MSI-X table, by way of here.
+ * A memory BAR of a function that is handed to the guest: pages that it reaches without an exit,
+ * and the rest, such as the pages of the MSI-X table, by way of here.
  */
-import { alignDown, alignUp, allOnes, GIB } from '../../bytes.ts';
-import type { AccessHandler, Claim, Vm } from '../../native.ts';
-import type { Passthrough, VfioArea, VfioDevice } from '../../native-vfio.ts';
+import { alignDown, alignUp, GIB } from '../../bytes.ts';
+import type { AccessHandler, Claim, LateHandler, Later, Vm } from '../../native.ts';
+import type { Passthrough, VfioArea } from '../../native-vfio.ts';
 import type { FunctionBar, PassthroughHost } from '../device.ts';
+import type { VfioBackend } from './device.ts';
 
 const PAGE_BYTES = 4096;
 /** An access that is ours to answer has an offset of 32 bits. */
@@ -26,9 +27,9 @@ export interface VfioBarOptions {
   gpa: number;
   /** What can be mapped; none if exits are to serve all of it. */
   areas: readonly VfioArea[];
-  device: VfioDevice;
+  device: Pick<VfioBackend, 'read' | 'write' | 'map'>;
   vm: Pick<Vm, 'claim' | 'release'>;
-  guest: Passthrough;
+  guest: Pick<Passthrough, 'unmap'>;
   isWindow: PassthroughHost['isWindow'];
 }
 
@@ -92,42 +93,33 @@ export class VfioBar {
   }
 
   #map(gpa: number, area: VfioArea): void {
-    const { guest, device, index } = this.options;
+    const { device, index } = this.options;
     try {
-      this.#mapped.push(guest.map(gpa + area.offset, device, index, area));
+      this.#mapped.push(device.map(gpa + area.offset, index, area));
     } catch {
       // RAM is there; or the host has no more to give, and exits serve it.
     }
   }
 
-  #answer(base: number): AccessHandler {
+  #answer(base: number): LateHandler {
     return {
       read: (offset, sizeBytes) => this.#read(base + offset, sizeBytes),
       write: (offset, sizeBytes, value) => this.#write(base + offset, sizeBytes, value),
     };
   }
 
-  #read(offset: number, sizeBytes: number): number {
+  #read(offset: number, sizeBytes: number): Later<number> {
+    const { device, index } = this.options;
     const part = this.#partAt(offset);
     if (part) return part.handler.read(offset - part.offset, sizeBytes);
-    try {
-      return this.options.device.read(this.options.index, offset, sizeBytes);
-    } catch {
-      return allOnes(sizeBytes); // the device is gone
-    }
+    return device.read(index, offset, sizeBytes);
   }
 
-  #write(offset: number, sizeBytes: number, value: number): void {
+  #write(offset: number, sizeBytes: number, value: number): Later<void> {
+    const { device, index } = this.options;
     const part = this.#partAt(offset);
-    if (part) {
-      part.handler.write(offset - part.offset, sizeBytes, value);
-      return;
-    }
-    try {
-      this.options.device.write(this.options.index, offset, sizeBytes, value);
-    } catch {
-      // The device is gone.
-    }
+    if (part) return part.handler.write(offset - part.offset, sizeBytes, value);
+    return device.write(index, offset, sizeBytes, value);
   }
 
   #partAt(at: number): OwnPart | undefined {

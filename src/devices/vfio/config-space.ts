@@ -1,12 +1,12 @@
 /**
- * The configuration space that a guest sees of a device of the host's own. PCI Local Bus 3.0 §6,
- * PCI Express 5.0 §7. Where BARs lie, interrupts, power states and resets are ours; of the rest the
- * guest reads what the device has, and writes what harms nobody: bus mastering, and capabilities of
- * the vendor's. Linux filters that once more.
+ * The configuration space that a guest sees of a function that is handed to it. PCI Local Bus 3.0
+ * §6, PCI Express 5.0 §7. Where BARs lie, interrupts, power states and resets are ours; of the rest
+ * the guest reads what the device has, and writes what harms nobody: bus mastering, and
+ * capabilities of the vendor's. Linux filters that once more.
  */
 import { allOnes, Reader } from '../../bytes.ts';
-import type { AccessHandler } from '../../native.ts';
-import { VFIO, type VfioDevice } from '../../native-vfio.ts';
+import type { LateHandler, Later } from '../../native.ts';
+import { VFIO } from '../../native-vfio.ts';
 import {
   CAPABILITIES_POINTER,
   type Capability,
@@ -18,12 +18,12 @@ import {
   ConfigSpace,
   FUNCTION_BYTES,
   HEADER_BYTES,
-  SPACE_BYTES,
   STATUS,
   STATUS_CAPABILITIES,
   withinDword,
 } from '../pci/config-space.ts';
 import { CAPABILITY, type Chain, findCapabilities, rewriteExtended } from './capabilities.ts';
+import type { VfioBackend } from './device.ts';
 
 const REVISION = 0x08;
 const HEADER_TYPE = 0x0c;
@@ -42,7 +42,9 @@ const AF_RESETS = 1 << 1;
 const AF_CONTROL = 4;
 
 export interface VfioConfigSpaceOptions {
-  device: VfioDevice;
+  device: Pick<VfioBackend, 'read' | 'write' | 'settled'>;
+  /** The device's own, as VfioBackend.readConfig has it. */
+  config: Uint8Array;
   /** Of its interrupt line, if it has one. */
   lineGsi: number | undefined;
   /** Whether the guest lets it raise its interrupt line. Within the guest's write. */
@@ -57,7 +59,7 @@ interface Placed {
   end: number;
 }
 
-export class VfioConfigSpace implements AccessHandler {
+export class VfioConfigSpace implements LateHandler {
   /** Identity, command and BARs. */
   readonly header: ConfigSpace;
   readonly #options: VfioConfigSpaceOptions;
@@ -67,15 +69,14 @@ export class VfioConfigSpace implements AccessHandler {
   readonly #ours = new Uint8Array(FUNCTION_BYTES);
   readonly #writable = new Uint8Array(FUNCTION_BYTES);
   readonly #placed: Placed[] = [];
-  readonly #sizeBytes: number;
   #isMaster = false;
 
-  /** @throws SystemError if the device is gone. */
+  /** @throws RangeError if a capability does not fit in. */
   constructor(options: VfioConfigSpaceOptions) {
-    const { device, lineGsi } = options;
+    const { config, lineGsi } = options;
     this.#options = options;
-    this.#sizeBytes = Math.min(device.regions()[VFIO.configRegion]?.sizeBytes ?? 0, FUNCTION_BYTES);
-    const own = readAll(device, this.#sizeBytes);
+    const own = Uint8Array.from(config.subarray(0, FUNCTION_BYTES));
+    own[HEADER_TYPE + 2] = 0; // one function, no bridge
     const fields = new Reader(own);
     this.header = new ConfigSpace({
       ...{ vendorId: fields.u16(0), deviceId: fields.u16(2) },
@@ -83,7 +84,7 @@ export class VfioConfigSpace implements AccessHandler {
       ...{ subsystemVendorId: fields.u16(0x2c), subsystemId: fields.u16(0x2e) },
     });
     this.#bytes.set(own);
-    this.#ours.fill(0xff, this.#sizeBytes); // Linux has no more of it: zeroes
+    this.#ours.fill(0xff, own.length); // there is no more of it: zeroes
     this.#ours.fill(0xff, 0, HEADER_BYTES);
     this.#bytes.set([lineGsi ?? 0xff, lineGsi === undefined ? 0 : 1, 0, 0], INTERRUPT);
     this.#writable[INTERRUPT] = 0xff;
@@ -114,13 +115,21 @@ export class VfioConfigSpace implements AccessHandler {
     };
   }
 
-  read(offset: number, sizeBytes: number): number {
+  read(offset: number, sizeBytes: number): Later<number> {
     if (!withinDword(offset, sizeBytes)) return allOnes(sizeBytes);
     if (isOfHeader(offset)) return this.#readHeader(offset, sizeBytes);
     for (const { capability, start, end } of this.#placed)
       if (offset < end && offset + sizeBytes > start)
         capability.onRead?.(offset - start, sizeBytes);
-    const own = this.#isOurs(offset, sizeBytes) ? 0 : this.#readDevice(offset, sizeBytes);
+    if (this.#isOurs(offset, sizeBytes)) return this.#merge(offset, sizeBytes, 0);
+    const own = this.#options.device.read(VFIO.configRegion, offset, sizeBytes);
+    return typeof own === 'number'
+      ? this.#merge(offset, sizeBytes, own)
+      : own.then((value) => this.#merge(offset, sizeBytes, value));
+  }
+
+  /** What is ours, and where that is not, what the device says. */
+  #merge(offset: number, sizeBytes: number, own: number): number {
     let value = 0;
     for (let i = sizeBytes - 1; i >= 0; i--) {
       const ours = this.#ours[offset + i] ?? 0;
@@ -130,8 +139,13 @@ export class VfioConfigSpace implements AccessHandler {
     return value;
   }
 
-  write(offset: number, sizeBytes: number, value: number): void {
-    if (!withinDword(offset, sizeBytes)) return;
+  /** Done when the device has done what follows from it. */
+  write(offset: number, sizeBytes: number, value: number): Later<void> {
+    if (withinDword(offset, sizeBytes)) this.#write(offset, sizeBytes, value);
+    return this.#options.device.settled();
+  }
+
+  #write(offset: number, sizeBytes: number, value: number): void {
     if (isOfHeader(offset)) {
       this.header.write(offset, sizeBytes, value);
       if (offset < STATUS) this.#commanded();
@@ -230,41 +244,24 @@ export class VfioConfigSpace implements AccessHandler {
     const af = this.find(CAPABILITY.advancedFeatures);
     const byPcie =
       pcie !== undefined &&
-      (this.read(pcie + PCIE_DEVICE_CAPABILITIES, 4) & PCIE_RESETS) !== 0 &&
+      (this.#own32(pcie + PCIE_DEVICE_CAPABILITIES) & PCIE_RESETS) !== 0 &&
       sets(pcie + PCIE_DEVICE_CONTROL + 1, 0x80);
     const byAf =
       af !== undefined &&
-      (this.read(af + AF_CAPABILITIES, 1) & AF_RESETS) !== 0 &&
+      ((this.#bytes[af + AF_CAPABILITIES] ?? 0) & AF_RESETS) !== 0 &&
       sets(af + AF_CONTROL, 1);
     return byPcie || byAf;
   }
 
-  #readDevice(offset: number, sizeBytes: number): number {
-    try {
-      return this.#options.device.read(VFIO.configRegion, offset, sizeBytes);
-    } catch {
-      return allOnes(sizeBytes); // it is gone
-    }
+  #own32(offset: number): number {
+    return new Reader(this.#bytes).u32(offset);
   }
 
   #writeDevice(offset: number, sizeBytes: number, value: number): void {
-    try {
-      this.#options.device.write(VFIO.configRegion, offset, sizeBytes, value);
-    } catch {
-      // It is gone, as a write to an empty slot.
-    }
+    void this.#options.device.write(VFIO.configRegion, offset, sizeBytes, value);
   }
 }
 
 /** What the header of ours answers: identity, command and status, BARs. ROM and the like are 0. */
 const isOfHeader = (offset: number): boolean =>
   offset < HEADER_TYPE || (offset >= HEADER_TYPE + 4 && offset < CAPABILITIES_POINTER);
-
-function readAll(device: VfioDevice, sizeBytes: number): Uint8Array {
-  const bytes = new Uint8Array(Math.max(sizeBytes, SPACE_BYTES));
-  const view = new DataView(bytes.buffer);
-  for (let at = 0; at + 4 <= sizeBytes; at += 4)
-    view.setUint32(at, device.read(VFIO.configRegion, at, 4), true);
-  bytes[HEADER_TYPE + 2] = 0; // one function, no bridge
-  return bytes;
-}

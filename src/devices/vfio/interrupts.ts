@@ -1,13 +1,14 @@
 /**
- * The interrupts of a device of the host's own: of its line, or MSI, or MSI-X, whichever the guest
- * has turned on. From the device to KVM they go by eventfds, and never through here.
+ * The interrupts of a function that is handed to the guest: of its line, or MSI, or MSI-X,
+ * whichever it has turned on. From the device to KVM they go by eventfds, and never through here.
  */
 import type { EventFd } from '../../native.ts';
-import { type Passthrough, VFIO, type VfioDevice } from '../../native-vfio.ts';
+import { type Passthrough, VFIO } from '../../native-vfio.ts';
+import type { VfioBackend } from './device.ts';
 
 export interface InterruptsOptions {
-  device: VfioDevice;
-  guest: Passthrough;
+  device: Pick<VfioBackend, 'setIrqs' | 'setUnmask'>;
+  guest: Pick<Passthrough, 'connect' | 'disconnect'>;
   /** Undefined if the device has no line. */
   lineGsi: number | undefined;
   openEventFd(): EventFd;

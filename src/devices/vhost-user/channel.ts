@@ -3,9 +3,10 @@
  * where anybody waits for a backend. What breaks the protocol, or takes too long, ends it.
  */
 import { closeSync } from 'node:fs';
+import { closeAll } from '../../fd-messages.ts';
 import { native } from '../../native.ts';
 import type { FdSocket } from '../../native-sockets.ts';
-import { closeAll, encode, type Message, MessageReader, ProtocolError } from './protocol.ts';
+import { encode, type Message, MessageReader, ProtocolError } from './protocol.ts';
 
 /** Several messages; a backend that sends more at a time is heard again in the next turn. */
 const READ_BYTES = 4096;

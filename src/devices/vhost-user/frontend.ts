@@ -4,11 +4,11 @@
  * backend that breaks the protocol, refuses or is late ends it.
  */
 import { closeSync } from 'node:fs';
+import { closeAll } from '../../fd-messages.ts';
 import type { SharedQueue, SharedRegion } from '../../native-vhost.ts';
 import { Channel, openPair } from './channel.ts';
 import {
   BACKEND_REQUEST,
-  closeAll,
   decodeConfig,
   decodeInflight,
   decodeU64,

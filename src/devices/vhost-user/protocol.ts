@@ -3,8 +3,8 @@
  * back. What comes from a backend is checked wholly here; nothing that it sends is taken on trust.
  * Source: the vhost-user protocol, version 1, as in docs/interop/vhost-user of QEMU.
  */
-import { closeSync } from 'node:fs';
 import { Reader, Writer } from '../../bytes.ts';
+import { type Descriptors, FdMessageReader } from '../../fd-messages.ts';
 import type { SharedRegion } from '../../native-vhost.ts';
 
 /** What a frontend asks of a backend. */
@@ -78,13 +78,12 @@ export const REGIONS_MAX = 8;
 /** The backend broke the protocol: nothing more that it says can be understood. */
 export class ProtocolError extends Error {}
 
-export interface Message {
+/** With one descriptor at most. */
+export interface Message extends Descriptors {
   request: number;
   isReply: boolean;
   needsReply: boolean;
   payload: Uint8Array;
-  /** At most one. Whoever takes the message closes it. */
-  fds: number[];
 }
 
 export function encode(
@@ -100,61 +99,29 @@ export function encode(
     .put(HEADER_BYTES, payload).bytes;
 }
 
-/** Puts messages together from what a socket gives, which is any number of bytes at a time. */
-export class MessageReader {
-  #bytes: Buffer = Buffer.alloc(0);
-  #fds: number[] = [];
-
-  /**
-   * The messages that are whole now. `fds` came with `bytes`, which the kernel ends at what was sent
-   * with them: they are of the last message. They are ours from here on.
-   * @throws ProtocolError, and then every descriptor that came is closed.
-   */
-  push(bytes: Uint8Array, fds: readonly number[] = []): Message[] {
-    this.#bytes = Buffer.concat([this.#bytes, bytes]);
-    const messages: Message[] = [];
-    let coming = [...fds];
-    try {
-      for (let one = this.#next(); one; one = this.#next()) messages.push(one);
-      const last = this.#bytes.length > 0 ? this.#fds : (messages.at(-1)?.fds ?? this.#fds);
-      last.push(...coming);
-      coming = [];
-      if (last.length > FDS_MAX) throw new ProtocolError(`${last.length} descriptors`);
-      return messages;
-    } catch (error) {
-      closeAll(coming);
-      for (const { fds } of messages) closeAll(fds);
-      this.close();
-      throw error;
-    }
-  }
-
-  /** What came of a message that will not be whole. */
-  close(): void {
-    closeAll(this.#fds.splice(0));
-  }
-
-  #next(): Message | undefined {
-    if (this.#bytes.length < HEADER_BYTES) return undefined;
-    const header = new Reader(this.#bytes);
-    const [request, flags, sizeBytes] = [header.u32(0), header.u32(4), header.u32(8)];
-    if ((flags & VERSION_MASK) !== VERSION)
-      throw new ProtocolError(`version ${flags & VERSION_MASK}`);
-    if (flags > (VERSION | FLAG_REPLY | FLAG_NEED_REPLY))
-      throw new ProtocolError(`flags 0x${flags.toString(16)}`);
-    if (sizeBytes > PAYLOAD_BYTES_MAX) throw new ProtocolError(`a message of ${sizeBytes} bytes`);
-    if (this.#bytes.length < HEADER_BYTES + sizeBytes) return undefined;
-    const payload = Uint8Array.from(this.#bytes.subarray(HEADER_BYTES, HEADER_BYTES + sizeBytes));
-    this.#bytes = this.#bytes.subarray(HEADER_BYTES + sizeBytes);
-    const isReply = (flags & FLAG_REPLY) !== 0;
-    const needsReply = (flags & FLAG_NEED_REPLY) !== 0;
-    return { request, isReply, needsReply, payload, fds: this.#fds.splice(0) };
+/** Puts messages together. What it throws is a ProtocolError. */
+export class MessageReader extends FdMessageReader<Omit<Message, 'fds'>> {
+  constructor() {
+    super({ parse, fdsMax: FDS_MAX, tooMany: (n) => new ProtocolError(`${n} descriptors`) });
   }
 }
 
-export const closeAll = (fds: readonly number[]): void => {
-  for (const fd of fds) closeSync(fd);
-};
+function parse(bytes: Uint8Array) {
+  if (bytes.length < HEADER_BYTES) return undefined;
+  const header = new Reader(bytes);
+  const [request, flags, sizeBytes] = [header.u32(0), header.u32(4), header.u32(8)];
+  if ((flags & VERSION_MASK) !== VERSION)
+    throw new ProtocolError(`version ${flags & VERSION_MASK}`);
+  if (flags > (VERSION | FLAG_REPLY | FLAG_NEED_REPLY))
+    throw new ProtocolError(`flags 0x${flags.toString(16)}`);
+  if (sizeBytes > PAYLOAD_BYTES_MAX) throw new ProtocolError(`a message of ${sizeBytes} bytes`);
+  if (bytes.length < HEADER_BYTES + sizeBytes) return undefined;
+  const payload = Uint8Array.from(bytes.subarray(HEADER_BYTES, HEADER_BYTES + sizeBytes));
+  const isReply = (flags & FLAG_REPLY) !== 0;
+  const needsReply = (flags & FLAG_NEED_REPLY) !== 0;
+  const message = { request, isReply, needsReply, payload };
+  return { message, sizeBytes: HEADER_BYTES + sizeBytes };
+}
 
 export const encodeU64 = (value: number | bigint): Uint8Array => new Writer(8).u64(0, value).bytes;
 

@@ -82,13 +82,10 @@ export function checkBootable(config: VmConfig): void {
       'payload.kernel is missing: create the VM with the path of a kernel',
     );
   const settings = Object.keys(UNSUPPORTED).filter((name) => UNSUPPORTED[name]?.(config));
-  const names = [...settings, ...unsupportedDevices(config)];
+  const devices = unsupportedDevices(config);
+  const names = [...settings, ...devices.names];
   if (names.length > 0)
-    throw new VmmError(
-      'invalid-config',
-      notSupported(names),
-      new Error('Create the VM without what is named'),
-    );
+    throw notSupported(names, ['Create the VM without what is named', ...devices.remedies]);
 }
 
 const notBootable = (text: string, remedy: string) =>

@@ -3,11 +3,12 @@
  * put into queues by the test, kicks and interrupts are counted.
  */
 import type {
-  AccessHandler,
   Chain,
   Claim,
   EventFd,
   GuestMemory,
+  LateHandler,
+  Later,
   Msi,
   Virtqueue,
   VirtqueueOptions,
@@ -15,7 +16,14 @@ import type {
 } from '../../../src/native.ts';
 import type { FileWindow } from '../../../src/native-vhost.ts';
 
+/** What is there at once, as it must be of whoever is no other process. */
+export function atOnce(answer: Later<number>): number {
+  if (typeof answer !== 'number') throw new Error('It comes later');
+  return answer;
+}
+
 export class FakeEventFd implements EventFd {
+  readonly fd = -1;
   /** How often it was ever signalled. */
   signalCount = 0;
   isClosed = false;
@@ -250,11 +258,11 @@ type HostVm = Pick<
 export class FakeVm implements HostVm {
   readonly msis: FakeMsi[] = [];
   readonly kicks = new Map<number, EventFd>();
-  readonly claims: (Claim & { handler: AccessHandler })[] = [];
+  readonly claims: (Claim & { handler: LateHandler })[] = [];
   /** As if the host had no more of what this is called with. */
   refuse: (what: 'kick' | 'msi' | 'window') => boolean = () => false;
 
-  claim(claim: Claim, handler: AccessHandler): void {
+  claim(claim: Claim, handler: LateHandler): void {
     const overlaps = this.claims.some(
       ({ base, sizeBytes }) => claim.base < base + sizeBytes && base < claim.base + claim.sizeBytes,
     );
@@ -302,18 +310,26 @@ export class FakeVm implements HostVm {
   }
 
   read(gpa: number, sizeBytes: number): number {
+    return atOnce(this.readLater(gpa, sizeBytes));
+  }
+
+  readLater(gpa: number, sizeBytes: number): Later<number> {
     const claim = this.#claimAt(gpa);
     return claim ? claim.handler.read(gpa - claim.base, sizeBytes) : 2 ** (8 * sizeBytes) - 1;
   }
 
   write(gpa: number, sizeBytes: number, value: number): void {
+    void this.writeLater(gpa, sizeBytes, value);
+  }
+
+  writeLater(gpa: number, sizeBytes: number, value: number): Later<void> {
     const kick = this.kicks.get(gpa);
     if (kick) {
       kick.signal();
       return;
     }
     const claim = this.#claimAt(gpa);
-    claim?.handler.write(gpa - claim.base, sizeBytes, value);
+    return claim?.handler.write(gpa - claim.base, sizeBytes, value);
   }
 
   #claimAt(gpa: number) {

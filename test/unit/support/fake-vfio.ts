@@ -120,6 +120,11 @@ export class FakePassthrough implements Passthrough {
     return this.#next++;
   }
 
+  mapFile(gpa: number, _: number, offset: number, sizeBytes: number): number {
+    this.mapped.set(this.#next, { gpa, region: -1, offset, sizeBytes });
+    return this.#next++;
+  }
+
   unmap(number: number): void {
     this.mapped.delete(number);
   }

@@ -9,7 +9,7 @@ import { deviceArea, type GpaRange, MEMORY, segmentEcam } from '../../../src/vmm
 import { PciDevices } from '../../../src/vmm/pci-devices.ts';
 import { Echo } from './echo.ts';
 import { FakeCharHost } from './fake-char-host.ts';
-import { FakeEventFd, FakeVirtqueue, FakeVm, NO_MEMORY } from './fake-host.ts';
+import { atOnce, FakeEventFd, FakeVirtqueue, FakeVm, NO_MEMORY } from './fake-host.ts';
 import { FakePassthroughHost } from './fake-vfio.ts';
 
 export const AREA = deviceArea(40, 512 * MIB);
@@ -58,7 +58,8 @@ export function machine(
       },
     });
   /** Slots of the bus that have a function, with its device id. */
-  const slots = () => Array.from({ length: 32 }, (_, slot) => bus.ecam.read(slot << 15, 4) >>> 16);
+  const slots = () =>
+    Array.from({ length: 32 }, (_, slot) => atOnce(bus.ecam.read(slot << 15, 4)) >>> 16);
   /** A device as vm.add-* wants it. */
   const wanted = (kind: string, config: object): WantedDevice => {
     const [device] = pciDevices({ [kind]: [config] }, kinds);

@@ -115,9 +115,9 @@ test('a function that is no virtio device is a node with BARs of its own', async
 test('the tree tells where the guest has moved a BAR', async () => {
   const { attach, bus } = machine();
   const devices = await attach({ plain: [{ id: 'a' }] });
-  bus.ecam.write((1 << 15) + 0x10, 4, 0x8000_0000);
-  bus.ecam.write((1 << 15) + 0x14, 4, 1);
-  bus.ecam.write((1 << 15) + 4, 2, 6);
+  void bus.ecam.write((1 << 15) + 0x10, 4, 0x8000_0000);
+  void bus.ecam.write((1 << 15) + 0x14, 4, 1);
+  void bus.ecam.write((1 << 15) + 4, 2, 6);
   expect(nodes(devices)).toEqual([['a', '0000:00:01.0', 'Mmio64', '180000000']]);
 });
 
@@ -186,7 +186,7 @@ test('what devices find out is kept by id, and what is odd is told with it', asy
   expect([...devices.found]).toEqual([['_disk0', { image_type: 'Raw' }]]);
 
   const [[, device] = []] = made;
-  bus.ecam.write((1 << 15) + 4, 2, 6);
+  void bus.ecam.write((1 << 15) + 4, 2, 6);
   for (const [offset, sizeBytes, value] of [
     [8, 4, 1],
     [12, 4, 1],
@@ -321,9 +321,9 @@ describe('plugging', () => {
     const devices = await attach({ plain: [{ id: 'a' }] });
     const lowest = AREA.pci64.gpa;
     // The guest moves the BAR 256 MiB into the window.
-    bus.ecam.write((1 << 15) + 0x10, 4, 256 * MIB);
-    bus.ecam.write((1 << 15) + 0x14, 4, lowest / 2 ** 32);
-    bus.ecam.write((1 << 15) + 4, 2, 6);
+    void bus.ecam.write((1 << 15) + 0x10, 4, 256 * MIB);
+    void bus.ecam.write((1 << 15) + 0x14, 4, lowest / 2 ** 32);
+    void bus.ecam.write((1 << 15) + 4, 2, 6);
 
     await devices.add(wanted('mapped', { id: 'm' }));
     await devices.add(wanted('mapped', { id: 'n' }));
@@ -378,7 +378,7 @@ describe('unplugging', () => {
     const { attach, wanted, bus, vm, made } = machine();
     const devices = await attach({});
     await devices.add(wanted('plain', { id: 'a' }));
-    bus.ecam.write((1 << 15) + 4, 2, 6);
+    void bus.ecam.write((1 << 15) + 4, 2, 6);
     expect([vm.claims.length, vm.kicks.size]).toEqual([1, 2]);
 
     devices.remove('a');

@@ -170,8 +170,9 @@ const socketPath = each('vsock', ({ socket }) => {
 
 /** Every path at which the VM is to find, or to make, a socket: where it stands, and what it is. */
 function sockets(config: VmConfig): (readonly [at: string, path: string])[] {
-  const { serial, console, disks = [], net = [], fs = [], generic_vhost_user = [] } = config;
-  const lists = { disks, net, fs, generic_vhost_user };
+  const { serial, console, disks = [], net = [], fs = [] } = config;
+  const { generic_vhost_user = [], user_devices = [] } = config;
+  const lists = { disks, net, fs, generic_vhost_user, user_devices };
   return [
     ...Object.entries({ serial, console }).flatMap(([at, { mode, socket = '' }]) =>
       mode === 'Socket' ? [[`${at}.socket`, socket] as const] : [],

@@ -2,6 +2,7 @@ import { expect, test } from 'vitest';
 import { MIB } from '../../../../src/bytes.ts';
 import { PciBus } from '../../../../src/devices/pci/bus.ts';
 import { ConfigSpace } from '../../../../src/devices/pci/config-space.ts';
+import { atOnce } from '../../support/fake-host.ts';
 
 const HOST_BRIDGE = 0x0d57_8086;
 const DEVICE = 0x1042_1af4;
@@ -24,12 +25,12 @@ const address = (slot: number, register: number, { bus = 0, fn = 0, enable = tru
 
 /** As a guest does it: the address to 0xcf8, then the data at 0xcfc plus the byte. */
 function readPort({ ports }: PciBus, at: number, sizeBytes = 4, byte = 0): number {
-  ports.write(0, 4, at);
-  return ports.read(4 + byte, sizeBytes);
+  void ports.write(0, 4, at);
+  return atOnce(ports.read(4 + byte, sizeBytes));
 }
 
 const readEcam = ({ ecam }: PciBus, slot: number, register: number, sizeBytes = 4): number =>
-  ecam.read((slot << 15) + register, sizeBytes);
+  atOnce(ecam.read((slot << 15) + register, sizeBytes));
 
 test('the host bridge is at slot 0, by ports and by ECAM', () => {
   const bus = create();
@@ -39,11 +40,11 @@ test('the host bridge is at slot 0, by ports and by ECAM', () => {
 
 test('both ways reach the same registers, in bytes, words and double words', () => {
   const bus = create();
-  bus.ports.write(0, 4, address(5, 4));
-  bus.ports.write(5, 1, 0x04); // the high byte of the command register
+  void bus.ports.write(0, 4, address(5, 4));
+  void bus.ports.write(5, 1, 0x04); // the high byte of the command register
 
   expect(readEcam(bus, 5, 4, 2)).toBe(0x0400);
-  bus.ecam.write((5 << 15) + 4, 2, 0x0002);
+  void bus.ecam.write((5 << 15) + 4, 2, 0x0002);
   expect(readPort(bus, address(5, 4), 2)).toBe(0x0002);
   expect(readPort(bus, address(5, 0), 2, 2)).toBe(0x1042);
 });
@@ -56,16 +57,16 @@ test.each([
 ])('%s reads all ones and takes no write', (_what, at) => {
   const bus = create();
   expect(readPort(bus, at)).toBe(ALL);
-  bus.ports.write(0, 4, at + 4);
-  bus.ports.write(4, 2, 0x0006);
+  void bus.ports.write(0, 4, at + 4);
+  void bus.ports.write(4, 2, 0x0006);
   expect(readEcam(bus, 5, 4, 2)).toBe(0);
 });
 
 test('the address register reads back, and only a double word changes it', () => {
   const { ports } = create();
-  ports.write(0, 4, 0xffff_ffff);
-  ports.write(3, 1, 0x01); // what Linux does before it looks
-  ports.write(0, 2, 0x0000);
+  void ports.write(0, 4, 0xffff_ffff);
+  void ports.write(3, 1, 0x01); // what Linux does before it looks
+  void ports.write(0, 2, 0x0000);
   expect(ports.read(0, 4)).toBe(0x80ff_fffc);
   expect([ports.read(0, 1), ports.read(2, 2)]).toEqual([0xff, 0xffff]);
 });

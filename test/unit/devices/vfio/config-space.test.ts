@@ -2,6 +2,7 @@ import fc from 'fast-check';
 import { expect, test } from 'vitest';
 import { VfioConfigSpace } from '../../../../src/devices/vfio/config-space.ts';
 import { VFIO } from '../../../../src/native-vfio.ts';
+import { atOnce } from '../../support/fake-host.ts';
 import { FakeVfioDevice } from '../../support/fake-vfio.ts';
 
 const COMMAND = 4;
@@ -10,6 +11,12 @@ const PM = 0x40;
 const VPD = 0x48;
 const VENDOR = 0x50;
 const PCIE = 0x80;
+
+/** Its registers, of which none takes its time. */
+const by = (device: FakeVfioDevice) => ({
+  read: (...access: Parameters<FakeVfioDevice['read']>) => device.read(...access),
+  write: (...access: Parameters<FakeVfioDevice['write']>) => device.write(...access),
+});
 
 /** One with power management, VPD, something of the vendor's, PCI Express, and more behind. */
 function create(change = (_: FakeVfioDevice) => {}) {
@@ -26,28 +33,29 @@ function create(change = (_: FakeVfioDevice) => {}) {
   const lines: boolean[] = [];
   const resets: number[] = [];
   const space = new VfioConfigSpace({
-    ...{ device, lineGsi: 21 },
+    ...{ device: { ...by(device), settled: () => undefined }, lineGsi: 21 },
+    config: new Uint8Array(device.config.buffer),
     onLine: (isOn) => lines.push(isOn),
     onReset: () => resets.push(1),
   });
   device.writes.clear();
-  return { space, device, lines, resets, written: () => device.written(VFIO.configRegion) };
+  const read = (at: number, sizeBytes: number) => atOnce(space.read(at, sizeBytes));
+  return { space, read, device, lines, resets, written: () => device.written(VFIO.configRegion) };
 }
 
 /** Ids and offsets, as a guest walks them. */
-function walk({ space }: ReturnType<typeof create>): [number, number][] {
+function walk({ read }: ReturnType<typeof create>): [number, number][] {
   const found: [number, number][] = [];
-  for (let at = space.read(0x34, 1); at !== 0; at = space.read(at + 1, 1))
-    found.push([space.read(at, 1), at]);
-  for (let at = 0x100; at !== 0; at = space.read(at, 4) >>> 20) found.push([space.read(at, 2), at]);
+  for (let at = read(0x34, 1); at !== 0; at = read(at + 1, 1)) found.push([read(at, 1), at]);
+  for (let at = 0x100; at !== 0; at = read(at, 4) >>> 20) found.push([read(at, 2), at]);
   return found;
 }
 
 test('a guest sees who the device is, one function, no ROM, and pin A of its own line', () => {
-  const { space } = create();
-  const dwords = [0, 8, 0x0c, 0x2c, 0x30, 0x3c].map((at) => space.read(at, 4));
+  const { read } = create();
+  const dwords = [0, 8, 0x0c, 0x2c, 0x30, 0x3c].map((at) => read(at, 4));
   expect(dwords).toEqual([0x0010_1b36, 0x0108_0202, 0, 0x1100_1af4, 0, 0x0000_0115]);
-  expect(space.read(6, 2) & 0x10).toBe(0x10);
+  expect(read(6, 2) & 0x10).toBe(0x10);
 });
 
 test('of capabilities it finds those that are its business', () => {
@@ -63,9 +71,9 @@ test('of capabilities it finds those that are its business', () => {
 
 test('bus mastering is the guest’s to turn on and off; the device decodes always', () => {
   const { space, written, lines } = create();
-  space.write(COMMAND, 2, MEMORY);
-  space.write(COMMAND, 2, MEMORY | MASTER | NO_INTX);
-  space.write(COMMAND, 2, 0);
+  void space.write(COMMAND, 2, MEMORY);
+  void space.write(COMMAND, 2, MEMORY | MASTER | NO_INTX);
+  void space.write(COMMAND, 2, 0);
 
   expect(written()).toEqual([
     [COMMAND, 2, MEMORY | MASTER],
@@ -75,29 +83,29 @@ test('bus mastering is the guest’s to turn on and off; the device decodes alwa
 });
 
 test('the device stays powered, whatever state the guest puts it into', () => {
-  const { space, written } = create();
-  space.write(PM + 4, 2, 0xffff);
+  const { space, read, written } = create();
+  void space.write(PM + 4, 2, 0xffff);
 
-  expect(space.read(PM + 4, 2)).toBe(0x000b);
-  expect(space.read(PM + 2, 2)).toBe(0x07c3);
+  expect(read(PM + 4, 2)).toBe(0x000b);
+  expect(read(PM + 2, 2)).toBe(0x07c3);
   expect(written()).toEqual([]);
 });
 
 test('a reset that the guest asks for is ours to make, and none of the device’s', () => {
-  const { space, resets, written } = create();
-  space.write(PCIE + 8, 2, 0x2810);
+  const { space, read, resets, written } = create();
+  void space.write(PCIE + 8, 2, 0x2810);
   expect(resets).toEqual([]);
 
-  space.write(PCIE + 8, 2, 0x2810 | 0x8000);
+  void space.write(PCIE + 8, 2, 0x2810 | 0x8000);
 
   expect(resets).toEqual([1]);
-  expect(space.read(PCIE + 8, 2)).toBe(0x2810);
+  expect(read(PCIE + 8, 2)).toBe(0x2810);
   expect(written()).toEqual([]);
 });
 
 test('only what is the vendor’s is written as it comes', () => {
   const { space, written } = create();
-  space.write(VENDOR + 4, 4, 0xcafe_f00d);
+  void space.write(VENDOR + 4, 4, 0xcafe_f00d);
   expect(written()).toEqual([[VENDOR + 4, 4, 0xcafe_f00d]]);
 });
 
@@ -106,10 +114,10 @@ test('no write but those reaches the device', () => {
     fc.property(
       fc.array(fc.tuple(fc.nat(4095), fc.constantFrom(1, 2, 4), fc.nat(0xffff_ffff))),
       (accesses) => {
-        const { space, written } = create();
+        const { space, read, written } = create();
         for (const [offset, sizeBytes, value] of accesses) {
-          space.write(offset, sizeBytes, value);
-          space.read(offset, sizeBytes);
+          void space.write(offset, sizeBytes, value);
+          read(offset, sizeBytes);
         }
         for (const [offset, sizeBytes] of written()) {
           const isVendors = offset >= VENDOR + 2 && offset + sizeBytes <= PCIE;
@@ -126,11 +134,4 @@ test('a chain without end is walked once', () => {
     device.put(0x160, 0x1201_0001); // back to the second
   });
   expect(walk(made)).toEqual(walk(create()));
-});
-
-test('a device that is gone reads as an empty slot does', () => {
-  const { space, device } = create();
-  device.isGone = true;
-  space.write(COMMAND, 2, MEMORY | MASTER);
-  expect(space.read(VENDOR + 4, 4)).toBe(0xffff_ffff);
 });

@@ -145,8 +145,8 @@ test('an answer of another size, queue or part is refused', () => {
 
 test('the memory table has RAM by guest addresses alone, and its descriptors in order', () => {
   const regions = [
-    { gpa: 0, sizeBytes: 0x1000, fd: 8, fileOffset: 0 },
-    { gpa: 2 ** 32, sizeBytes: 0x2000, fd: 9, fileOffset: 0x1000 },
+    { gpa: 0, sizeBytes: 0x1000, readonly: false, fd: 8, fileOffset: 0 },
+    { gpa: 2 ** 32, sizeBytes: 0x2000, readonly: false, fd: 9, fileOffset: 0x1000 },
   ];
 
   const { payload, fds } = encodeMemTable(regions);
@@ -160,10 +160,8 @@ test('the memory table has RAM by guest addresses alone, and its descriptors in 
 
 test('the memory table has eight ranges at most', () => {
   const many = Array.from({ length: 9 }, (_, i) => ({
-    gpa: i,
-    sizeBytes: 1,
-    fd: i,
-    fileOffset: 0,
+    ...{ gpa: i, sizeBytes: 1, readonly: false },
+    ...{ fd: i, fileOffset: 0 },
   }));
 
   expect(encodeMemTable(many)).toMatchObject({ fds: [0, 1, 2, 3, 4, 5, 6, 7] });

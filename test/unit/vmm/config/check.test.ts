@@ -397,7 +397,7 @@ test('a boot names everything that is not supported yet, and nothing that has no
   expect(() => checkBootable(fine)).not.toThrow();
   expect(refusalOf(() => checkBootable(asking)).message).toBe(
     'Not supported yet: iommu, platform.tdx, ' +
-      'disks[0] iommu, rng iommu, vsock[0] iommu, vdpa[0], tpm',
+      'disks[0] iommu, rng iommu, vsock[0] iommu, vdpa[0] path /d, tpm',
   );
 });
 

@@ -3,7 +3,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import type { VfioConfig } from '../../../../src/devices/vfio/config.ts';
-import { VfioPci } from '../../../../src/devices/vfio/device.ts';
+import { openHostDevice } from '../../../../src/devices/vfio/host-device.ts';
 import { errorChain } from '../../../../src/errors.ts';
 import { VFIO } from '../../../../src/native-vfio.ts';
 import { FakeVm } from '../../support/fake-host.ts';
@@ -47,7 +47,7 @@ async function open(device = nvme(), config: Partial<VfioConfig> = {}) {
   const vm = new FakeVm();
   const warnings: string[] = [];
   let reclaimed = 0;
-  const pci = await VfioPci.open(
+  const pci = await openHostDevice(
     { path, iommu: false, pci_segment: 0, x_exclude_mmap_bars: [], ...config },
     {
       ...{ id: '_vfio0', vm, passthrough: host, lineGsi: GSI, placeBar: () => GPA },
@@ -55,10 +55,10 @@ async function open(device = nvme(), config: Partial<VfioConfig> = {}) {
       onReclaim: () => reclaimed++,
     },
   );
-  const decode = (isOn = true) => pci.space.write(COMMAND, 2, isOn ? 6 : 0);
+  const decode = (isOn = true) => void pci.space.write(COMMAND, 2, isOn ? 6 : 0);
   const place = (gpa: number) => {
-    pci.space.write(0x10, 4, gpa);
-    pci.space.write(0x14, 4, Math.floor(gpa / 2 ** 32));
+    void pci.space.write(0x10, 4, gpa);
+    void pci.space.write(0x14, 4, Math.floor(gpa / 2 ** 32));
   };
   const mapped = () =>
     [...host.guest.mapped.values()].map(({ gpa, sizeBytes }) => [gpa, sizeBytes]);
@@ -147,7 +147,7 @@ test('MSI-X takes the line’s place, and the line comes back', async () => {
   expect(host.guest.lines.has(GSI)).toBe(true);
   expect(device.unmask).toBeDefined();
 
-  pci.space.write(MSIX + 2, 2, 0x8000);
+  void pci.space.write(MSIX + 2, 2, 0x8000);
   expect([...device.irqs.keys()]).toEqual([VFIO.msix]);
   expect(device.irqs.get(VFIO.msix)).toHaveLength(3);
   expect(host.guest.lines.has(GSI)).toBe(false);
@@ -157,16 +157,16 @@ test('MSI-X takes the line’s place, and the line comes back', async () => {
   device.irqs.get(VFIO.msix)?.[1]?.signal();
   expect(vm.msis.flatMap(({ sent }) => sent)).toEqual([0x4031]);
 
-  pci.space.write(MSIX + 2, 2, 0);
+  void pci.space.write(MSIX + 2, 2, 0);
   expect([...device.irqs.keys()]).toEqual([VFIO.intx]);
 });
 
 test('MSI sends neighbouring data, as many as the guest has turned on', async () => {
   const { decode, vm, pci, device } = await open();
   decode();
-  pci.space.write(MSI + 4, 4, 0xfee0_1000);
-  pci.space.write(MSI + 12, 2, 0x4050);
-  pci.space.write(MSI + 2, 2, 0x21); // four of eight
+  void pci.space.write(MSI + 4, 4, 0xfee0_1000);
+  void pci.space.write(MSI + 12, 2, 0x4050);
+  void pci.space.write(MSI + 2, 2, 0x21); // four of eight
 
   expect(device.irqs.get(VFIO.msi)).toHaveLength(4);
   for (const irq of device.irqs.get(VFIO.msi) ?? []) irq.signal();
@@ -175,7 +175,7 @@ test('MSI sends neighbouring data, as many as the guest has turned on', async ()
 
 test('a guest that wants no interrupts by the line gets none', async () => {
   const { pci, host } = await open();
-  pci.space.write(COMMAND, 2, 0x406);
+  void pci.space.write(COMMAND, 2, 0x406);
   expect(host.guest.lines.size).toBe(0);
 });
 
@@ -201,7 +201,9 @@ test('a device that the host wants back is told of; one that is gone hurts nobod
 
   device.isGone = true;
   vm.write(GPA + 8, 4, 1);
+  void pci.space.write(COMMAND, 2, 0);
   expect([vm.read(GPA + 8, 4), pci.space.read(0, 4)]).toEqual([0xffff_ffff, 0x0010_1b36]);
+  expect(pci.space.read(0x204, 4)).toBe(0xffff_ffff);
 });
 
 const refusal = (given: Partial<VfioConfig> = {}, fault?: unknown): Promise<string> => {
@@ -210,7 +212,7 @@ const refusal = (given: Partial<VfioConfig> = {}, fault?: unknown): Promise<stri
   const config = { path, iommu: false, pci_segment: 0, x_exclude_mmap_bars: [], ...given };
   const context = { id: 'devices[0]', vm: new FakeVm(), passthrough: host, lineGsi: GSI };
   const rest = { placeBar: () => GPA, onWarning: () => {}, onReclaim: () => {} };
-  return VfioPci.open(config, { ...context, ...rest }).then(
+  return openHostDevice(config, { ...context, ...rest }).then(
     () => 'opened',
     (error) => errorChain(error).join(' | '),
   );
