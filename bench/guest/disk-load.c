@@ -1,6 +1,9 @@
-/// Loads a block device in the guest and says what came through. No library: its figures shall be
-/// those of the device. `disk-load DEVICE read|write random|sequential BYTES DEPTH SECONDS
-/// [THREADS]` prints the requests a second of all threads together; thread n runs on CPU n.
+/// Loads a block device or a file in the guest and says what came through. No library: its figures
+/// shall be those of the device.
+///
+///     disk-load DEVICE read|write random|sequential BYTES DEPTH SECONDS [THREADS]
+///
+/// prints the requests a second of all threads together; thread n runs on CPU n.
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
@@ -13,6 +16,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
@@ -54,6 +58,14 @@ static uint64_t next_offset(struct worker* worker, uint64_t requests) {
   return index % requests * worker->load->request_bytes;
 }
 
+static uint64_t size_of(int fd) {
+  struct stat about;
+  if (fstat(fd, &about) < 0) fail("fstat");
+  uint64_t bytes = (uint64_t)about.st_size;
+  if (S_ISBLK(about.st_mode) && ioctl(fd, BLKGETSIZE64, &bytes) < 0) fail("BLKGETSIZE64");
+  return bytes;
+}
+
 static void* run(void* argument) {
   struct worker* worker = argument;
   const struct load* load = worker->load;
@@ -63,9 +75,7 @@ static void* run(void* argument) {
   sched_setaffinity(0, sizeof(cpu), &cpu);
   const int fd = open(load->device, (load->writes ? O_RDWR : O_RDONLY) | O_DIRECT);
   if (fd < 0) fail(load->device);
-  uint64_t device_bytes;
-  if (ioctl(fd, BLKGETSIZE64, &device_bytes) < 0) fail("BLKGETSIZE64");
-  const uint64_t requests = device_bytes / load->request_bytes;
+  const uint64_t requests = size_of(fd) / load->request_bytes;
   worker->random_state = (uint64_t)worker->cpu + 1;
   worker->next = requests / 2 * (uint64_t)worker->cpu;
 

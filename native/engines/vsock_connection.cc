@@ -152,11 +152,8 @@ uint32_t VsockConnection::Read(iovec* pieces, size_t count) {
   readable_ = hung_up_;
   const VsockRead read = ReadVsockSocket(fd(), pieces, count);
   if (read.bytes == -EAGAIN) return 0;
-  if (read.bytes <= 0) {
-    const bool gone = host_gone_ || read.bytes < 0;
-    EndHost(gone ? kVsockBothWays : kVsockNoSend);
-    return 0;
-  }
+  if (read.bytes < 0) return Abort(), 0;
+  if (read.bytes == 0) return EndHost(host_gone_ ? kVsockBothWays : kVsockNoSend), 0;
   readable_ = readable_ || !read.drained;
   const auto bytes = static_cast<uint32_t>(read.bytes);
   // Filled to the brim, there may be twice as much the next time.
@@ -171,10 +168,9 @@ uint32_t VsockConnection::Read(iovec* pieces, size_t count) {
 void VsockConnection::Write(const Segments& payload) {
   size_t sent = 0;
   if (outbox_.empty()) {
-    const ssize_t taken = WriteVsockSocket(fd(), payload.begin(), payload.count);
-    if (taken < 0) return EndHost(kVsockNoReceive);
+    const ssize_t taken = Push(payload.begin(), payload.count);
+    if (taken < 0) return;
     sent = static_cast<size_t>(taken);
-    credit_.Forward(static_cast<uint32_t>(sent));
   }
   for (const iovec& piece : payload) {
     const size_t skipped = std::min(sent, piece.iov_len);
@@ -185,15 +181,28 @@ void VsockConnection::Write(const Segments& payload) {
   }
 }
 
+/// How many bytes the socket took now. Negative: it takes none any more, and the guest will know.
+ssize_t VsockConnection::Push(const iovec* pieces, size_t count) {
+  const ssize_t taken = WriteVsockSocket(fd(), pieces, count);
+  lacks_memory_ = taken == -ENOBUFS || taken == -ENOMEM;
+  if (lacks_memory_) return 0;
+  if (taken >= 0) {
+    credit_.Forward(static_cast<uint32_t>(taken));
+  } else if (taken == -EPIPE || taken == -ECONNRESET || phase_ == Phase::kDraining) {
+    EndHost(kVsockNoReceive);  // what it has sent is still read
+  } else {
+    Abort();
+  }
+  return taken;
+}
+
 void VsockConnection::Flush() {
   while (!outbox_.empty()) {
     iovec pieces[2];
     const size_t count = outbox_.Peek(pieces);
-    const ssize_t taken = WriteVsockSocket(fd(), pieces, count);
-    if (taken < 0) return EndHost(kVsockNoReceive);
-    if (taken == 0) return;
+    const ssize_t taken = Push(pieces, count);
+    if (taken <= 0) return;
     outbox_.Drop(static_cast<uint32_t>(taken));
-    credit_.Forward(static_cast<uint32_t>(taken));
   }
   if (phase_ == Phase::kOpen && (guest_over_ & kVsockNoSend) != 0) shutdown(fd(), SHUT_WR);
 }

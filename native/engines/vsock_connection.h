@@ -59,6 +59,9 @@ class VsockConnection {
   void Drain();
   /// Nothing is left to do for anybody.
   bool over() const;
+  /// The host had no memory for what it was sent. No event tells when it has: try
+  /// OnSocket(EPOLLOUT) again after a while.
+  bool lacks_memory() const { return lacks_memory_ && socket_.ok() && !outbox_.empty(); }
 
   /// Whether there is something for the guest: a packet without payload, or payload.
   bool has_news() const { return pending_ != 0 || can_read(); }
@@ -88,6 +91,7 @@ class VsockConnection {
   [[nodiscard]] Verdict OnPayload(const VsockPacket& packet);
   [[nodiscard]] Verdict OnShutdown(uint32_t flags);
   void Write(const Segments& payload);
+  [[nodiscard]] ssize_t Push(const iovec* pieces, size_t count);
   void Flush();
   void EndHost(uint32_t ways);
   void Abort();
@@ -95,13 +99,14 @@ class VsockConnection {
 
   Fd socket_;
   Phase phase_;
-  bool readable_ = true;     // there may be bytes, or the end
-  bool hung_up_ = false;     // the host's side sends no more
-  bool host_gone_ = false;   // and takes no more
-  bool asked_ = false;       // for credit, since there was some
-  uint16_t pending_ = 0;     // bits of operations that the guest is to be sent
-  uint32_t host_over_ = 0;   // kVsockNo…: what the host does no more
-  uint32_t guest_over_ = 0;  // and the guest
+  bool readable_ = true;       // there may be bytes, or the end
+  bool hung_up_ = false;       // the host's side sends no more
+  bool host_gone_ = false;     // and takes no more
+  bool asked_ = false;         // for credit, since there was some
+  bool lacks_memory_ = false;  // as of the last write
+  uint16_t pending_ = 0;       // bits of operations that the guest is to be sent
+  uint32_t host_over_ = 0;     // kVsockNo…: what the host does no more
+  uint32_t guest_over_ = 0;    // and the guest
   uint32_t guest_port_ = 0;
   uint32_t host_port_ = 0;
   uint32_t likely_bytes_ = 1;

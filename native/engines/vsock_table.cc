@@ -36,6 +36,14 @@ void VsockTable::Clear() {
   count_ = wide_count_ = 0;
 }
 
+std::vector<VsockConnection*> VsockTable::Starved() {
+  std::vector<VsockConnection*> starved;
+  for (List* list : {&idle_, &ready_})
+    for (VsockConnection& connection : *list)
+      if (connection.lacks_memory()) starved.push_back(&connection);
+  return starved;
+}
+
 VsockConnection* VsockTable::Find(uint32_t guest_port, uint32_t host_port) const {
   const auto found = by_ports_.find(Key(guest_port, host_port));
   return found == by_ports_.end() ? nullptr : found->second;

@@ -4,6 +4,7 @@
 #include <iterator>
 #include <unordered_map>
 #include <utility>
+#include <vector>
 
 #include "vsock_connection.h"
 
@@ -32,6 +33,8 @@ class VsockTable {
   void Remove(VsockConnection* connection);
   void Sweep() { dead_.clear(); }
   void Clear();
+  /// Those that the host had no memory for.
+  std::vector<VsockConnection*> Starved();
 
   /// Null if there is none.
   VsockConnection* Find(uint32_t guest_port, uint32_t host_port) const;

@@ -21,7 +21,7 @@ constexpr size_t kResetsMax = 256;
 constexpr int kClientsMax = 64;
 constexpr int kEventsMax = 64;
 
-/// How long clients wait that the host has no descriptor for.
+/// How long those wait that the host has no descriptor or no memory for.
 constexpr int kRetryMs = 100;
 
 /// Warnings within this time of the one that was given are of the same burst.
@@ -190,6 +190,7 @@ bool VsockWork::SendNews(VsockConnection* connection) {
 void VsockWork::Settle(VsockConnection* connection) {
   if (connection->over()) return table_.Remove(connection);
   table_.Queue(connection, connection->has_news());
+  if (connection->lacks_memory() && retry_at_ms_ == 0) retry_at_ms_ = NowMs() + kRetryMs;
   const uint32_t watched = connection->watched_events;
   const uint32_t events = watched | connection->awaited_events();
   if (events != watched) static_cast<void>(WatchSocket(EPOLL_CTL_MOD, connection, events));
@@ -212,12 +213,18 @@ void VsockWork::Wait(int timeout_ms) {
     else if (whose != nullptr)
       OnSocket(static_cast<VsockConnection*>(whose), events[i].events);
   }
-  if (retry_at_ms_ != 0 && NowMs() >= retry_at_ms_) {
-    retry_at_ms_ = 0;
-    static_cast<void>(Watch(EPOLL_CTL_MOD, listener_.get(), EPOLLIN, this));
-  }
+  if (retry_at_ms_ != 0 && NowMs() >= retry_at_ms_) Retry();
   EndGreetings();
   table_.Sweep();
+}
+
+void VsockWork::Retry() {
+  retry_at_ms_ = 0;
+  static_cast<void>(Watch(EPOLL_CTL_MOD, listener_.get(), EPOLLIN, this));
+  for (VsockConnection* const connection : table_.Starved()) {
+    connection->OnSocket(EPOLLOUT);
+    Settle(connection);
+  }
 }
 
 void VsockWork::AcceptClients() {

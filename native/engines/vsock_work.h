@@ -55,6 +55,7 @@ class VsockWork final : public EngineWork {
 
   int TimeoutMs() const;
   void Wait(int timeout_ms);
+  void Retry();
   void AcceptClients();
   void Greet(Fd client);
   void OnSocket(VsockConnection* connection, uint32_t events);
@@ -73,8 +74,7 @@ class VsockWork final : public EngineWork {
   VsockPacket packet_;
   Chain chain_;
   bool broken_ = false;
-  int64_t retry_at_ms_ =
-      0;  // clients wait until then, for the host has no descriptor; 0 if none do
+  int64_t retry_at_ms_ = 0;  // what the host had no means for waits until then; 0 if nothing does
   int64_t quiet_until_ms_ = 0;
 };
 

@@ -1,4 +1,4 @@
-/** A tap that goes away while the guest uses it. */
+/** A tap that goes away or changes while the guest uses it. */
 import { once } from 'node:events';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { expect, test } from 'vitest';
@@ -23,6 +23,32 @@ test('what either end sends arrives although the tap went down and up', async ()
   }
 
   await network.run('ping -c 3 -i 0.2 -W 5 10.77.0.2');
+});
+
+test('what either end sends arrives although the MTU of the tap falls and rises', async () => {
+  await using network = await Network.make({ mtu: 9000 });
+  await using guest = await Guest.boot({ network, programs: TCP_STREAM });
+  const changeMtu = (mtu: number) => network.run(`ip link set tap0 mtu ${mtu}`);
+
+  for (const from of ['guest', 'host'] as const) {
+    let changes = 0;
+    let isOver = false;
+    const sent = stream(network, guest, from, 64 * MIB).finally(() => {
+      isOver = true;
+    });
+    for (; !isOver; changes++) {
+      await sleep(100);
+      await changeMtu([1500, 65_521, 9000][changes % 3] ?? 0);
+    }
+    await sent;
+    expect(changes).toBeGreaterThan(3);
+  }
+
+  await changeMtu(65_521); // a frame of this size is more than the guest was told at its boot
+  await network.run('ping -c 3 -i 0.2 -W 5 -M do -s 30000 10.77.0.2');
+  await changeMtu(1500);
+  await network.run('ping -c 3 -i 0.2 -W 5 10.77.0.2');
+  expect((await guest.api.get('vm.info')).json).toMatchObject({ state: 'Running' });
 });
 
 test('a tap that is deleted under load is a cable pulled, and no end of the VM', async () => {
