@@ -45,7 +45,7 @@ static void read_disk(void) {
     offer_read(0, sector, sectors);
     if (publish(&queue, 1)) kick(&queue);
     while (queue.seen == used_index(&queue))
-      if (!expect_interrupt(&queue)) seen = wait_for_interrupt(seen);
+      if (expect_interrupt(&queue)) seen = wait_for_interrupt(seen);
     queue.seen++;
     failed += statuses[0] != 0;
     for (u32 i = 0; i < sectors; i++) sum += data[i * SECTOR_BYTES];
