@@ -31,7 +31,7 @@ class EngineWrap : public Napi::ObjectWrap<Wrap> {
     return Wrap::DefineClass(env, name, own);
   }
 
-  /// Calls the JS function that `options` have by `name`, from any thread, as long as this lives.
+  /// Calls the JS function that `options` have by `name`, from any thread, until this has stopped.
   OnMessage Caller(Napi::Object options, const char* name) {
     on_message_ = std::make_shared<Napi::FunctionReference>(
         Napi::Persistent(ToFunction(options.Get(name), name)));
@@ -63,6 +63,7 @@ class EngineWrap : public Napi::ObjectWrap<Wrap> {
   Napi::Value Stop(const Napi::CallbackInfo& info) {
     auto [promise, settle] = Settled(info.Env(), [this] {
       core_->Join();
+      on_message_ = nullptr;  // it may know this, which could then never be collected
       this->Unref();
     });
     this->Ref();

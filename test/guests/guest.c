@@ -11,6 +11,20 @@ void* allocate(u64 size_bytes) {
   return block;  // RAM that nobody has written is zero
 }
 
+enum { PHYS_BITS = 36 };
+#define LARGE_PAGE (2ull << 20)
+
+u64 platform_registers(void) {
+  const u64 registers = (1ull << PHYS_BITS) - (64 << 10) - (1 << 20);
+  u64* pml4;
+  __asm__ volatile("movq %%cr3, %0" : "=r"(pml4));
+  u64* pdpt = (u64*)(pml4[0] & ~0xfffull);
+  u64* directory = allocate(4096);
+  directory[(registers >> 21) & 511] = (registers & ~(LARGE_PAGE - 1)) | 0x83;
+  pdpt[registers >> 30] = (u64)directory | 3;
+  return registers;
+}
+
 static void put(char c) { outb(COM1, (u8)c); }
 
 static void put_number(u64 value, u32 base) {

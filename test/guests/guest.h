@@ -37,6 +37,10 @@ static inline void write32(u64 gpa, u32 value) { *(volatile u32*)gpa = value; }
 /// RAM from 16 MiB on, zeroed, aligned to 4 KiB. Nothing gives it back.
 void* allocate(u64 size_bytes);
 
+/// Where the registers of platform devices begin, in a VM of 36 physical address bits. Mapped once,
+/// beyond what every guest has.
+u64 platform_registers(void);
+
 void* memset(void* to, int value, size_t count);
 void* memcpy(void* to, const void* from, size_t count);
 

@@ -1,21 +1,20 @@
-/// Lets go of every PCI slot that it is asked for, and says what it finds in one that is plugged:
-/// for a VM of 36 physical address bits. It drives a disk, the newest, with several requests at a
-/// time and by interrupts, and lets go of it with requests under way.
+/// Lets go of every PCI slot and processor that it is asked for, and says what it finds in a slot
+/// that is plugged: for a VM of 36 physical address bits. It drives a disk, the newest, with
+/// several requests at a time and by interrupts, and lets go of it with requests under way.
 #include "virtio.h"
 
-enum { PLUGGED = 0, WANTED = 4, EJECT = 8 };
+enum { PCI_HOTPLUG = 0x40, PLUGGED = 0, WANTED = 4, EJECT = 8 };
+enum { CPU_SELECT = 0x10, CPU_STATUS = 0x14, CPU_TO_REMOVE = 4, CPU_EJECT = 8, CPUS = 4 };
+enum { CPU_EVENT = 1 };
 enum { CAPACITY = 0, SECTOR_BYTES = 512, IN_FLIGHT = 16, CONFIG_MSIX = 1 };
 enum { DATA_BYTES = 1 << 20, DATA_SECTORS = DATA_BYTES / SECTOR_BYTES };
-
-/// Of the last MiB but 64 KiB, where registers of platform devices are.
-#define REGISTERS ((1ull << 36) - (64 << 10) - (1 << 20) + 0x40)
-#define LARGE_PAGE (2ull << 20)
 
 struct header {
   u32 type, reserved;
   u64 sector;
 };
 
+static u64 registers;
 static struct device disk;
 static struct queue queue;
 static u32 disk_slot;  // 0 is none
@@ -23,16 +22,6 @@ static u32 config_changes;
 static struct header* headers;
 static u8* data;
 static u8* statuses;
-
-/// The pages that every guest has end below it.
-static void map_registers(void) {
-  u64* pml4;
-  __asm__ volatile("movq %%cr3, %0" : "=r"(pml4));
-  u64* pdpt = (u64*)(pml4[0] & ~0xfffull);
-  u64* directory = allocate(4096);
-  directory[(REGISTERS >> 21) & 511] = (REGISTERS & ~(LARGE_PAGE - 1)) | 0x83;
-  pdpt[REGISTERS >> 30] = (u64)directory | 3;
-}
 
 static void offer_read(u32 n, u64 sector, u32 sectors) {
   const u16 first = (u16)(3 * n);
@@ -56,7 +45,7 @@ static void read_disk(void) {
     offer_read(0, sector, sectors);
     if (publish(&queue, 1)) kick(&queue);
     while (queue.seen == used_index(&queue))
-      if (!expect_interrupt(&queue)) seen = wait_for_interrupt(seen);
+      if (expect_interrupt(&queue)) seen = wait_for_interrupt(seen);
     queue.seen++;
     failed += statuses[0] != 0;
     for (u32 i = 0; i < sectors; i++) sum += data[i * SECTOR_BYTES];
@@ -86,30 +75,39 @@ static void let_go(u32 wanted) {
     publish(&queue, 1);
     kick(&queue);
   }
-  write32(REGISTERS + EJECT, wanted);
+  write32(registers + EJECT, wanted);
+}
+
+static void let_go_of_cpus(u64 platform) {
+  for (u32 cpu = 1; cpu < CPUS; cpu++) {
+    write32(platform + CPU_SELECT, cpu);
+    if (read8(platform + CPU_STATUS) & CPU_TO_REMOVE) write8(platform + CPU_STATUS, CPU_EJECT);
+  }
 }
 
 void main(void) {
-  map_registers();
+  const u64 platform = platform_registers();
+  registers = platform + PCI_HOTPLUG;
   enable_interrupts();
   headers = allocate(sizeof(struct header) * IN_FLIGHT);
   data = allocate(DATA_BYTES);
   statuses = allocate(IN_FLIGHT);
   say("ready\n");
   for (;;) {
-    const u32 plugged = read32(REGISTERS + PLUGGED);
+    const u32 plugged = read32(registers + PLUGGED);
     for (u32 slot = 1; slot < 32; slot++) {
       if (!(plugged >> slot & 1)) continue;
       const u32 identity = pci_read(slot, 0);
       say("slot %u has %x\n", (u64)slot, (u64)identity);
       if (identity == ((0x1040 + VIRTIO_BLOCK) << 16 | 0x1af4)) start_disk(slot);
     }
-    const u32 wanted = read32(REGISTERS + WANTED);
+    const u32 wanted = read32(registers + WANTED);
     if (wanted) let_go(wanted);
     if (disk_slot && interrupt_count[CONFIG_MSIX] != config_changes) {
       config_changes = interrupt_count[CONFIG_MSIX];
       read_disk();
     }
+    if (read8(platform) & CPU_EVENT) let_go_of_cpus(platform);
     for (u32 i = 0; i < 2000; i++) __asm__ volatile("pause");
   }
 }

@@ -1,5 +1,7 @@
 import { execFileSync, spawn } from 'node:child_process';
 import { closeSync, readdirSync, readFileSync } from 'node:fs';
+import { setFlagsFromString } from 'node:v8';
+import { runInNewContext } from 'node:vm';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import { type GuestMemory, type NetEngine, native, type Virtqueue } from '../../src/native.ts';
 import type { NetEngineOptions, Tap } from '../../src/native-net.ts';
@@ -51,8 +53,8 @@ afterEach(async () => {
   ip('netns', 'delete', NAMESPACE);
 });
 
-const start = (options: Partial<NetEngineOptions> = {}) => {
-  engine = new native.NetEngine({
+const make = (options: Partial<NetEngineOptions> = {}) =>
+  new native.NetEngine({
     id: '_net1',
     taps: tap.fds,
     mergeRxBuffers: true,
@@ -60,6 +62,9 @@ const start = (options: Partial<NetEngineOptions> = {}) => {
     onTapError: (message) => void errors.push(message),
     ...options,
   });
+
+const start = (options: Partial<NetEngineOptions> = {}) => {
+  engine = make(options);
   engine.start(queues);
 };
 
@@ -136,6 +141,25 @@ test('the device hears of a queue that the driver broke, and the other goes on',
 
   expect(rx.broken).toEqual(['receive buffer without room for a header']);
   expect(tx.broken).toEqual([]);
+});
+
+test('an engine that has stopped, and what its handler knows, can be collected', async () => {
+  setFlagsFromString('--expose-gc');
+  const collect = runInNewContext('gc') as () => void;
+  const runOnce = async () => {
+    const owner: { engine?: NetEngine } = {};
+    owner.engine = make({ onTapError: () => owner });
+    owner.engine.start(queues);
+    await owner.engine.stop();
+    return new WeakRef(owner);
+  };
+  engine = make();
+  const owner = await runOnce();
+
+  await until(() => {
+    collect();
+    return owner.deref() === undefined;
+  });
 });
 
 test('what is of the wrong kind is refused', () => {
