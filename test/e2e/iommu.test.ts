@@ -29,3 +29,41 @@ test('disk, card and random numbers work behind the IOMMU', {
   await stream(network, guest, 'guest', 64 * MIB);
   await stream(network, guest, 'host', 64 * MIB);
 });
+
+test('a disk is plugged into a segment behind the IOMMU, removed, and plugged again', {
+  timeout: TEST_TIMEOUT_MS,
+}, async () => {
+  await using first = await ScratchDisk.make(16, 'random');
+  await using added = await ScratchDisk.make(16, 'random');
+  await using guest = await Guest.boot({
+    hasIommu: true,
+    disks: [{ path: first.path, format: 'raw', settings: 'pci_segment=1,iommu=on' }],
+    args: ['--platform', 'num_pci_segments=2,iommu_segments=[1],iommu_address_width=40'],
+  });
+  const { api } = guest;
+  expect(await guest.run(GROUPS)).toBe('0001:00:01.0');
+  expect(await guest.run('dmesg | grep "input address"')).toContain('40 bits');
+
+  const config = { id: 'more', path: added.path, iommu: true, image_type: 'Raw' };
+  const refused = await api.put('vm.add-disk', config);
+  expect([refused.status, JSON.stringify(refused.json)]).toEqual([
+    400,
+    expect.stringContaining('Cannot hotplug device behind vIOMMU'),
+  ]);
+  for (const _ of ['once', 'again']) {
+    const answer = await api.put('vm.add-disk', { ...config, pci_segment: 1 });
+    expect(answer).toMatchObject({ status: 200, json: { bdf: '0001:00:02.0' } });
+    const [name] = (
+      await guest.eventually('ls /sys/bus/pci/devices/0001:00:02.0/virtio*/block | grep vd')
+    ).split('\n');
+    expect(await guest.run(GROUPS)).toBe('0001:00:01.0\n0001:00:02.0');
+    const sum = await guest.run(`dd if=/dev/${name} bs=64k iflag=direct 2>/dev/null | sha256sum`);
+    expect(sum.split(' ')[0]).toBe(await added.imageSha256());
+    expect((await api.put('vm.remove-device', { id: 'more' })).status).toBe(204);
+    await guest.eventually('test ! -e /sys/bus/pci/devices/0001:00:02.0');
+    await expect
+      .poll(async () => JSON.stringify((await api.get('vm.info')).json), { timeout: 30_000 })
+      .not.toContain('_virtio-pci-more');
+  }
+  await guest.run('dd if=/dev/vda of=/dev/null bs=64k iflag=direct 2>&1');
+});
