@@ -14,7 +14,7 @@ const DEVICE_PARTS =
   '^src/devices/(device|registers|acpi/aml|[^/]+/device|pci/(config-space|msix|msi)|vfio(-user)?/[a-z-]+|virtio/(?!transport)[a-z]+-[a-z-]+|vhost-user/(protocol|channel|frontend|shared-memory|door|backend))[.]ts$';
 
 /** The lists of devices, of a config's and of every machine's, and what puts them on the bus. */
-const DEVICE_LISTS = '^src/vmm/(devices|pci-devices|platform)[.]ts$';
+const DEVICE_LISTS = '^src/vmm/(devices|pci-devices|iommu|platform)[.]ts$';
 
 const rule = (name, comment, from, to) => ({ name, comment, severity: 'error', from, to });
 

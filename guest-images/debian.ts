@@ -1,6 +1,7 @@
 /** Debian's packages, by way of the machine's own apt: its mirror, its keys, its versions. */
-import { readdir } from 'node:fs/promises';
+import { mkdir, readdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
+import { cached, contentKey } from './cache.ts';
 import { run, StepError } from './command.ts';
 
 const UPDATE = 'run `apt-get update` on a Debian machine with access to its mirror';
@@ -43,6 +44,36 @@ async function readSources(): Promise<Archive> {
   throw new StepError(step, 'no source is of Debian itself', UPDATE);
 }
 
+/** Another release than this machine's, from the same mirror. */
+export interface Suite {
+  name: string;
+  /** Arguments by which apt looks there. */
+  apt: readonly string[];
+}
+
+/** Of the file with Debian's keys, which each Debian has. */
+const KEYRING = '/usr/share/keyrings/debian-archive-keyring.gpg';
+
+/** The package lists of a release, in the cache: what is taken from there is kept, as they are. */
+export async function openSuite(name: string): Promise<Suite> {
+  const { site } = await archive();
+  const directory = await cached('apt', contentKey(site, name), async (draft) => {
+    await mkdir(join(draft, 'lists/partial'), { recursive: true });
+    await writeFile(join(draft, 'sources'), `deb [signed-by=${KEYRING}] ${site} ${name} main\n`);
+    const step = `Fetch the package lists of Debian ${name}`;
+    await run(['apt-get', ...aptIn(draft), 'update'], { step, remedy: UPDATE });
+  });
+  return { name, apt: aptIn(directory) };
+}
+
+const aptIn = (directory: string): string[] => [
+  `-oDir::Etc::sourcelist=${directory}/sources`,
+  '-oDir::Etc::sourceparts=-',
+  `-oDir::State::lists=${directory}/lists`,
+  `-oDir::Cache=${directory}`,
+  '-oAPT::Sandbox::User=root',
+];
+
 export interface Package {
   name: string;
   version: string;
@@ -54,15 +85,17 @@ export interface Package {
 const known = new Map<string, Promise<Package>>();
 
 /** What apt would install for `name`. */
-export function findPackage(name: string): Promise<Package> {
-  const found = known.get(name) ?? withLists(() => lookUp(name));
-  known.set(name, found);
+export function findPackage(name: string, suite?: Suite): Promise<Package> {
+  const key = `${name}/${suite?.name ?? ''}`;
+  const found = known.get(key) ?? withLists(() => lookUp(name, suite));
+  known.set(key, found);
   return found;
 }
 
-async function lookUp(name: string): Promise<Package> {
+async function lookUp(name: string, suite?: Suite): Promise<Package> {
   const step = `Look up the package ${name}`;
-  const command = ['apt-cache', 'show', '--no-all-versions', name] as const;
+  const options = [...(suite?.apt ?? []), 'show', '--no-all-versions'];
+  const command = ['apt-cache', ...options, name] as const;
   return parseStanza((await run(command, { step, remedy: UPDATE })).toString());
 }
 
@@ -73,11 +106,13 @@ export function parseStanza(stanza: string): Package {
 }
 
 /** Unpacks a package into `directory`, without installing anything on this machine. */
-export async function unpack(one: Package, directory: string): Promise<void> {
-  await run(
-    ['apt-get', 'download', '-o', 'APT::Sandbox::User=root', `${one.name}=${one.version}`],
-    { step: `Download ${one.name} ${one.version}`, remedy: UPDATE, cwd: directory },
-  );
+export async function unpack(one: Package, directory: string, suite?: Suite): Promise<void> {
+  const options = ['-oAPT::Sandbox::User=root', ...(suite?.apt ?? [])];
+  await run(['apt-get', ...options, 'download', `${one.name}=${one.version}`], {
+    step: `Download ${one.name} ${one.version}`,
+    remedy: suite ? `remove the apt entries of the cache, and try again` : UPDATE,
+    cwd: directory,
+  });
   const file = (await readdir(directory)).find((name) => name.endsWith('.deb')) ?? '';
   await run(['dpkg-deb', '-x', file, '.'], {
     step: `Unpack ${file}`,

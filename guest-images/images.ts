@@ -1,8 +1,9 @@
 /** The images that every end-to-end test boots. */
 import { readFile } from 'node:fs/promises';
+import { join } from 'node:path';
 import { initramfs } from './initramfs.ts';
-import { type Kernel, kernel } from './kernel.ts';
-import { GUEST_MODULES } from './modules.ts';
+import { iommuKernel, type Kernel, kernel } from './kernel.ts';
+import { GUEST_MODULES, IOMMU_MODULE, notBuiltIn } from './modules.ts';
 
 export interface GuestImages extends Kernel {
   /** Root file system in memory: busybox and the drivers of `GUEST_MODULES`. */
@@ -35,4 +36,14 @@ async function make(): Promise<GuestImages> {
   const init = await readFile(new URL('init', import.meta.url), 'utf8');
   const modules = GUEST_MODULES;
   return { ...cloud, initramfs: await initramfs('guest', { kernel: cloud, init, modules }) };
+}
+
+/** For guests with a virtio-iommu: its driver comes before those of the devices behind it. */
+export async function iommuImages(): Promise<Pick<GuestImages, 'vmlinuz' | 'initramfs'>> {
+  const newer = await iommuKernel();
+  const init = await readFile(new URL('init', import.meta.url), 'utf8');
+  const builtIn = await readFile(join(newer.moduleTree, 'modules.builtin'), 'utf8');
+  const modules = notBuiltIn(builtIn, [IOMMU_MODULE, ...GUEST_MODULES]);
+  const packed = await initramfs('guest-iommu', { kernel: newer, init, modules });
+  return { vmlinuz: newer.vmlinuz, initramfs: packed };
 }

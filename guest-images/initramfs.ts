@@ -18,7 +18,7 @@ import type { Kernel } from './kernel.ts';
 import { inLoadOrder, modulesDep, readModules } from './modules.ts';
 
 export interface Contents {
-  kernel: Kernel;
+  kernel: Pick<Kernel, 'release' | 'moduleTree' | 'key'>;
   /** The script that runs as the first process. */
   init: string;
   /** Modules for it to load: `modprobe -a $(cat /etc/modules)`. */

@@ -1,9 +1,9 @@
 /** Debian's cloud kernel: the bzImage, the ELF inside it, and its modules. */
-import { mkdir, readdir, readFile, rename, rm, writeFile } from 'node:fs/promises';
+import { mkdir, readdir, readFile, rename, rm, stat, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { cached, contentKey } from './cache.ts';
 import { progress, run, StepError } from './command.ts';
-import { findPackage, type Package, unpack } from './debian.ts';
+import { findPackage, openSuite, type Package, type Suite, unpack } from './debian.ts';
 
 export interface Kernel {
   /** As `uname -r` prints it. */
@@ -35,25 +35,50 @@ export async function kernel(): Promise<Kernel> {
   };
 }
 
+/** The release of Debian whose cloud kernel has the driver of virtio-iommu; 12's has none. */
+const IOMMU_SUITE = 'trixie';
+
+/** A kernel for guests with a virtio-iommu. There is no ELF: it is compressed in another way. */
+export async function iommuKernel(): Promise<Omit<Kernel, 'vmlinux'>> {
+  const suite = await openSuite(IOMMU_SUITE);
+  const source = await kernelPackage(suite);
+  const key = contentKey(LAYOUT, suite.name, source.name, source.version);
+  const entry = await cached('kernel-iommu', key, (draft) => unpackKernel(source, draft, suite));
+  const release = source.name.replace('linux-image-', '');
+  return { release, vmlinuz: join(entry, 'vmlinuz'), moduleTree: join(entry, 'modules'), key };
+}
+
 /** The package with the files, which the package that people install merely depends on. */
-async function kernelPackage(): Promise<Package> {
-  const { depends } = await findPackage('linux-image-cloud-amd64');
+async function kernelPackage(suite?: Suite): Promise<Package> {
+  const { depends } = await findPackage('linux-image-cloud-amd64', suite);
   const [, name, version] = /(linux-image-\S+) \(= (\S+)\)/.exec(depends) ?? [];
   if (name === undefined || version === undefined)
     throw new StepError('Find the kernel', `it depends on ${depends}`, 'use Debian 12 or later');
   return { name, version, depends: '' };
 }
 
-async function build(source: Package, draft: string): Promise<void> {
+/** The image and the modules, which newer ones compress. */
+async function unpackKernel(source: Package, draft: string, suite?: Suite): Promise<void> {
   progress(`Downloading ${source.name} ${source.version}`);
   const tree = join(draft, 'package');
   await mkdir(tree);
-  await unpack(source, tree);
+  await unpack(source, tree, suite);
   const boot = join(tree, 'boot');
   const image = (await readdir(boot)).find((file) => file.startsWith('vmlinuz-')) ?? '';
   await rename(join(boot, image), join(draft, 'vmlinuz'));
-  const [release = ''] = await readdir(join(tree, 'lib/modules'));
-  await rename(join(tree, 'lib/modules', release), join(draft, 'modules'));
+  const isMerged = await stat(join(tree, 'usr/lib/modules')).then(Boolean, () => false);
+  const all = join(tree, isMerged ? 'usr/lib/modules' : 'lib/modules');
+  const [release = ''] = await readdir(all);
+  await rename(join(all, release), join(draft, 'modules'));
+  await rm(tree, { recursive: true });
+  await run(['find', join(draft, 'modules'), '-name', '*.ko.xz', '-exec', 'xz', '-d', '{}', '+'], {
+    step: 'Decompress the modules',
+    remedy: 'install the package xz-utils',
+  });
+}
+
+async function build(source: Package, draft: string): Promise<void> {
+  await unpackKernel(source, draft);
   const compressed = lz4Payload(await readFile(join(draft, 'vmlinuz')));
   const elf = await run(['lz4', '-dc'], {
     step: 'Decompress the kernel',
@@ -67,7 +92,6 @@ async function build(source: Package, draft: string): Promise<void> {
       'report it: the image of this kernel is built in another way',
     );
   await writeFile(join(draft, 'vmlinux'), elf);
-  await rm(tree, { recursive: true });
 }
 
 // Offsets in a bzImage, Documentation/arch/x86/boot.rst.

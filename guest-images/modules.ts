@@ -20,6 +20,9 @@ export const GUEST_MODULES = [
   'evdev', // and how user space hears of it
 ];
 
+/** Of a kernel that has it. */
+export const IOMMU_MODULE = 'virtio_iommu';
+
 /** What the emulated host needs before it has a root file system, its NIC included. */
 export const HOST_BOOT_MODULES = ['virtio_pci', 'virtio_blk', 'virtio_net'];
 
@@ -44,6 +47,12 @@ export async function readModules(tree: string): Promise<Map<string, Module>> {
       return [name, { name, path: relative(tree, path), depends }];
     });
   return new Map(await Promise.all(modules));
+}
+
+/** Those of `names` that the kernel itself does not hold, by its `modules.builtin`. */
+export function notBuiltIn(list: string, names: readonly string[]): string[] {
+  const builtIn = list.split('\n').map((path) => moduleName(path));
+  return names.filter((name) => !builtIn.includes(name));
 }
 
 /** The kernel takes `-` and `_` for the same; `lsmod` and this project write `_`. */

@@ -47,6 +47,10 @@ export class Reader {
     return Number(this.#view.getBigUint64(offset, true));
   }
 
+  bigU64(offset: number): bigint {
+    return this.#view.getBigUint64(offset, true);
+  }
+
   bytes(offset: number, sizeBytes: number): Uint8Array {
     if (offset + sizeBytes > this.#view.byteLength) throw new RangeError('Read beyond the end');
     return new Uint8Array(this.#view.buffer, this.#view.byteOffset + offset, sizeBytes);

@@ -15,6 +15,7 @@ import type {
   NativeDisks,
 } from './native-disks.ts';
 import type { EventFd } from './native-events.ts';
+import type { DmaSpace, IoDomain } from './native-iommu.ts';
 import type { RateLimiter, RateLimiterOptions } from './native-limits.ts';
 import type { GuestMemory } from './native-memory.ts';
 import type { NativeTaps, NetCounters, NetEngineOptions } from './native-net.ts';
@@ -78,11 +79,13 @@ export interface Msi {
 /** A split virtqueue as the driver set it up, VIRTIO 1.2 §2.7. Addresses are its three parts'. */
 export interface VirtqueueOptions {
   memory: GuestMemory;
+  /** Of a device behind an IOMMU: addresses are I/O virtual ones, with up to 64 bits. */
+  dma?: DmaSpace | undefined;
   /** A power of two up to 32768. */
   size: number;
-  descGpa: number;
-  availGpa: number;
-  usedGpa: number;
+  descGpa: number | bigint;
+  availGpa: number | bigint;
+  usedGpa: number | bigint;
   /** What was negotiated. */
   indirect: boolean;
   eventIdx: boolean;
@@ -321,6 +324,8 @@ export interface Native {
     sizeBytes: number,
   ) => FileWindow;
   EventFd: new () => EventFd;
+  IoDomain: new () => IoDomain;
+  DmaSpace: new () => DmaSpace;
   Passthrough: new (vm: Vm) => Passthrough;
   /** @throws SystemError of open(/dev/vfio/vfio), ENOTSUP if the host has no IOMMU that serves. */
   VfioContainer: new () => VfioContainer;
@@ -396,6 +401,12 @@ export const native: Native = {
   },
   get EventFd() {
     return addon().EventFd;
+  },
+  get IoDomain() {
+    return addon().IoDomain;
+  },
+  get DmaSpace() {
+    return addon().DmaSpace;
   },
   get Passthrough() {
     return addon().Passthrough;

@@ -11,6 +11,7 @@
 #include "chain_wrap.h"
 #include "disk_image_wrap.h"
 #include "disk_wrap.h"
+#include "dma_space_wrap.h"
 #include "event_fd_wrap.h"
 #include "fd_socket_wrap.h"
 #include "file_window_wrap.h"
@@ -58,6 +59,8 @@ static Napi::Object Init(Napi::Env env, Napi::Object exports) {
   exports.Set("BlockCounters", vmm::BlockCountersWrap::Define(env));
   exports.Set("BlockEngine", vmm::BlockEngineWrap::Define(env));
   exports.Set("DiskImage", vmm::DiskImageWrap::Define(env));
+  exports.Set("DmaSpace", vmm::DmaSpaceWrap::Define(env));
+  exports.Set("IoDomain", vmm::IoDomainWrap::Define(env));
   exports.Set("EventFd", vmm::EventFdWrap::Define(env));
   exports.Set("FdListener", vmm::FdListenerWrap::Define(env));
   exports.Set("FdSocket", vmm::FdSocketWrap::Define(env));

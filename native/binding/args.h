@@ -16,6 +16,16 @@ inline uint64_t ToU64(Napi::Value value, const char* name) {
   return static_cast<uint64_t>(number);
 }
 
+/// The same of a BigInt, for what may have all of 64 bits, or of a number.
+inline uint64_t ToAddress(Napi::Value value, const char* name) {
+  if (!value.IsBigInt()) return ToU64(value, name);
+  bool lossless = false;
+  const uint64_t wide = value.As<Napi::BigInt>().Uint64Value(&lossless);
+  if (!lossless)
+    throw Napi::TypeError::New(value.Env(), std::string(name) + " is no unsigned integer");
+  return wide;
+}
+
 template <class T>
 T ToUint(Napi::Value value, const char* name) {
   const uint64_t wide = ToU64(value, name);

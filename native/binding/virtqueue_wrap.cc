@@ -7,6 +7,7 @@
 #include "addon_data.h"
 #include "args.h"
 #include "chain_wrap.h"
+#include "dma_space_wrap.h"
 #include "event_fd_wrap.h"
 #include "guest_memory_wrap.h"
 #include "loop_call.h"
@@ -26,7 +27,7 @@ Napi::Function VirtqueueWrap::Define(Napi::Env env) {
 
 VirtqueueWrap::VirtqueueWrap(const Napi::CallbackInfo& info) : ObjectWrap(info) {
   const Napi::Object from = ToObject(info[0], "options");
-  const auto gpa = [&](const char* name) { return ToU64(from.Get(name), name); };
+  const auto gpa = [&](const char* name) { return ToAddress(from.Get(name), name); };
   QueueOptions options{ToUint<uint16_t>(from.Get("size"), "size"), gpa("descGpa"), gpa("availGpa"),
                        gpa("usedGpa")};
   options.indirect = from.Get("indirect").ToBoolean();
@@ -40,7 +41,10 @@ VirtqueueWrap::VirtqueueWrap(const Napi::CallbackInfo& info) : ObjectWrap(info) 
     });
   };
   const auto* memory = GuestMemoryWrap::Unwrap(ToObject(from.Get("memory"), "memory"));
-  queue_ = std::make_shared<Queue>(memory->core(), options);
+  const Napi::Value dma = from.Get("dma");
+  std::shared_ptr<const DmaSpace> space;
+  if (!dma.IsUndefined()) space = DmaSpaceWrap::Unwrap(ToObject(dma, "dma"))->core();
+  queue_ = std::make_shared<Queue>(memory->core(), options, std::move(space));
 }
 
 EngineQueue VirtqueueWrap::TakeQueue(Napi::Env env) {
@@ -166,6 +170,7 @@ Napi::Value VirtqueueWrap::Resume(const Napi::CallbackInfo& info) {
 
 void VirtqueueWrap::SettlePauses(Napi::Env env) {
   if (queue_ != nullptr && (in_handler_ || queue_->in_flight_count() > 0)) return;
+  if (queue_ != nullptr && paused_) queue_->LetGo();
   for (const Napi::Promise::Deferred& deferred : std::exchange(pausing_, {}))
     deferred.Resolve(env.Undefined());
 }

@@ -89,6 +89,7 @@ void BlockQueue::Serve(const std::atomic<bool>& leave) {
   if (io_ == nullptr) io_ = open_io_(queue_.queue->size());
   while (ServeBatch(leave)) {
   }
+  queue_.queue->LetGo();
 }
 
 /// One round: takes what the driver has made available, starts it and what goes on, and completes

@@ -44,13 +44,15 @@ NetPair::NetPair(std::optional<EngineQueue> rx, std::optional<EngineQueue> tx,
 
 void NetPair::Serve(const std::atomic<bool>& leave) {
   while (!leave.load() && !IsOver()) {
+    HearIommu();
     ServeRound();
     if (IsBusy())
       Advance(LookAtTap());
     else if (!LookAWhile(leave))
       Sleep();
   }
-  if (rx_.has_value()) rx_->Leave();
+  if (rx_.has_value()) rx_->Rest();
+  if (tx_.has_value()) tx_->queue().queue->LetGo();
 }
 
 bool NetPair::IsOver() const {
@@ -59,6 +61,17 @@ bool NetPair::IsOver() const {
 
 bool NetPair::IsBusy() const {
   return tx_wait_ == NetWait::kNothing || (rx_wait_ == NetWait::kNothing && HasTap());
+}
+
+/// What it unmaps is not to be held by who waits, or does nothing any more.
+void NetPair::HearIommu() {
+  if (rx_.has_value() && rx_->queue().queue->IsStale()) {
+    if (HasTap() && rx_wait_ != NetWait::kBroken)
+      rx_wait_ = NetWait::kNothing;
+    else
+      rx_->Rest();
+  }
+  if (tx_wait_ != NetWait::kBroken && tx_->queue().queue->IsStale()) tx_wait_ = NetWait::kNothing;
 }
 
 /// Neither direction moves more than a round before it is the other's turn.

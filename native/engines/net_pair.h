@@ -29,6 +29,7 @@ class NetPair final : public EngineWork {
   bool HasTap() const { return port_->on.load() && !gone_; }
   bool IsOver() const;
   bool IsBusy() const;
+  void HearIommu();
   void ServeRound();
   bool LookAWhile(const std::atomic<bool>& leave);
   void Sleep();

@@ -51,8 +51,9 @@ NetRx::NetRx(EngineQueue queue, std::shared_ptr<NetPort> port, const NetRxOption
 NetWait NetRx::Round() {
   frames_ = 0;
   if (fault_ != nullptr || !queue_.queue->Begin()) return Break(queue_.queue->fault());
-  if (queue_.queue->regions() != regions_) {
+  if (queue_.queue->epoch() != epoch_) {
     Leave();
+    epoch_ = queue_.queue->epoch();
     regions_ = queue_.queue->regions();
   }
   queue_.queue->DisableKicks();
@@ -168,8 +169,14 @@ void NetRx::Leave() {
   room_bytes_ = 0;
 }
 
+void NetRx::Rest() {
+  Leave();
+  queue_.queue->LetGo();
+}
+
 NetWait NetRx::Break(const char* fault) {
   if (fault_ == nullptr) fault_ = fault;
+  Rest();
   if (queue_.on_broken) queue_.on_broken(fault_);
   return NetWait::kBroken;
 }

@@ -35,6 +35,8 @@ class NetRx {
   [[nodiscard]] NetWait Round();
   /// Gives back what is out.
   void Leave();
+  /// Leave, and nothing of guest RAM is held before the next Round.
+  void Rest();
   int frames() const { return frames_; }  // of the last round
   const NetTurn& turn() const { return turn_; }
   /// When the frame that waits for the driver does so no longer, on the steady clock.
@@ -73,6 +75,7 @@ class NetRx {
   std::vector<Room> rooms_;
   std::vector<iovec> pieces_;               // of all rooms
   std::shared_ptr<const Regions> regions_;  // where these lie
+  uint64_t epoch_ = 0;                      // of the queue, when they were taken
   uint64_t room_bytes_ = 0;
   bool no_more_ = false;  // a frame can have no more than these, whatever the driver adds
   int frames_ = 0;        // of the round

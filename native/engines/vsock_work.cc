@@ -67,6 +67,12 @@ int VsockWork::WatchSocket(int operation, VsockConnection* connection, uint32_t 
 /// Between two rounds it holds no chain, so a pause finds nothing in flight.
 void VsockWork::Serve(const std::atomic<bool>& leave) {
   while (!leave.load()) Round(true);
+  LetGo();
+}
+
+void VsockWork::LetGo() {
+  rx_.queue().queue->LetGo();
+  tx_.queue->LetGo();
 }
 
 void VsockWork::Round(bool may_sleep) {
@@ -100,6 +106,7 @@ void VsockWork::Break() {
   resets_.clear();
   for (const EngineQueue* queue : {&rx_.queue(), &tx_})
     if (queue->queue->fault() != nullptr) queue->on_broken(queue->queue->fault());
+  LetGo();
 }
 
 /// A round takes no more than the queue holds, or a driver that never stops would not let it end.

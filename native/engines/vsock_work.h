@@ -44,6 +44,7 @@ class VsockWork final : public EngineWork {
   [[nodiscard]] int WatchSocket(int operation, VsockConnection* connection, uint32_t events) const;
   [[nodiscard]] bool ServeQueues();
   void Break();
+  void LetGo();
   void TakePackets();
   void OnPacket();
   void OnRequest(const VsockHeader& header);

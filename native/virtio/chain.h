@@ -50,10 +50,11 @@ constexpr uint16_t kDescriptorNext = 1, kDescriptorWrite = 2, kDescriptorIndirec
 /// Each descriptor is copied out of guest memory before it is looked at, so the guest cannot change
 /// it between check and use. Work is bounded: one indirection, and no more descriptors, direct and
 /// indirect together, than the queue has (§2.7.5.3.1). Empty buffers are legal.
+/// `ram` is `Regions`, or a `DmaView` of them: then addresses are I/O virtual ones.
 /// Spec: VIRTIO 1.2 §2.7.4.2 (order), §2.7.5 (table), §2.7.5.3 (indirect, where negotiated).
-[[nodiscard]] inline ChainStatus WalkChain(const Regions& ram, uint64_t table_gpa,
-                                           uint16_t queue_size, uint16_t head,
-                                           bool indirect_allowed, Chain* out) {
+template <class Ram>
+[[nodiscard]] ChainStatus WalkChain(const Ram& ram, uint64_t table_gpa, uint16_t queue_size,
+                                    uint16_t head, bool indirect_allowed, Chain* out) {
   out->readable.count = out->writable.count = 0;
   uint64_t table = table_gpa;
   uint32_t entries = queue_size;

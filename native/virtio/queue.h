@@ -4,12 +4,14 @@
 #include <span>
 #include <vector>
 
+#include "../memory/dma_space.h"
 #include "../memory/guest_memory.h"
 #include "chain.h"
 
 namespace vmm {
 
-/// A split virtqueue as the driver set it up. VIRTIO 1.2 §2.7.
+/// A split virtqueue as the driver set it up. VIRTIO 1.2 §2.7. Behind an IOMMU its addresses, and
+/// those in it, are I/O virtual ones.
 struct QueueOptions {
   uint16_t size = 0;       // a power of two up to 32768
   uint64_t desc_gpa = 0;   // 16-byte aligned
@@ -19,11 +21,39 @@ struct QueueOptions {
   bool event_idx = false;  // VIRTIO_F_EVENT_IDX was negotiated
 };
 
+/// One of the rings, as the host sees it.
+class RingView {
+ public:
+  static constexpr uint64_t kPageBytes = 4096;  // an IOMMU maps no less
+
+  RingView() = default;
+  explicit RingView(std::byte* base) : base_(base) {}
+  /// Pages that an IOMMU has put side by side; the ring begins `skipped` bytes into the first.
+  RingView(std::vector<std::byte*> pages, uint64_t skipped);
+
+  bool ok() const { return base_ != nullptr; }
+  /// What lies there, up to the next page.
+  std::byte* At(size_t offset) const {
+    if (pages_.empty()) [[likely]]
+      return base_ + offset;
+    return pages_[(skipped_ + offset) / kPageBytes] + (skipped_ + offset) % kPageBytes;
+  }
+
+ private:
+  std::byte* base_ = nullptr;
+  std::vector<std::byte*> pages_;  // empty if they follow each other here, too
+  uint64_t skipped_ = 0;
+};
+
 /// The device's side of one split virtqueue.
 ///
 /// Belongs to one thread at a time. Guest RAM is looked up anew in each batch, for it may change
 /// between two: call Begin, then any of the rest. Once the driver has broken a rule the queue is
 /// broken for good, and hands out nothing more.
+///
+/// Behind an IOMMU, what a chain points to stays mapped until the chain is completed or given back,
+/// and the rings do until Begin finds that they are to be let go of, or LetGo: an unmapping waits
+/// for that. Whoever serves the queue is kicked then.
 class Queue {
  public:
   enum class Taken {
@@ -32,12 +62,21 @@ class Queue {
     kBroken,  // why, `fault()` says
   };
 
-  Queue(std::shared_ptr<const GuestMemory> memory, const QueueOptions& options);
+  /// `space` is of a device behind an IOMMU, else null.
+  Queue(std::shared_ptr<const GuestMemory> memory, const QueueOptions& options,
+        std::shared_ptr<const DmaSpace> space = nullptr);
 
   /// Takes a snapshot of RAM and finds the rings in it. False if they do not lie in RAM: the queue
   /// is broken. What Take hands out points into `regions()`: whoever keeps it, keeps that.
   [[nodiscard]] bool Begin();
   const std::shared_ptr<const Regions>& regions() const { return regions_; }
+  /// Changes when Begin has found other RAM, or other mappings: chains that were taken before, and
+  /// are not needed, are to go back.
+  uint64_t epoch() const { return epoch_; }
+  /// Whether the IOMMU asks for Begin to be called, though no chain may have come.
+  bool IsStale() const { return space_ != nullptr && space_->generation() != generation_; }
+  /// Nobody serves it for a while: no mapping is held for its rings before the next Begin.
+  void LetGo();
 
   /// The next chain that the driver made available, checked wholly.
   Taken Take(Chain* chain, uint16_t* head);
@@ -65,14 +104,30 @@ class Queue {
   const QueueOptions& options() const { return options_; }
 
  private:
+  /// What holds its mappings for a chain.
+  struct Held {
+    std::shared_ptr<const IoAttachment> attachment;
+    IoMappings mappings;
+  };
+
   Taken Break(const char* fault);
   uint16_t AvailIdx() const;
+  bool IsOpen() const { return fault_ == nullptr && avail_.ok() && used_.ok(); }
+  void FindRingsBehindIommu();
+  RingView FindRing(const DmaView& view, uint64_t iova, uint64_t len, bool writable) const;
+  ChainStatus WalkBehindIommu(uint16_t head, Chain* chain);
+  void Forget(uint16_t head);
 
   const std::shared_ptr<const GuestMemory> memory_;
   const QueueOptions options_;
+  const std::shared_ptr<const DmaSpace> space_;
   std::shared_ptr<const Regions> regions_;
-  std::byte* avail_ = nullptr;  // of the snapshot in regions_
-  std::byte* used_ = nullptr;
+  RingView avail_;  // of the snapshot in regions_
+  RingView used_;
+  uint64_t epoch_ = 0;
+  uint64_t generation_ = UINT64_MAX;  // of space_, when its rings were found
+  Held rings_;
+  std::vector<Held> held_;  // by head; none without an IOMMU
   const char* fault_ = nullptr;
   uint16_t next_avail_ = 0;
   uint16_t next_used_ = 0;

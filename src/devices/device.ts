@@ -7,6 +7,7 @@ import type { RateLimiter } from '../native-limits.ts';
 import type { RegionOptions } from '../native-memory.ts';
 import type { Passthrough, VfioDevice } from '../native-vfio.ts';
 import type { Aml } from './acpi/aml.ts';
+import type { IommuDomains } from './virtio/iommu-domains.ts';
 
 /** A device at fixed ports or guest physical addresses, answered on the JS thread. */
 export interface BusDevice extends AccessHandler {
@@ -78,6 +79,8 @@ export interface DeviceContext {
    * while a device of the host's own reaches it, which would go on using the old pages.
    */
   discard(ranges: Float64Array): Promise<void>;
+  /** For the IOMMU: who is behind it. */
+  readonly iommu: IommuDomains | undefined;
   /** For devices of the host's own. */
   readonly passthrough: PassthroughHost;
   /** Of the interrupt line of its slot. */

@@ -39,7 +39,7 @@ const fields = {
   vdpa: option(list(DEVICES.vdpa.schema)),
   vsock: option(list(DEVICES.vsock.schema, { wire: { single: true } })),
   pvpanic: DEVICES.pvpanic.schema,
-  iommu: bool(false),
+  iommu: DEVICES.iommu.schema,
   numa: option(list(NumaConfig)),
   watchdog: DEVICES.watchdog.schema,
   rtc: option(DEVICES.rtc.schema),

@@ -25,6 +25,8 @@ import { Balloon, BalloonConfig } from '../devices/virtio/balloon.ts';
 import { Block, DiskConfig } from '../devices/virtio/block.ts';
 import { Console, ConsoleConfig } from '../devices/virtio/console.ts';
 import type { VirtioDevice } from '../devices/virtio/device.ts';
+import { Iommu, IommuConfig } from '../devices/virtio/iommu.ts';
+import type { IommuDomains } from '../devices/virtio/iommu-domains.ts';
 import { Mem } from '../devices/virtio/mem.ts';
 import { Net, NetConfig } from '../devices/virtio/net.ts';
 import { Pmem, PmemConfig } from '../devices/virtio/pmem.ts';
@@ -34,6 +36,7 @@ import { Vsock, VsockConfig } from '../devices/virtio/vsock.ts';
 import { Watchdog, WatchdogConfig } from '../devices/virtio/watchdog.ts';
 import { VmmError } from '../errors.ts';
 import { native } from '../native.ts';
+import { isBehindIommu } from './config/iommu.ts';
 import { hasBlocks, MemoryConfig, type RamZone, ramZones } from './config/memory.ts';
 
 /** What is in a slot, or what a virtio transport carries there. */
@@ -46,6 +49,10 @@ interface Kind<S extends TSchema, D extends Device> {
   readonly schema: S;
   /** It takes no PCI slot. */
   readonly isOffBus?: true;
+  /** It reaches nothing of guest RAM. */
+  readonly hasNoDma?: true;
+  /** Whether it works behind the virtio-iommu; it does not if absent. */
+  worksBehindIommu?(config: Static<S>): boolean;
   /** Of its BAR; 64 if absent. */
   readonly barWidth?: 32;
   /** The devices of a field that is no list of them, each with how the config calls it. */
@@ -76,7 +83,14 @@ const kind = <S extends TSchema, D extends Device, const N extends Named>(
   it: Kind<S, D> & N,
 ): Kind<S, D> & N => it;
 
+export const IOMMU_ID = '__iommu';
+
 const growingZones = (memory: MemoryConfig): RamZone[] => ramZones(memory).filter(hasBlocks);
+
+function domainsOf(iommu: DeviceContext['iommu']): IommuDomains {
+  assert(iommu, 'there is nothing to be behind the IOMMU');
+  return iommu;
+}
 
 function blocksOf({ id, blocks }: DeviceContext): PluggableBlocks {
   const found = blocks.get(id);
@@ -93,6 +107,7 @@ export const DEVICES = {
     schema: ConsoleConfig,
     id: '__console',
     isPresent: ({ mode }) => mode !== 'Off',
+    worksBehindIommu: () => true,
     create: (_, { console }) => new Console(console),
   }),
   disks: kind({
@@ -103,6 +118,7 @@ export const DEVICES = {
       config.vhost_user ? checkVhostUserBlock(config, at) : Block.check(config, at),
     create: (config, context): Promise<VirtioDevice> | VirtioDevice =>
       config.vhost_user ? openVhostUserBlock(config, context) : new Block(config, context),
+    worksBehindIommu: ({ vhost_user }) => !vhost_user,
     found: (disk) => (disk instanceof Block ? { image_type: disk.imageType } : {}),
   }),
   net: kind({
@@ -112,12 +128,14 @@ export const DEVICES = {
       config.vhost_user ? checkVhostUserNet(config, at) : Net.check(config, at),
     create: (config, context): Promise<VirtioDevice> | VirtioDevice =>
       config.vhost_user ? openVhostUserNet(config, context) : new Net(config, context),
+    worksBehindIommu: ({ vhost_user }) => !vhost_user,
     found: (card) => (card instanceof Net ? { host_mac: card.hostMac } : {}),
     kept: (card) => (card instanceof Net ? card.kept : {}),
   }),
   rng: kind({
     schema: RngConfig,
     id: '__rng',
+    worksBehindIommu: () => true,
     check: (config) => Rng.check(config),
     create: (config, context) => new Rng(config, context),
   }),
@@ -131,12 +149,14 @@ export const DEVICES = {
   pmem: kind({
     schema: PmemConfig,
     idPrefix: '_pmem',
+    worksBehindIommu: () => true,
     check: (config, at) => Pmem.check(config, at),
     create: (config, context) => new Pmem(config, context),
   }),
   vsock: kind({
     schema: VsockConfig,
     idPrefix: '_vsock',
+    worksBehindIommu: () => true,
     check: (config) => Vsock.check(config),
     create: (config, context) => new Vsock(config, context),
   }),
@@ -165,6 +185,7 @@ export const DEVICES = {
   rtc: kind({
     schema: RtcConfig,
     id: '__rtc',
+    worksBehindIommu: () => true,
     create: () => new Rtc(() => native.wallClockNs()),
   }),
   devices: kind({
@@ -179,9 +200,16 @@ export const DEVICES = {
     check: checkUserDevice,
     create: openUserDevice,
   }),
+  iommu: kind({
+    schema: IommuConfig,
+    id: IOMMU_ID,
+    hasNoDma: true, // of what it would translate
+    create: (_, { iommu }) => new Iommu(domainsOf(iommu)),
+  }),
   pvpanic: kind({
     schema: PvpanicConfig,
     id: '__pvpanic',
+    hasNoDma: true,
     create: (_, context) => new Pvpanic(context),
   }),
   tpm: kind({ schema: TpmConfig, id: '__tpm', isOffBus: true }),
@@ -269,8 +297,8 @@ const remedyOf = ({ kind, at }: WantedDevice): string[] =>
 
 function unservedParts({ kind, at, config }: WantedDevice): string[] {
   const unserved = kind.unserved?.(config) ?? (kind.create ? [] : ['']);
-  const isBehindIommu = !kind.isOffBus && (config as { iommu?: boolean }).iommu === true;
-  const all = new Set([...unserved, ...(isBehindIommu ? [' iommu'] : [])]);
+  const isMisplaced = !kind.isOffBus && isBehindIommu(config) && !kind.worksBehindIommu?.(config);
+  const all = new Set([...unserved, ...(isMisplaced ? [' iommu'] : [])]);
   return [...all].map((what) => `${at}${what}`);
 }
 
@@ -336,6 +364,13 @@ export function assignIds<T extends DeviceConfigs>(
     return [[field, devices.map((device: Identified) => withId(kind.idPrefix, device))]];
   });
   return { config: { ...config, ...Object.fromEntries(named) }, counter: next };
+}
+
+/** The config with the IOMMU that something in it is to be behind. It is left as it was. */
+export function withIommu<T extends DeviceConfigs>(config: T, segments: readonly number[]): T {
+  const isWanted =
+    segments.length > 0 || pciDevices(config).some(({ config: own }) => isBehindIommu(own));
+  return isWanted ? { ...config, iommu: true } : config;
 }
 
 /** Every id that the config names, in the order of the devices. */

@@ -23,10 +23,12 @@ import {
 } from '../devices/virtio/transport-pci.ts';
 import { VmmError } from '../errors.ts';
 import type { Vm } from '../native.ts';
+import type { DmaSpace } from '../native-iommu.ts';
 import { highestFree, lowestFree } from './allocator.ts';
 import { bdfOf, type DeviceTree, functionNodes } from './device-tree.ts';
 import { deviceId, type WantedDevice } from './devices.ts';
 import type { OnEvent } from './events.ts';
+import { openDmaSpace, type VmIommu } from './iommu.ts';
 import { type GpaRange, lineGsi } from './layout.ts';
 import type { SharedPassthrough } from './passthrough.ts';
 
@@ -47,6 +49,7 @@ export interface PciDevicesOptions
     > {
   vm: VirtioPciOptions['vm'] & Pick<Vm, 'mapMemory'>;
   passthrough: PassthroughHost & Pick<SharedPassthrough, 'memoryChanged' | 'discard'>;
+  iommu?: VmIommu | undefined;
   /** By segment. */
   buses: readonly PciBus[];
   hotplug: Pick<PciHotplug, 'plug' | 'unplug' | 'forget'>;
@@ -208,8 +211,9 @@ export class PciDevices {
 
   /** @param isPlugged the guest may be at work on the bus. */
   async #attach(wanted: WantedDevice, place: PciPlace, isPlugged: boolean): Promise<void> {
-    const { vm, onEvent, passthrough } = this.#options;
+    const { vm, onEvent, passthrough, iommu } = this.#options;
     const { kind, config } = wanted;
+    const dma = openDmaSpace(iommu, wanted, place, isPlugged);
     const id = deviceId(wanted);
     const windows: GpaRange[] = [];
     const bus = this.#busOf(place);
@@ -217,7 +221,7 @@ export class PciDevices {
     try {
       const device = await kind.create?.(config, {
         ...this.#options,
-        ...{ id, vm, placeBar, lineGsi: lineGsi(place.slot) },
+        ...{ id, vm, placeBar, lineGsi: lineGsi(place.slot), iommu: iommu?.domains },
         blocksChanged: () => passthrough.memoryChanged(),
         discard: (ranges) => passthrough.discard(ranges),
         onReclaim: () => this.#reclaim(id),
@@ -233,7 +237,9 @@ export class PciDevices {
       const isVirtio = !('space' in device);
       // Linux gives a device that is plugged addresses above 4 GiB; below, segments have few.
       const width = isPlugged || place.segment > 0 ? 64 : (kind.barWidth ?? 64);
-      const pci = isVirtio ? await this.#carry(device, id, width, placeBar) : device;
+      const pci = isVirtio ? await this.#carry(device, id, width, placeBar, dma) : device;
+      if (dma && pci instanceof VirtioPci)
+        iommu?.add(place, { space: dma, kick: () => pci.kickAll() });
       bus.add(place.slot, pci.space);
       const isRemovable = 'idPrefix' in kind;
       const attached = {
@@ -266,9 +272,10 @@ export class PciDevices {
   }
 
   async #detach({ id, place, pci, windows }: Attached): Promise<void> {
-    const { hotplug, onWarning, onEvent } = this.#options;
+    const { hotplug, onWarning, onEvent, iommu } = this.#options;
     this.#busOf(place).remove(place.slot);
     pci.unplug();
+    iommu?.remove(place);
     hotplug.forget(place);
     try {
       await pci[Symbol.asyncDispose]();
@@ -291,6 +298,7 @@ export class PciDevices {
     id: string,
     width: 32 | 64,
     placeBar: PlaceBar,
+    dma: DmaSpace | undefined,
   ): Promise<VirtioPci> {
     const { memory, vm, native, onWarning, onEvent } = this.#options;
     try {
@@ -301,7 +309,7 @@ export class PciDevices {
       const shared = device.sharedMemory;
       const sharedMemoryGpa = shared && placeBar(64, sharedMemoryBarBytes(shared.sizeBytes));
       return new VirtioPci({
-        ...{ device, memory, vm, native, bar, sharedMemoryGpa, onWarning: warn },
+        ...{ device, memory, dma, vm, native, bar, sharedMemoryGpa, onWarning: warn },
         ...{ onActivated: tell('activated'), onReset: tell('reset') },
       });
     } catch (cause) {

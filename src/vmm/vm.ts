@@ -14,6 +14,7 @@ import {
 import type { RateLimiter } from '../native-limits.ts';
 import { makeRateLimiter } from '../rate-limiter.ts';
 import { dsdtTerms } from './acpi/dsdt.ts';
+import type { IommuTables } from './acpi/iommu.ts';
 import type { NumaTables } from './acpi/numa.ts';
 import { buildAcpi } from './acpi/tables.ts';
 import { ImageFile } from './boot/image.ts';
@@ -25,8 +26,9 @@ import { type Consoles, Ports } from './consoles.ts';
 import { apicId, flatTopology, physBits, type Topology } from './cpuid.ts';
 import { type CpuFacts, Cpus, vcpuCpuid, vcpuOptions } from './cpus.ts';
 import { type DeviceTree, platformNodes } from './device-tree.ts';
-import { findBalloon, findMems, pciDevices, type WantedDevice } from './devices.ts';
+import { findBalloon, findMems, IOMMU_ID, pciDevices, type WantedDevice } from './devices.ts';
 import type { OnEvent } from './events.ts';
+import { VmIommu } from './iommu.ts';
 import { deviceArea, MEMORY } from './layout.ts';
 import { Numa } from './numa.ts';
 import { SharedPassthrough } from './passthrough.ts';
@@ -97,7 +99,9 @@ export class Vm {
         ...{ vm, serial: consoles.serial.isThere, ...machine, ...hooks },
         onEject: (place) => devices?.eject(place),
       });
+      const iommu = VmIommu.of(native, config);
       devices = await PciDevices.attach(pciDevices(config), {
+        iommu,
         ...{ vm, memory, native, buses: platform.buses },
         hotplug: platform.pciHotplug,
         ...{ console: ports.console, onWarning: hooks.onWarning, onEvent: hooks.onEvent },
@@ -110,7 +114,7 @@ export class Vm {
         }),
       });
       const facts = { ...machine, tscKhz: vm.tscKhz() };
-      await vm.boot(plan(config, payload, facts, { platform, devices }));
+      await vm.boot(plan(config, payload, facts, { platform, devices, iommu }));
       vm.run();
       ports.start();
       const cpus = new Cpus({ vm, platform, config: config.cpus, facts });
@@ -374,13 +378,18 @@ function plan(
   config: VmConfig,
   payload: ReturnType<typeof openPayload>,
   machine: ReturnType<typeof describe> & CpuFacts,
-  { platform, devices }: { platform: Platform; devices: PciDevices },
+  {
+    platform,
+    devices,
+    iommu,
+  }: { platform: Platform; devices: PciDevices; iommu: VmIommu | undefined },
 ) {
   const { ramBytes, processors, segments, numa } = machine;
   const acpi = buildAcpi(dsdtTerms(platform.aml), {
     processors,
     segments: segments.length,
     numa: numa.localities > 0 ? numaTables(numa, devices) : undefined,
+    iommu: iommuTables(iommu, devices),
   });
   return planBoot({
     ...payload,
@@ -390,6 +399,11 @@ function plan(
     rsdpGpa: acpi.gpa,
     cpuid: vcpuCpuid(config.cpus, machine, 0, config.cpus.boot_vcpus),
   });
+}
+
+function iommuTables(iommu: VmIommu | undefined, devices: PciDevices): IommuTables | undefined {
+  const place = devices.placeOf(IOMMU_ID);
+  return iommu && place && { ...place, ranges: iommu.ranges };
 }
 
 const numaTables = (numa: Numa, devices: PciDevices): NumaTables => ({

@@ -23,6 +23,7 @@ import {
   type ListField,
   lastDevice,
   withFound,
+  withIommu,
 } from './devices.ts';
 import type { OnEvent, VmmEvent } from './events.ts';
 import { nextState, notCreated, type State, type Verb } from './states.ts';
@@ -316,7 +317,9 @@ export class Vmm<Dialect> {
     const created = this.#existing();
     const { consoles } = created;
     checkBootable(created.config);
-    const { config, counter } = assignIds(created.config, created.nextId);
+    const segments = created.config.platform?.iommu_segments ?? [];
+    const whole = withIommu(created.config, segments);
+    const { config, counter } = assignIds(whole, created.nextId);
     consoles.open();
     // A guest may ask many times before its vCPUs have stopped; it is heard once.
     let asked = false;

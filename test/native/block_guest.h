@@ -22,9 +22,10 @@ class BlockGuest {
   static constexpr uint8_t kNoStatus = 0xee;
   static constexpr int kTimeoutMs = 10'000;
 
-  explicit BlockGuest(uint16_t size = 64, bool event_idx = true)
+  explicit BlockGuest(uint16_t size = 64, bool event_idx = true,
+                      const std::shared_ptr<const vmm::DmaSpace>& space = nullptr)
       : driver_(memory_, {size, 0, 0, 0, false, event_idx}),
-        queue_(std::make_shared<vmm::Queue>(memory_, driver_.options())) {
+        queue_(std::make_shared<vmm::Queue>(memory_, driver_.options(), space)) {
     for (uint16_t i = size; i > 0; --i) free_.push_back(static_cast<uint16_t>(i - 1));
   }
 

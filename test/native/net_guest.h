@@ -30,14 +30,16 @@ inline Bytes Frame(size_t bytes, uint8_t seed = 1) {
 class NetRing {
  public:
   /// The three parts lie from `gpa` on, in 32 KiB that hold them for any `size` up to 1024.
-  NetRing(std::shared_ptr<vmm::GuestMemory> memory, uint64_t gpa, uint16_t size, bool event_idx)
+  NetRing(std::shared_ptr<vmm::GuestMemory> memory, uint64_t gpa, uint16_t size, bool event_idx,
+          const std::shared_ptr<const vmm::DmaSpace>& space)
       : driver_(memory, {size, gpa, gpa + 0x4000, gpa + 0x5000, false, event_idx}),
-        queue_(std::make_shared<vmm::Queue>(memory, driver_.options())) {}
+        queue_(std::make_shared<vmm::Queue>(memory, driver_.options(), space)) {}
 
   vmm::EngineQueue queue() {
     return {queue_, kick_, irq_, [this](const char* fault) { fault_.store(fault); }};
   }
   const vmm::Queue& device() const { return *queue_; }
+  const vmm::EventFd& kick() const { return *kick_; }
   Driver& driver() { return driver_; }
   std::string fault() const { return fault_.load(); }
   void AwaitFault() {
@@ -90,8 +92,9 @@ class NetGuest {
   static constexpr uint64_t kRx = 0x20000, kTx = 0x90000;
   static constexpr uint16_t kSize = 256;
 
-  explicit NetGuest(bool event_idx = true, uint16_t size = kSize)
-      : rx(memory_, 0x8000, size, event_idx), tx(memory_, 0x10000, size, event_idx) {}
+  explicit NetGuest(bool event_idx = true, uint16_t size = kSize,
+                    const std::shared_ptr<const vmm::DmaSpace>& space = nullptr)
+      : rx(memory_, 0x8000, size, event_idx, space), tx(memory_, 0x10000, size, event_idx, space) {}
 
   Bytes Read(uint64_t gpa, size_t bytes) const {
     Bytes out(bytes);

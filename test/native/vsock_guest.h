@@ -28,8 +28,10 @@ class VsockGuest {
   static constexpr uint32_t kWindowBytes = 256 << 10;
   static constexpr int kTimeoutMs = 10'000;
 
-  explicit VsockGuest(uint16_t rooms = kSize, bool event_idx = true)
-      : rx_(memory_, {kSize, 0x10000, 0x11000, 0x12000, false, event_idx}),
+  explicit VsockGuest(uint16_t rooms = kSize, bool event_idx = true,
+                      std::shared_ptr<const vmm::DmaSpace> space = nullptr)
+      : space_(std::move(space)),
+        rx_(memory_, {kSize, 0x10000, 0x11000, 0x12000, false, event_idx}),
         tx_(memory_, {kSize, 0x14000, 0x15000, 0x16000, false, event_idx}) {
     OfferRooms(rooms);
   }
@@ -93,6 +95,11 @@ class VsockGuest {
   void KickTx() {
     if (tx_.WantsKick()) tx_kick_->Signal();
   }
+  /// As the IOMMU does, whether a driver would or not.
+  void KickAll() {
+    rx_kick_->Signal();
+    tx_kick_->Signal();
+  }
   void KickRx() {
     if (rx_.WantsKick()) rx_kick_->Signal();
   }
@@ -134,7 +141,7 @@ class VsockGuest {
   uint8_t* Bytes(uint64_t gpa) const { return rx_.At<uint8_t>(gpa); }
   vmm::EngineQueue Make(Driver& driver, const std::shared_ptr<vmm::EventFd>& kick,
                         const std::shared_ptr<vmm::EventFd>& irq) {
-    return {std::make_shared<vmm::Queue>(memory_, driver.options()), kick, irq,
+    return {std::make_shared<vmm::Queue>(memory_, driver.options(), space_), kick, irq,
             [this](const char* fault) { faults.emplace_back(fault); }};
   }
   void OfferRoom(uint16_t head) {
@@ -152,6 +159,7 @@ class VsockGuest {
   }
 
   const std::shared_ptr<vmm::GuestMemory> memory_ = MakeRam();
+  const std::shared_ptr<const vmm::DmaSpace> space_;
   Driver rx_, tx_;
   const std::shared_ptr<vmm::EventFd> rx_kick_ = std::make_shared<vmm::EventFd>();
   const std::shared_ptr<vmm::EventFd> rx_irq_ = std::make_shared<vmm::EventFd>();

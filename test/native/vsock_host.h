@@ -87,8 +87,9 @@ class HostSocket {
 class VsockBench {
  public:
   explicit VsockBench(uint16_t rooms = VsockGuest::kSize, bool event_idx = true,
-                      uint32_t greeting_timeout_ms = 60'000)
-      : guest(rooms, event_idx) {
+                      uint32_t greeting_timeout_ms = 60'000,
+                      std::shared_ptr<const vmm::DmaSpace> space = nullptr)
+      : guest(rooms, event_idx, std::move(space)) {
     CHECK(mkdtemp(folder_) != nullptr);
     CHECK(vmm::ListenUnix(path(), &listener_).ok());
     vmm::VsockOptions options;

@@ -2,6 +2,7 @@
  * The driver's side of a split virtqueue in guest RAM, VIRTIO 1.2 §2.7, for tests of the device's.
  */
 import { type EventFd, type GuestMemory, native, type Virtqueue } from '../../src/native.ts';
+import type { DmaSpace } from '../../src/native-iommu.ts';
 
 const DESCRIPTOR_BYTES = 16;
 export const F_NEXT = 1;
@@ -12,6 +13,8 @@ export interface RingOptions {
   eventIdx?: boolean;
   /** Where the three parts lie, a page each. */
   ringsGpa?: number;
+  /** Of a device behind an IOMMU, which finds everything where it lies in RAM. */
+  dma?: DmaSpace;
 }
 
 /** A buffer of a chain: what the device may read, or, with `write`, may fill. */
@@ -29,23 +32,26 @@ export class RingDriver {
   readonly #memory: GuestMemory;
   readonly #eventIdx: boolean;
   readonly #ringsGpa: number;
+  readonly #dma: DmaSpace | undefined;
   #availIdx = 0;
   #usedIdx = 0;
 
   constructor(
     memory: GuestMemory,
-    { size = 8, eventIdx = false, ringsGpa = 0x1_0000 }: RingOptions = {},
+    { size = 8, eventIdx = false, ringsGpa = 0x1_0000, dma }: RingOptions = {},
   ) {
     this.#memory = memory;
     this.size = size;
     this.#eventIdx = eventIdx;
     this.#ringsGpa = ringsGpa;
+    this.#dma = dma;
   }
 
   /** The device's side, as new. */
   device(): Virtqueue {
     return new native.Virtqueue({
       memory: this.#memory,
+      dma: this.#dma,
       size: this.size,
       descGpa: this.descGpa,
       availGpa: this.availGpa,

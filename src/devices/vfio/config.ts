@@ -15,10 +15,9 @@ export type VfioConfig = Static<typeof VfioConfig>;
 
 /** What of a config nothing serves yet. */
 export function unservedVfio(config: VfioConfig): string[] {
-  const { fd, iommu, x_nv_gpudirect_clique: clique } = config;
+  const { fd, x_nv_gpudirect_clique: clique } = config;
   return [
     ...(fd === undefined ? [] : [' fd']),
-    ...(iommu ? [' iommu'] : []),
     ...(clique === undefined ? [] : [' x_nv_gpudirect_clique']),
   ];
 }

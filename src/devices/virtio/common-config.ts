@@ -6,7 +6,6 @@
  */
 import type { AccessHandler } from '../../native.ts';
 import { type Register, RegisterFile } from '../registers.ts';
-import { F_VERSION_1 } from './device.ts';
 
 /** No interrupt for this. §4.1.5.1.2 */
 const NO_VECTOR = 0xffff;
@@ -37,6 +36,11 @@ class QueuePart {
 
   get gpa(): number {
     return Math.min(this.high * 2 ** 32 + this.low, GPA_END);
+  }
+
+  /** The same behind an IOMMU, which has addresses of 64 bits. */
+  get iova(): bigint {
+    return (BigInt(this.high) << 32n) | BigInt(this.low);
   }
 
   clear(): void {
@@ -71,6 +75,8 @@ export class QueueSetup {
 export interface CommonConfigOptions {
   /** All that is offered, the transport's own included. */
   features: bigint;
+  /** Those of them that a driver has to accept. */
+  required: bigint;
   /** The most entries of each queue, powers of two. */
   queueSizes: readonly number[];
   /** How many interrupt vectors there are to choose from. */
@@ -317,10 +323,11 @@ export class CommonConfig implements AccessHandler {
     this.#options.onDriverOk();
   }
 
-  /** §2.2.1: nothing beyond the offer. Without VERSION_1 it is a legacy driver, §6.1. */
+  /** §2.2.1: nothing beyond the offer, and what §6.2 lets the device insist on. */
   #featuresFit(): boolean {
     const beyond = this.#accepted.some((word, i) => (word & ~(this.#offered[i] ?? 0)) !== 0);
-    return !beyond && (this.features & F_VERSION_1) !== 0n;
+    const { required } = this.#options;
+    return !beyond && (this.features & required) === required;
   }
 
   /** The status keeps its value until the reset is over, §4.1.4.3.1; 0 says that nothing is on. */

@@ -9,6 +9,8 @@ import type { FileWindow } from '../../native-vhost.ts';
 export const F_INDIRECT_DESC = 1n << 28n;
 export const F_EVENT_IDX = 1n << 29n;
 export const F_VERSION_1 = 1n << 32n;
+/** Addresses are those that the device's IOMMU translates. The transport offers it. */
+export const F_ACCESS_PLATFORM = 1n << 33n;
 
 /** What a device gets from DRIVER_OK to reset. */
 export interface Activation {

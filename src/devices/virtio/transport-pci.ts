@@ -5,11 +5,18 @@
  */
 import { allOnes } from '../../bytes.ts';
 import type { AccessHandler, EventFd, GuestMemory, Native, Virtqueue, Vm } from '../../native.ts';
+import type { DmaSpace } from '../../native-iommu.ts';
 import type { FunctionBar, PciFunction } from '../device.ts';
 import { ConfigSpace } from '../pci/config-space.ts';
 import { Msix } from '../pci/msix.ts';
 import { CommonConfig, type QueueSetup } from './common-config.ts';
-import { F_EVENT_IDX, F_INDIRECT_DESC, F_VERSION_1, type VirtioDevice } from './device.ts';
+import {
+  F_ACCESS_PLATFORM,
+  F_EVENT_IDX,
+  F_INDIRECT_DESC,
+  F_VERSION_1,
+  type VirtioDevice,
+} from './device.ts';
 import {
   addSharedMemoryCapability,
   addVirtioCapabilities,
@@ -35,6 +42,8 @@ const ISR_CONFIG = 2;
 export interface VirtioPciOptions {
   device: VirtioDevice;
   memory: GuestMemory;
+  /** Behind an IOMMU, what it reaches. */
+  dma?: DmaSpace | undefined;
   vm: Pick<
     Vm,
     'claim' | 'release' | 'attachKick' | 'detachKick' | 'attachWindow' | 'detachWindow' | 'msi'
@@ -82,13 +91,16 @@ export class VirtioPci implements AccessHandler, PciFunction {
 
   /** @throws SystemError if the host has no eventfd or interrupt left; nothing stays open. */
   constructor(options: VirtioPciOptions) {
-    const { device, native, vm, bar } = options;
+    const { device, native, vm, bar, dma } = options;
     this.#options = options;
     this.#device = device;
     this.#barGpa = bar.gpa;
     this.resizeDisk = device.resizeDisk?.bind(device);
+    // A driver that goes round its IOMMU would see guest RAM that others have hidden from it.
+    const required = F_VERSION_1 | (dma ? F_ACCESS_PLATFORM : 0n);
     this.#common = new CommonConfig({
-      features: device.features | F_VERSION_1,
+      features: device.features | required,
+      required,
       queueSizes: device.queueSizes,
       vectorCount: device.queueSizes.length + 1,
       onDriverOk: () => this.#activate(),
@@ -151,6 +163,11 @@ export class VirtioPci implements AccessHandler, PciFunction {
   resume(): void {
     for (const queue of this.#queues) queue?.resume();
     this.#device.resume();
+  }
+
+  /** Whoever serves the queues looks at them, and at what the IOMMU maps. */
+  kickAll(): void {
+    for (const kick of this.#kicks) kick.signal();
   }
 
   /** KVM kicks nothing any more, either. */
@@ -310,13 +327,13 @@ export class VirtioPci implements AccessHandler, PciFunction {
     features: bigint,
     onBroken: (reason: string) => void,
   ): Virtqueue {
-    const { native, memory } = this.#options;
+    const { native, memory, dma } = this.#options;
+    const address = ({ gpa, iova }: { gpa: number; iova: bigint }) => (dma ? iova : gpa);
     return new native.Virtqueue({
-      memory,
-      size,
-      descGpa: desc.gpa,
-      availGpa: avail.gpa,
-      usedGpa: used.gpa,
+      ...{ memory, dma, size },
+      descGpa: address(desc),
+      availGpa: address(avail),
+      usedGpa: address(used),
       indirect: (features & F_INDIRECT_DESC) !== 0n,
       eventIdx: (features & F_EVENT_IDX) !== 0n,
       kick: this.#kicks[n] ?? this.#polled,

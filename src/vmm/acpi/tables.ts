@@ -6,6 +6,7 @@ import { strict as assert } from 'node:assert';
 import { Writer } from '../../bytes.ts';
 import { GSI, MEMORY, PORTS, segmentEcam } from '../layout.ts';
 import { checksum, HEADER_BYTES, OEM_ID, table } from './header.ts';
+import { type IommuTables, viot } from './iommu.ts';
 import { type NumaTables, slit, srat } from './numa.ts';
 import type { Processor } from './processor.ts';
 
@@ -15,6 +16,7 @@ export interface Machine {
   /** How many there are of PCI. */
   segments: number;
   numa?: NumaTables | undefined;
+  iommu?: IommuTables | undefined;
 }
 
 /** A blob for guest memory. */
@@ -25,12 +27,12 @@ export interface Tables {
 
 /**
  * All tables, packed from the RSDP up, in the original's order: DSDT, FADT, MADT, MCFG, SRAT and
- * SLIT if there are NUMA nodes, XSDT.
+ * SLIT if there are NUMA nodes, VIOT if there is an IOMMU, XSDT.
  * @param terms what the DSDT holds.
  */
 export function buildAcpi(
   terms: readonly Uint8Array[],
-  { processors, segments, numa }: Machine,
+  { processors, segments, numa, iommu }: Machine,
 ): Tables {
   const { gpa, sizeBytes } = MEMORY.acpi;
   const blobs: Uint8Array[] = [];
@@ -43,9 +45,10 @@ export function buildAcpi(
   };
   const dsdt = place(table('DSDT', 6, Buffer.concat(terms)));
   const nearness = numa ? [srat(numa, processors), slit(numa)] : [];
-  const listed = [fadt(dsdt), madt(processors), mcfg(segments), ...nearness].map(place);
+  const behind = iommu ? [viot(iommu)] : [];
+  const listed = [fadt(dsdt), madt(processors), mcfg(segments), ...nearness, ...behind].map(place);
   const root = place(xsdt(listed));
-  // 254 processors, 96 segments and 128 NUMA nodes, as many as there can be, need less.
+  // 254 processors, 96 segments, 128 NUMA nodes and a full bus behind an IOMMU need less.
   assert(end <= gpa + sizeBytes, `ACPI tables of ${end - gpa} bytes`);
   return { gpa, bytes: Buffer.concat([rsdp(root), ...blobs]) };
 }

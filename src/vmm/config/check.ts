@@ -4,6 +4,7 @@ import type { VmConfig } from '../config.ts';
 import { notSupported, unsupportedDevices } from '../devices.ts';
 import { type HostFacts, systemHost } from '../host.ts';
 import { CPU_RULES } from './rules/cpus.ts';
+import { IOMMU_RULES } from './rules/iommu.ts';
 import { MACHINE_RULES } from './rules/machine.ts';
 import { MEMORY_RULES } from './rules/memory.ts';
 import { NETWORK_RULES } from './rules/network.ts';
@@ -18,6 +19,7 @@ const RULES = [
   ...MEMORY_RULES,
   ...NUMA_RULES,
   ...PCI_RULES,
+  ...IOMMU_RULES,
   ...STORAGE_RULES,
   ...NETWORK_RULES,
   ...MACHINE_RULES,
@@ -62,8 +64,6 @@ const UNSUPPORTED: Readonly<Record<string, (config: VmConfig) => unknown>> = {
   'cpus.kvm_hyperv': ({ cpus }) => cpus.kvm_hyperv,
   'cpus.core_scheduling': ({ cpus }) => cpus.core_scheduling === 'Vcpu',
   'cpus.features.amx': ({ cpus }) => cpus.features.amx,
-  iommu: ({ iommu }) => iommu,
-  'platform.iommu_segments': ({ platform }) => platform?.iommu_segments?.length,
   'platform.iommufd': ({ platform }) => platform?.iommufd,
   'platform.tdx': ({ platform }) => platform?.tdx,
   'platform.sev_snp': ({ platform }) => platform?.sev_snp,

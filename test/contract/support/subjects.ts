@@ -7,6 +7,8 @@ import { Balloon, type BalloonConfig } from '../../../src/devices/virtio/balloon
 import { Block, type DiskConfig } from '../../../src/devices/virtio/block.ts';
 import { Console } from '../../../src/devices/virtio/console.ts';
 import type { VirtioDevice } from '../../../src/devices/virtio/device.ts';
+import { Iommu } from '../../../src/devices/virtio/iommu.ts';
+import { IommuDomains } from '../../../src/devices/virtio/iommu-domains.ts';
 import { Mem } from '../../../src/devices/virtio/mem.ts';
 import { Net, type NetConfig } from '../../../src/devices/virtio/net.ts';
 import { Pmem, type PmemConfig } from '../../../src/devices/virtio/pmem.ts';
@@ -167,6 +169,12 @@ export const SUBJECTS: readonly Subject[] = [
     name: 'rtc',
     create: () => new Rtc(() => 0n),
     request: { queue: 0, readableBytes: 16, writableBytes: 16 },
+  },
+  {
+    name: 'iommu',
+    create: () => new Iommu(new IommuDomains(native, { addressBits: 64 })),
+    // To probe an endpoint that is not there.
+    request: { queue: 0, readableBytes: 72, writableBytes: 516 },
   },
   {
     name: 'toy',

@@ -2,7 +2,7 @@
 import { randomBytes } from 'node:crypto';
 import { dirname } from 'node:path';
 import { setTimeout as sleep, setImmediate as tick } from 'node:timers/promises';
-import { guestImages } from '../../../guest-images/images.ts';
+import { guestImages, iommuImages } from '../../../guest-images/images.ts';
 import { withPrograms } from '../../../guest-images/programs.ts';
 import { mustExec } from '../../host/exec.ts';
 import { HostFaultError, type HostProcess, type KvmHost } from '../../host/host.ts';
@@ -39,10 +39,14 @@ export interface GuestOptions {
   args?: readonly string[];
   /** `serial-tty` if not given. A guest with `serial-file` cannot be typed at. */
   terminal?: Terminal;
+  /** The product's `--console` beside a terminal of another kind, as in `null`; none if not given. */
+  console?: string;
   /** Programs of this machine, by the names that they get in the guest. */
   programs?: Readonly<Record<string, string>>;
   /** `vmlinux` if not given: nothing to decompress, which takes long on an emulated host. */
   kernel?: 'vmlinux' | 'vmlinuz';
+  /** A newer kernel, which has the driver of virtio-iommu, and starts as `vmlinuz`. */
+  hasIommu?: boolean;
 }
 
 const INIT = /guest: init reached.*\n/;
@@ -222,26 +226,33 @@ function silenceError(host: KvmHost, error: unknown): unknown {
   return isSilent ? new HostFaultError(error.message) : error;
 }
 
+async function imagesOf({ hasIommu }: GuestOptions) {
+  if (!hasIommu) return guestImages();
+  const images = await iommuImages();
+  return { ...images, vmlinux: images.vmlinuz };
+}
+
 /** The machine that `options` ask for, with its images on the host. */
 async function machineOf(
   host: KvmHost,
   directory: string,
   options: GuestOptions,
 ): Promise<Machine> {
-  const images = await guestImages();
-  const { terminal = 'serial-tty', kernel = 'vmlinux', cmdline = '' } = options;
+  const { vmlinux, vmlinuz, initramfs } = await imagesOf(options);
+  const { terminal = 'serial-tty', cmdline = '' } = options;
   const console = terminal === 'virtio-tty' ? 'hvc0' : 'ttyS0';
   return {
     cpus: options.cpus ?? 1,
     ...(options.cpusMax && { cpusMax: options.cpusMax }),
     ...(options.topology && { topology: options.topology }),
     memory: options.memory ?? '512M',
-    kernel: await host.stage(images[kernel]),
-    initramfs: await host.stage(withPrograms(images.initramfs, options.programs ?? {})),
+    kernel: await host.stage(options.kernel === 'vmlinuz' ? vmlinuz : vmlinux),
+    initramfs: await host.stage(withPrograms(initramfs, options.programs ?? {})),
     cmdline: `console=${console} quiet panic=-1 ${cmdline}`.trimEnd(),
     disks: (options.disks ?? []).map((disk) => (typeof disk === 'string' ? { path: disk } : disk)),
     nics: options.network?.nics ?? [],
     terminal,
+    ...(options.console && { console: options.console }),
     terminalPath: `${directory}/console`,
     apiSocket: `${directory}/api.sock`,
     args: options.args ?? [],

@@ -64,10 +64,12 @@ export class Network implements AsyncDisposable {
     return this.host.spawn([...this.prefix, ...argv]);
   }
 
-  /** Gives the guest's ends their addresses. */
+  /** Gives the guest's ends their addresses. One behind an IOMMU comes a while after its driver. */
   async configure(guest: Guest): Promise<void> {
-    for (const { name, guestAddress } of this.nics)
+    for (const { name, guestAddress } of this.nics) {
+      await guest.eventually(`test -e /sys/class/net/${name}`);
       await guest.run(`ip link set ${name} up && ip addr add ${guestAddress}/24 dev ${name}`);
+    }
   }
 
   async #addTap({ mtu = 1500, queuePairs = 1, settings = '' }: TapOptions): Promise<void> {

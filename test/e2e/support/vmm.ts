@@ -31,6 +31,8 @@ export interface Machine {
   disks: readonly Disk[];
   nics: readonly Nic[];
   terminal: Terminal;
+  /** What `--console` is beside a serial port; `off` if not given. */
+  console?: string;
   /** Where the console of `serial-file` or `serial-socket` is. */
   terminalPath: string;
   apiSocket: string;
@@ -54,11 +56,11 @@ export const product: Vmm = {
   async argv(host, machine) {
     if (!existsSync(DIST)) throw new Error(`There is no ${DIST}: run \`npm run build\` first`);
     const dist = await host.stage(DIST);
-    const { memory, kernel, initramfs, cmdline, disks, nics } = machine;
+    const { memory, kernel, initramfs, cmdline, disks, nics, console = 'off' } = machine;
     const serial = {
-      'serial-tty': ['--serial', 'tty', '--console', 'off'],
-      'serial-file': ['--serial', `file=${machine.terminalPath}`, '--console', 'off'],
-      'serial-socket': ['--serial', `socket=${machine.terminalPath}`, '--console', 'off'],
+      'serial-tty': ['--serial', 'tty', '--console', console],
+      'serial-file': ['--serial', `file=${machine.terminalPath}`, '--console', console],
+      'serial-socket': ['--serial', `socket=${machine.terminalPath}`, '--console', console],
       'virtio-tty': ['--serial', 'off', '--console', 'tty'],
     }[machine.terminal];
     return [

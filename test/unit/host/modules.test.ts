@@ -3,6 +3,7 @@ import {
   inLoadOrder,
   type Module,
   modulesDep,
+  notBuiltIn,
   parseDepends,
 } from '../../../guest-images/modules.ts';
 
@@ -40,4 +41,10 @@ test('modules.dep lists all that a module needs, the first to load last', () => 
   expect(modulesDep(inLoadOrder(MODULES, ['net']))).toBe(
     'ring.ko:\nfailover.ko: ring.ko\nnet.ko: failover.ko ring.ko\n',
   );
+});
+
+test('what the kernel itself holds is no module to load, however its name is written', () => {
+  const list = 'kernel/drivers/virtio/virtio_pci.ko\nkernel/a/hw-random.ko\n';
+  const names = ['virtio_pci', 'virtio_blk', 'hw_random'];
+  expect(notBuiltIn(list, names)).toEqual(['virtio_blk']);
 });

@@ -6,6 +6,7 @@
 import type { VirtioDevice } from '../../../src/devices/virtio/device.ts';
 import { VirtioPci } from '../../../src/devices/virtio/transport-pci.ts';
 import type { GuestMemory, Native, VirtqueueOptions } from '../../../src/native.ts';
+import type { DmaSpace } from '../../../src/native-iommu.ts';
 import { FakeChain, FakeEventFd, FakeVirtqueue, FakeVm, NO_MEMORY } from './fake-host.ts';
 
 /** Offsets of the common configuration in the BAR, VIRTIO 1.2 §4.1.4.3, with their widths. */
@@ -62,6 +63,8 @@ export interface DriverOptions {
   vm?: FakeVm;
   bar?: { width: 32 | 64; gpa: number };
   sharedMemoryGpa?: number;
+  /** Puts it behind an IOMMU. */
+  dma?: DmaSpace;
   /** Instead of fakes: whose queues `offer` and `request` know nothing of. */
   core?: { memory: GuestMemory; native: Pick<Native, 'EventFd' | 'Virtqueue'> };
 }
@@ -108,6 +111,7 @@ export class Driver {
       ...(options.core ?? fakes),
       bar: options.bar ?? { width: 64, gpa: 0xff_ff80_0000 },
       sharedMemoryGpa: options.sharedMemoryGpa,
+      dma: options.dma,
       onWarning: (message) => this.warnings.push(message),
       onActivated: () => this.events.push('activated'),
       onReset: () => this.events.push('reset'),

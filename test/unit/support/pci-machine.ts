@@ -5,6 +5,7 @@ import { PciBus } from '../../../src/devices/pci/bus.ts';
 import type { Native } from '../../../src/native.ts';
 import { object } from '../../../src/schema.ts';
 import { type Kinds, pciDevices, type WantedDevice } from '../../../src/vmm/devices.ts';
+import type { VmIommu } from '../../../src/vmm/iommu.ts';
 import { deviceArea, type GpaRange, MEMORY, segmentEcam } from '../../../src/vmm/layout.ts';
 import { PciDevices } from '../../../src/vmm/pci-devices.ts';
 import { Echo } from './echo.ts';
@@ -21,6 +22,7 @@ export function machine(
   make: (id: string) => Echo = () => new Echo(),
   others: Kinds = {},
   window64 = AREA.pci64,
+  iommu?: VmIommu,
 ) {
   const made: [id: string, device: Echo][] = [];
   const warnings: string[] = [];
@@ -46,7 +48,7 @@ export function machine(
   const attach = (config: object, memory = NO_MEMORY) =>
     PciDevices.attach(pciDevices(config, kinds), {
       hotplug: { plug: tell('plug'), unplug: tell('unplug'), forget: tell('forget') },
-      ...{ buses, vm, native, memory, console: new FakeCharHost() },
+      ...{ buses, vm, native, memory, iommu, console: new FakeCharHost() },
       rateLimitGroups: new Map(),
       blocks: new Map(),
       passthrough: new FakePassthroughHost(),

@@ -181,6 +181,35 @@ test.each<[body: object, text: string, remedy: string]>([
     'Using user devices requires',
     'user_devices[0]',
   ],
+  [
+    { platform: { iommu_address_width_bits: 65 } },
+    'IOMMU address width in bits (65) should be less than or equal to 64',
+    'platform.iommu_address_width_bits is 65: give 12 to 64',
+  ],
+  [
+    { platform: { iommu_address_width_bits: 11 } },
+    'IOMMU address width in bits (11) should be greater than or equal to 12',
+    'platform.iommu_address_width_bits is 11',
+  ],
+  [
+    { platform: { iommu_segments: [0] } },
+    'Device is on an IOMMU PCI segment (0) but not placed behind IOMMU',
+    'console is on PCI segment 0 of platform.iommu_segments: set console.iommu',
+  ],
+  [
+    {
+      platform: { num_pci_segments: 2, iommu_segments: [1] },
+      memory: { size: 256 * MIB, shared: true },
+      fs: [{ tag: 't', socket: '/s', pci_segment: 1 }],
+    },
+    'Device is on an IOMMU PCI segment (1) but does not support being placed behind IOMMU',
+    'fs[0] is on PCI segment 1 of platform.iommu_segments: put it on another segment',
+  ],
+  [
+    { platform: { iommu_segments: [1] } },
+    'Invalid PCI segment id: 1',
+    'platform.iommu_segments is 1: give less than platform.num_pci_segments, 1',
+  ],
   [{ platform: { num_pci_segments: 97 } }, 'PCI segments (97)', 'num_pci_segments is 97'],
   [
     {
@@ -379,14 +408,18 @@ test('a boot names everything that is not supported yet, and nothing that has no
     ...vcpus(2, 4),
     serial: { mode: 'Null', iommu: true },
     platform: { oem_strings: ['x'] },
-    ...{ watchdog: true, pvpanic: true, rtc: {}, debug_console: { mode: 'Null' } },
+    ...{ watchdog: true, pvpanic: true, rtc: { iommu: true }, debug_console: { mode: 'Null' } },
+    ...{ iommu: true, rng: { src: '/s', iommu: true } },
+    vsock: { cid: 3, socket: '/s', iommu: true },
+    disks: [{ path: '/d', iommu: true }],
+    net: [{ iommu: true }],
+    pmem: [{ file: '/f', iommu: true }],
   });
   const asking = configOf({
-    iommu: true,
-    rng: { src: '/s', iommu: true },
-    vsock: { cid: 3, socket: '/s', iommu: true },
+    balloon: { size: 0, iommu: true },
+    devices: [{ path: '/d', iommu: true }],
+    net: [{ vhost_user: true, vhost_socket: '/s', iommu: true }],
     disks: [
-      { path: '/d', iommu: true },
       { path: '/e', image_type: 'Vhdx', rate_limiter_config: { ops: { size: 9, refill_time: 9 } } },
     ],
     tpm: { socket: '/s' },
@@ -396,8 +429,8 @@ test('a boot names everything that is not supported yet, and nothing that has no
 
   expect(() => checkBootable(fine)).not.toThrow();
   expect(refusalOf(() => checkBootable(asking)).message).toBe(
-    'Not supported yet: iommu, platform.tdx, ' +
-      'disks[0] iommu, rng iommu, vsock[0] iommu, vdpa[0] path /d, tpm',
+    'Not supported yet: platform.tdx, ' +
+      'net[0] iommu, balloon iommu, vdpa[0] path /d, devices[0] iommu, tpm',
   );
 });
 

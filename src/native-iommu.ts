@@ -1,0 +1,37 @@
+/** What of the native core (native.ts) is about devices behind an IOMMU. */
+
+/**
+ * The mappings of a domain, VIRTIO 1.2 §5.13.6. Ranges of I/O virtual addresses are given by their
+ * first and last one, multiples of 4 KiB and one less.
+ */
+export interface IoDomain {
+  /** False, with nothing mapped, if any of the range is mapped already. */
+  map(first: bigint, last: bigint, gpa: bigint, isReadable: boolean, isWritable: boolean): boolean;
+  /**
+   * Takes out all mappings of the range. Undefined, with all left as it was, if one of them lies
+   * there in part.
+   */
+  unmap(first: bigint, last: bigint): Unmapped | undefined;
+}
+
+export interface Unmapped {
+  /** How many mappings that were. */
+  count: number;
+  /**
+   * Somebody is at work there: resolves when nobody reaches by these mappings any more. Who holds
+   * some for long hears of it by `DmaSpace.moveOn` and a kick.
+   */
+  inUse: Promise<void> | undefined;
+}
+
+/** What a device behind an IOMMU reaches: at first, nothing. */
+export interface DmaSpace {
+  /**
+   * From now on it goes by the mappings of a domain; without one, by the addresses of guest RAM or,
+   * unless `isBypassed`, nowhere. Resolves, if there is anything to wait for, when nothing of it is
+   * under way by what was before; who holds that for long hears of it by a kick.
+   */
+  attach(domain: IoDomain | undefined, isBypassed: boolean): Promise<void> | undefined;
+  /** Has its queues, with their next kick, let go of what has been unmapped. */
+  moveOn(): void;
+}
