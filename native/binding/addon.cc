@@ -16,6 +16,7 @@
 #include "fd_socket_wrap.h"
 #include "file_window_wrap.h"
 #include "guest_memory_wrap.h"
+#include "irq_wrap.h"
 #include "msi_wrap.h"
 #include "net_engine_wrap.h"
 #include "rate_limiter_wrap.h"

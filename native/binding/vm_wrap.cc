@@ -16,6 +16,7 @@
 #include "event_fd_wrap.h"
 #include "file_window_wrap.h"
 #include "guest_memory_wrap.h"
+#include "irq_wrap.h"
 #include "msi_wrap.h"
 #include "serial_line_wrap.h"
 #include "sys_error.h"
@@ -412,6 +413,7 @@ void VmWrap::OnEvent(Napi::Env env, const VmEvent& event) {
 }
 
 void VmWrap::Emit(Napi::Env env, const char* type, const VmEvent& event) {
+  if (on_event_.IsEmpty()) return;  // it is over
   const Napi::HandleScope scope(env);
   Napi::Object object = Napi::Object::New(env);
   object.Set("type", type);
@@ -428,6 +430,8 @@ void VmWrap::Emit(Napi::Env env, const char* type, const VmEvent& event) {
 void VmWrap::Dismantle(Napi::Env env) {
   link_->wrap = nullptr;
   next_turn_.Reset();
+  on_event_.Reset();  // it may know this, which could then never be collected
+  callbacks_.clear();
   handlers_.clear();
   late_answers_ = nullptr;
   irqs_.clear();
@@ -455,46 +459,6 @@ void VmWrap::Dismantle(Napi::Env env) {
 void VmWrap::Settle(Napi::Env env, std::vector<Napi::Promise::Deferred>* waiting) {
   for (const Napi::Promise::Deferred& deferred : std::exchange(*waiting, {}))
     deferred.Resolve(env.Undefined());
-}
-
-Napi::Function IrqWrap::Define(Napi::Env env) {
-  return DefineClass(env, "Irq", {InstanceMethod<&IrqWrap::Trigger>("trigger")});
-}
-
-IrqWrap::IrqWrap(const Napi::CallbackInfo& info) : ObjectWrap(info) {
-  if (!info[0].IsExternal()) throw Napi::TypeError::New(info.Env(), "Irq is made by Vm.irq");
-  irq_ = std::move(*info[0].As<Napi::External<std::weak_ptr<Irq>>>().Data());
-}
-
-Napi::Value IrqWrap::Trigger(const Napi::CallbackInfo& info) {
-  if (const auto irq = irq_.lock()) irq->Trigger();
-  return info.Env().Undefined();
-}
-
-Napi::Function UartWrap::Define(Napi::Env env) {
-  return DefineClass(
-      env, "Uart16550",
-      {InstanceMethod<&UartWrap::Input>("input"), InstanceMethod<&UartWrap::Flush>("flush")});
-}
-
-UartWrap::UartWrap(const Napi::CallbackInfo& info) : ObjectWrap(info) {
-  if (!info[0].IsExternal()) throw Napi::TypeError::New(info.Env(), "Uart16550 is made by Vm.uart");
-  port_ = std::move(*info[0].As<Napi::External<std::weak_ptr<SerialPort>>>().Data());
-}
-
-Napi::Value UartWrap::Input(const Napi::CallbackInfo& info) {
-  const Napi::Uint8Array bytes = ToBytes(info[0], "bytes");
-  const auto port = port_.lock();
-  const size_t taken = port ? port->chip().Input(bytes.Data(), bytes.ByteLength()) : 0;
-  return Napi::Number::New(info.Env(), static_cast<double>(taken));
-}
-
-Napi::Value UartWrap::Flush(const Napi::CallbackInfo& info) {
-  const auto timeout_ms = ToUint<uint32_t>(info[0], "timeoutMs");
-  return JsQueue::Of(info.Env()).RunOnWorker(info.Env(), [port = port_, timeout_ms] {
-    if (const auto alive = port.lock()) alive->output().Flush(timeout_ms);
-    return Status{};
-  });
 }
 
 }  // namespace vmm
