@@ -3,9 +3,7 @@ import { expect, test } from 'vitest';
 import { Guest } from './support/guest.ts';
 import { Network } from './support/network.ts';
 import { ScratchDisk } from './support/scratch-disk.ts';
-import { stream, TCP_STREAM } from './support/tcp-stream.ts';
 
-const MIB = 2 ** 20;
 const TEST_TIMEOUT_MS = 300_000;
 
 /** The functions that are in groups of the IOMMU. */
@@ -15,9 +13,9 @@ test('disk, card and random numbers work behind the IOMMU', {
   timeout: TEST_TIMEOUT_MS,
 }, async () => {
   await using network = await Network.make({ settings: 'iommu=on' });
-  await using disk = await ScratchDisk.make(64, 'random');
+  await using disk = await ScratchDisk.make(8, 'random');
   await using guest = await Guest.boot({
-    ...{ hasIommu: true, cpus: 2, network, programs: TCP_STREAM },
+    ...{ hasIommu: true, cpus: 2, network },
     disks: [{ path: disk.path, format: 'raw', settings: 'iommu=on' }],
     args: ['--rng', 'src=/dev/urandom,iommu=on'],
   });
@@ -26,15 +24,14 @@ test('disk, card and random numbers work behind the IOMMU', {
   expect(functions.split('\n')).toEqual([1, 2, 3].map((slot) => `0000:00:0${slot}.0`));
   const sum = await guest.run('dd if=/dev/vda bs=64k iflag=direct 2>/dev/null | sha256sum');
   expect(sum.split(' ')[0]).toBe(await disk.imageSha256());
-  await stream(network, guest, 'guest', 64 * MIB);
-  await stream(network, guest, 'host', 64 * MIB);
+  await network.run('ping -c 3 -i 0.2 -W 10 -s 1400 10.77.0.2');
 });
 
 test('a disk is plugged into a segment behind the IOMMU, removed, and plugged again', {
   timeout: TEST_TIMEOUT_MS,
 }, async () => {
-  await using first = await ScratchDisk.make(16, 'random');
-  await using added = await ScratchDisk.make(16, 'random');
+  await using first = await ScratchDisk.make(2, 'random');
+  await using added = await ScratchDisk.make(2, 'random');
   await using guest = await Guest.boot({
     hasIommu: true,
     disks: [{ path: first.path, format: 'raw', settings: 'pci_segment=1,iommu=on' }],

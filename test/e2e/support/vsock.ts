@@ -54,6 +54,20 @@ export class Vsock implements AsyncDisposable {
     ).trim();
   }
 
+  /** Has `vsock-stream` run on the host again and again, until what this resolves to is disposed of. */
+  async serve(args: string): Promise<AsyncDisposable> {
+    const loop = `while :; do ${await this.host.stage(program)} ${args}; done`;
+    const shell = await this.host.spawn(['sh', '-c', loop]);
+    shell.stdout.resume();
+    shell.stderr.resume();
+    return {
+      [Symbol.asyncDispose]: async () => {
+        shell.kill('SIGKILL');
+        await shell.exited;
+      },
+    };
+  }
+
   async [Symbol.asyncDispose](): Promise<void> {
     await cleanUp(this.host, `rm -r ${this.#folder}`);
   }
