@@ -1,4 +1,6 @@
 import { readdirSync, readFileSync, readlinkSync } from 'node:fs';
+import { setFlagsFromString } from 'node:v8';
+import { runInNewContext } from 'node:vm';
 import { expect, test } from 'vitest';
 import * as code from '../support/machine-code.ts';
 import {
@@ -243,4 +245,20 @@ test('fifty lives of a machine leave nothing behind', async () => {
   for (let life = 0; life < 50; life++) await live();
 
   expect(holdings()).toEqual(before);
+});
+
+test('a Vm that has ended, and what its listener knows, can be collected', async () => {
+  setFlagsFromString('--expose-gc');
+  const collect = runInNewContext('gc') as () => void;
+  const runOnce = async () => {
+    await using guest = await counting();
+    return new WeakRef(guest);
+  };
+
+  const guest = await runOnce();
+
+  await until(() => {
+    collect();
+    return guest.deref() === undefined;
+  });
 });
