@@ -5,6 +5,7 @@
 #include <condition_variable>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <random>
 #include <thread>
 #include <vector>
@@ -83,7 +84,7 @@ class Machine {
         wakes_.wait_for(lock, std::chrono::milliseconds(1), [this] { return woken_; });
         woken_ = false;
       }
-      vm_->Serve([this](const Access&) { return ++served_, 0u; });
+      vm_->Serve([this](size_t, const Access&) { return ++served_, std::optional<uint32_t>(0); });
       for (const VmEvent& event : vm_->TakeEvents()) {
         CHECK(event.kind == VmEvent::Kind::kAllParked || event.kind == VmEvent::Kind::kAllEnded);
         ended_ = ended_ || event.kind == VmEvent::Kind::kAllEnded;
