@@ -9,10 +9,10 @@
  * loaded everything by then; ours loads it after. Exits to KVM are counted besides: where the host
  * is emulated, they say more than times.
  *
- * With `--devices` all have a disk, a random number generator and a second console on PCI, and a boot
- * ends when the guest has loaded their drivers. With `--client` they have what clients of the API give
- * a VM: a root file system as persistent memory, a vsock, a network card, and room for as much RAM as
- * the host has.
+ * With `--devices` all have a disk, a random number generator and a second console on PCI, and a
+ * boot ends when the guest has loaded their drivers. With `--client` they have what clients of the
+ * API give a VM: a root file system as persistent memory, a vsock, a network card, and room for as
+ * much RAM as the host has.
  */
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
