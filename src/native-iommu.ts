@@ -1,22 +1,39 @@
 /** What of the native core (native.ts) is about devices behind an IOMMU. */
 
+/** What the domains of one IOMMU have in common. I/O virtual addresses, both ends included. */
+export interface IoLimits {
+  /** Of the addresses that can be mapped. */
+  last: bigint;
+  /** Never mapped. */
+  reservedFirst: bigint;
+  reservedLast: bigint;
+  /** Of all domains together. */
+  mappingsMax: number;
+}
+
 /**
- * The mappings of a domain, VIRTIO 1.2 §5.13.6. Ranges of I/O virtual addresses are given by their
- * first and last one, multiples of 4 KiB and one less.
+ * The domains that a driver may map in by itself: with `Virtqueue.shareKicks` and `Vm.claimKick` its
+ * MAP and UNMAP are answered by the vCPU's thread that kicks, and all else here. At any time.
  */
+export interface IoDomains {
+  /** @param id as the driver calls it, 32 bits. */
+  put(id: number, domain: IoDomain): void;
+  remove(id: number): void;
+}
+
+/** The mappings of a domain, VIRTIO 1.2 §5.13.6. A status is as its answer has it. */
 export interface IoDomain {
-  /** False, with nothing mapped, if any of the range is mapped already. */
-  map(first: bigint, last: bigint, gpa: bigint, isReadable: boolean, isWritable: boolean): boolean;
+  /** MAP, with what the driver wrote: all of it, or if the status is not 0, nothing. */
+  map(first: bigint, last: bigint, gpa: bigint, flags: number): number;
   /**
-   * Takes out all mappings of the range. Undefined, with all left as it was, if one of them lies
-   * there in part.
+   * UNMAP: takes out all mappings of the range, or, if the status is not 0, none, as where one of
+   * them lies there in part.
    */
-  unmap(first: bigint, last: bigint): Unmapped | undefined;
+  unmap(first: bigint, last: bigint): Unmapped;
 }
 
 export interface Unmapped {
-  /** How many mappings that were. */
-  count: number;
+  status: number;
   /**
    * Somebody is at work there: resolves when nobody reaches by these mappings any more. Who holds
    * some for long hears of it by `DmaSpace.moveOn` and a kick.

@@ -15,7 +15,7 @@ import type {
   NativeDisks,
 } from './native-disks.ts';
 import type { EventFd } from './native-events.ts';
-import type { DmaSpace, IoDomain } from './native-iommu.ts';
+import type { DmaSpace, IoDomain, IoDomains, IoLimits } from './native-iommu.ts';
 import type { RateLimiter, RateLimiterOptions } from './native-limits.ts';
 import type { GuestMemory } from './native-memory.ts';
 import type { NativeTaps, NetCounters, NetEngineOptions } from './native-net.ts';
@@ -112,6 +112,11 @@ export interface Virtqueue {
   resume(): void;
   /** Gives it away to another process. Instead of `onKick`. @throws Error if it is broken. */
   share(): SharedQueue;
+  /**
+   * After `onKick`: what requests of the queue `domains` can carry out is done by the vCPU's thread
+   * that kicks, see `Vm.claimKick`, and the handler gets the others. Order is kept.
+   */
+  shareKicks(domains: IoDomains): void;
   /** At a reset: chains still out do nothing from now on. Idempotent. */
   close(): void;
 }
@@ -270,6 +275,12 @@ export interface Vm {
   /** From now on a write to `gpa`, of any width, signals `kick` within KVM. */
   attachKick(gpa: number, kick: EventFd): void;
   detachKick(gpa: number, kick: EventFd): void;
+  /**
+   * The same, but first the vCPU serves the queue that shares its kicks with `domains`, and signals
+   * only if that leaves anything. @throws SystemError EEXIST if somebody answers there
+   */
+  claimKick(gpa: number, kick: EventFd, domains: IoDomains): void;
+  releaseKick(gpa: number): void;
   /** The guest finds the window at `gpa` from now on, and nowhere else. @throws SystemError */
   attachWindow(gpa: number, window: FileWindow): void;
   detachWindow(window: FileWindow): void;
@@ -324,7 +335,11 @@ export interface Native {
     sizeBytes: number,
   ) => FileWindow;
   EventFd: new () => EventFd;
-  IoDomain: new () => IoDomain;
+  IoDomains: new (limits: IoLimits) => IoDomains;
+  /** @param domains those of its IOMMU; it is not among them yet. */
+  IoDomain: new (
+    domains: IoDomains,
+  ) => IoDomain;
   DmaSpace: new () => DmaSpace;
   Passthrough: new (vm: Vm) => Passthrough;
   /** @throws SystemError of open(/dev/vfio/vfio), ENOTSUP if the host has no IOMMU that serves. */
@@ -404,6 +419,9 @@ export const native: Native = {
   },
   get IoDomain() {
     return addon().IoDomain;
+  },
+  get IoDomains() {
+    return addon().IoDomains;
   },
   get DmaSpace() {
     return addon().DmaSpace;

@@ -62,6 +62,7 @@ static Napi::Object Init(Napi::Env env, Napi::Object exports) {
   exports.Set("DiskImage", vmm::DiskImageWrap::Define(env));
   exports.Set("DmaSpace", vmm::DmaSpaceWrap::Define(env));
   exports.Set("IoDomain", vmm::IoDomainWrap::Define(env));
+  exports.Set("IoDomains", vmm::IoDomainsWrap::Define(env));
   exports.Set("EventFd", vmm::EventFdWrap::Define(env));
   exports.Set("FdListener", vmm::FdListenerWrap::Define(env));
   exports.Set("FdSocket", vmm::FdSocketWrap::Define(env));

@@ -51,29 +51,60 @@ class DrainWait {
 
 }  // namespace
 
+Napi::Function IoDomainsWrap::Define(Napi::Env env) {
+  return DefineClass(env, "IoDomains",
+                     {InstanceMethod<&IoDomainsWrap::Put>("put"),
+                      InstanceMethod<&IoDomainsWrap::Remove>("remove")});
+}
+
+IoDomainsWrap::IoDomainsWrap(const Napi::CallbackInfo& info) : ObjectWrap(info) {
+  const Napi::Object from = ToObject(info[0], "limits");
+  const auto iova = [&](const char* name) { return ToAddress(from.Get(name), name); };
+  const auto limits = std::make_shared<IoLimits>();
+  limits->last = iova("last");
+  limits->reserved_first = iova("reservedFirst");
+  limits->reserved_last = iova("reservedLast");
+  limits->mappings_max = ToU64(from.Get("mappingsMax"), "mappingsMax");
+  core_ = std::make_shared<IoDomains>(limits);
+  requests_ = std::make_shared<IommuRequests>(core_);
+}
+
+Napi::Value IoDomainsWrap::Put(const Napi::CallbackInfo& info) {
+  const auto id = ToUint<uint32_t>(info[0], "id");
+  core_->Put(id, IoDomainWrap::Unwrap(ToObject(info[1], "domain"))->core());
+  return info.Env().Undefined();
+}
+
+Napi::Value IoDomainsWrap::Remove(const Napi::CallbackInfo& info) {
+  core_->Remove(ToUint<uint32_t>(info[0], "id"));
+  return info.Env().Undefined();
+}
+
 Napi::Function IoDomainWrap::Define(Napi::Env env) {
   return DefineClass(
       env, "IoDomain",
       {InstanceMethod<&IoDomainWrap::Map>("map"), InstanceMethod<&IoDomainWrap::Unmap>("unmap")});
 }
 
+IoDomainWrap::IoDomainWrap(const Napi::CallbackInfo& info)
+    : ObjectWrap(info),
+      core_(std::make_shared<IoDomain>(
+          IoDomainsWrap::Unwrap(ToObject(info[0], "domains"))->core()->limits())) {}
+
 Napi::Value IoDomainWrap::Map(const Napi::CallbackInfo& info) {
-  const IoMapping mapping{ToAddress(info[0], "first"), ToAddress(info[1], "last"),
-                          ToAddress(info[2], "gpa"), info[3].ToBoolean(), info[4].ToBoolean()};
-  if (mapping.first > mapping.last) throw Napi::TypeError::New(info.Env(), "last is before first");
-  return Napi::Boolean::New(info.Env(), core_->Map(mapping));
+  const IoStatus status =
+      core_->Map({ToAddress(info[0], "first"), ToAddress(info[1], "last"),
+                  ToAddress(info[2], "gpa"), ToUint<uint32_t>(info[3], "flags")});
+  return Napi::Number::New(info.Env(), static_cast<uint8_t>(status));
 }
 
 Napi::Value IoDomainWrap::Unmap(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
-  const uint64_t first = ToAddress(info[0], "first");
-  const uint64_t last = ToAddress(info[1], "last");
-  if (first > last) throw Napi::TypeError::New(env, "last is before first");
   DrainWait wait(env);
-  const std::optional<size_t> count = core_->Unmap(first, last, wait.MakeDrain());
-  if (!count.has_value()) return env.Undefined();
+  const IoStatus status =
+      core_->Unmap(ToAddress(info[0], "first"), ToAddress(info[1], "last"), wait.MakeDrain());
   const Napi::Object unmapped = Napi::Object::New(env);
-  unmapped.Set("count", static_cast<double>(*count));
+  unmapped.Set("status", static_cast<uint8_t>(status));
   unmapped.Set("inUse", wait.Await(env));
   return unmapped;
 }

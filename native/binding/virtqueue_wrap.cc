@@ -22,6 +22,7 @@ Napi::Function VirtqueueWrap::Define(Napi::Env env) {
        InstanceMethod<&VirtqueueWrap::Take>("take"), InstanceMethod<&VirtqueueWrap::Pause>("pause"),
        InstanceMethod<&VirtqueueWrap::Resume>("resume"),
        InstanceMethod<&VirtqueueWrap::Share>("share"),
+       InstanceMethod<&VirtqueueWrap::ShareKicks>("shareKicks"),
        InstanceMethod<&VirtqueueWrap::JsClose>("close")});
 }
 
@@ -65,6 +66,14 @@ Napi::Value VirtqueueWrap::Share(const Napi::CallbackInfo& info) {
       {Napi::External<SharedQueueWrap::Taken>::New(env, &shared)});
 }
 
+Napi::Value VirtqueueWrap::ShareKicks(const Napi::CallbackInfo& info) {
+  CheckServedHere(info.Env());
+  if (queue_ == nullptr) return info.Env().Undefined();
+  kicked_ = std::make_shared<KickedQueue>(queue_, irq_);
+  IoDomainsWrap::Unwrap(ToObject(info[0], "domains"))->requests()->Open(kicked_);
+  return info.Env().Undefined();
+}
+
 void VirtqueueWrap::CheckServedHere(Napi::Env env) const {
   if (engine_) throw SysError(env, {EBUSY, "virtqueue"});
 }
@@ -87,6 +96,7 @@ Napi::Value VirtqueueWrap::OnKick(const Napi::CallbackInfo& info) {
 
 void VirtqueueWrap::RunHandler(Napi::Env env) {
   if (queue_ == nullptr || paused_ || handler_.IsEmpty()) return;
+  const KickedQueue::Turn turn(kicked_);
   if (!queue_->Begin()) return ReportIfBroken();
   const Napi::HandleScope scope(env);
   const Napi::Object self = Value();  // which lives until the handler is back, closed or not
@@ -142,6 +152,7 @@ Queue::Taken VirtqueueWrap::TakeNext(Chain* chain, uint16_t* head) {
 }
 
 void VirtqueueWrap::Complete(Napi::Env env, uint16_t head, uint32_t written) {
+  const KickedQueue::Turn turn(kicked_);
   // If RAM has lost the rings meanwhile, the queue breaks here, and the chain is only counted.
   static_cast<void>(queue_->Begin());
   queue_->Complete(head, written);
@@ -157,6 +168,7 @@ void VirtqueueWrap::Publish(Napi::Env env) {
 
 Napi::Value VirtqueueWrap::Pause(const Napi::CallbackInfo& info) {
   paused_ = true;
+  if (!paused_turn_.has_value()) paused_turn_.emplace(kicked_);
   pausing_.emplace_back(info.Env());
   const Napi::Promise paused = pausing_.back().Promise();
   SettlePauses(info.Env());
@@ -164,6 +176,7 @@ Napi::Value VirtqueueWrap::Pause(const Napi::CallbackInfo& info) {
 }
 
 Napi::Value VirtqueueWrap::Resume(const Napi::CallbackInfo& info) {
+  paused_turn_.reset();
   if (std::exchange(paused_, false) && poll_ != nullptr) RunNextTurn(info.Env());
   return info.Env().Undefined();
 }
@@ -197,6 +210,7 @@ void VirtqueueWrap::Close() {
   link_->wrap = nullptr;
   for (ChainWrap* chain : std::exchange(link_->out, {})) chain->Drop();
   if (poll_ != nullptr) poll_->Close();
+  if (kicked_ != nullptr) kicked_->Close();
   queue_ = nullptr;
   kick_ = irq_ = nullptr;
   handler_.Reset();

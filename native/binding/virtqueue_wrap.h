@@ -4,10 +4,12 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <unordered_set>
 #include <vector>
 
 #include "../virtio/engine_queue.h"
+#include "../virtio/kicked_queue.h"
 #include "fd_poll.h"
 
 namespace vmm {
@@ -38,6 +40,7 @@ class VirtqueueWrap : public Napi::ObjectWrap<VirtqueueWrap> {
   Napi::Value Pause(const Napi::CallbackInfo& info);
   Napi::Value Resume(const Napi::CallbackInfo& info);
   Napi::Value Share(const Napi::CallbackInfo& info);
+  Napi::Value ShareKicks(const Napi::CallbackInfo& info);
   Napi::Value JsClose(const Napi::CallbackInfo& info);
 
   void CheckServedHere(Napi::Env env) const;
@@ -60,6 +63,8 @@ class VirtqueueWrap : public Napi::ObjectWrap<VirtqueueWrap> {
   Napi::FunctionReference handler_;
   Napi::FunctionReference next_turn_;
   std::shared_ptr<FdPoll> poll_;
+  std::shared_ptr<KickedQueue> kicked_;           // null if nobody else serves it
+  std::optional<KickedQueue::Turn> paused_turn_;  // while it is paused
   std::vector<Napi::Promise::Deferred> pausing_;
   uint32_t taken_ = 0;  // since the handler was last called, or the queue was empty
   bool engine_ = false;

@@ -13,6 +13,7 @@
 #include "args.h"
 #include "boot_plan_args.h"
 #include "byte_port_wrap.h"
+#include "dma_space_wrap.h"
 #include "event_fd_wrap.h"
 #include "file_window_wrap.h"
 #include "guest_memory_wrap.h"
@@ -23,6 +24,9 @@
 
 namespace vmm {
 namespace {
+
+/// The registers that queues are kicked by, one a queue.
+constexpr uint64_t kKickBytes = 4;
 
 /// What nobody's address reads.
 constexpr uint32_t kAllOnes = ~uint32_t{0};
@@ -59,6 +63,8 @@ Napi::Function VmWrap::Define(Napi::Env env) {
                       InstanceMethod<&VmWrap::DetachWindow>("detachWindow"),
                       InstanceMethod<&VmWrap::AttachKick>("attachKick"),
                       InstanceMethod<&VmWrap::DetachKick>("detachKick"),
+                      InstanceMethod<&VmWrap::ClaimKick>("claimKick"),
+                      InstanceMethod<&VmWrap::ReleaseKick>("releaseKick"),
                       InstanceMethod<&VmWrap::CreateMsi>("msi"),
                       InstanceMethod<&VmWrap::AddPmTimer>("pmTimer"),
                       InstanceMethod<&VmWrap::AddSink>("sink"),
@@ -184,6 +190,21 @@ Napi::Value VmWrap::DetachKick(const Napi::CallbackInfo& info) {
   const auto kick = EventFdWrap::ToEvent(info[1], "kick");
   const int rc = Core(info.Env()).DetachKick(ToU64(info[0], "gpa"), *kick);
   ThrowIfFailed(info.Env(), rc, "ioctl(KVM_IOEVENTFD)");
+  return info.Env().Undefined();
+}
+
+Napi::Value VmWrap::ClaimKick(const Napi::CallbackInfo& info) {
+  const uint64_t gpa = ToU64(info[0], "gpa");
+  auto kick = EventFdWrap::ToEvent(info[1], "kick");
+  const auto& requests = IoDomainsWrap::Unwrap(ToObject(info[2], "domains"))->requests();
+  const int rc = Core(info.Env()).AddNative(Space::kMmio, gpa, kKickBytes, requests);
+  ThrowIfFailed(info.Env(), rc, "claim");
+  requests->SetKick(std::move(kick));
+  return info.Env().Undefined();
+}
+
+Napi::Value VmWrap::ReleaseKick(const Napi::CallbackInfo& info) {
+  Core(info.Env()).bus().Release(Space::kMmio, ToU64(info[0], "gpa"));
   return info.Env().Undefined();
 }
 

@@ -46,6 +46,8 @@ class VmWrap : public Napi::ObjectWrap<VmWrap> {
   Napi::Value DetachWindow(const Napi::CallbackInfo& info);
   Napi::Value AttachKick(const Napi::CallbackInfo& info);
   Napi::Value DetachKick(const Napi::CallbackInfo& info);
+  Napi::Value ClaimKick(const Napi::CallbackInfo& info);
+  Napi::Value ReleaseKick(const Napi::CallbackInfo& info);
   Napi::Value CreateMsi(const Napi::CallbackInfo& info);
   Napi::Value CreateUart(const Napi::CallbackInfo& info);
   Napi::Value AddPmTimer(const Napi::CallbackInfo& info);

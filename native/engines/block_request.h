@@ -52,23 +52,6 @@ inline void Slice(const Segments& pieces, uint64_t from, uint64_t to, std::vecto
   }
 }
 
-/// Copies `*out` from `offset` on, wherever the driver has cut it. False if there is not that much.
-template <class T>
-[[nodiscard]] bool Gather(const Segments& pieces, uint64_t offset, T* out) {
-  auto* to = reinterpret_cast<std::byte*>(out);
-  uint64_t wanted = sizeof(T);
-  for (const iovec& piece : pieces) {
-    const uint64_t skipped = std::min<uint64_t>(offset, piece.iov_len);
-    const uint64_t part = std::min(wanted, piece.iov_len - skipped);
-    if (part > 0) std::memcpy(to, static_cast<std::byte*>(piece.iov_base) + skipped, part);
-    offset -= skipped;
-    wanted -= part;
-    to += part;
-  }
-  asm volatile("" : "+m"(*out));  // else the compiler may fetch from guest RAM again
-  return wanted == 0;
-}
-
 /// The whole of it must lie on the disk, not each piece. Nothing here can wrap.
 inline uint8_t SetRange(uint64_t sector, uint64_t length_bytes, const BlockLimits& limits,
                         BlockRequest* out) {

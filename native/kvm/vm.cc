@@ -120,7 +120,9 @@ void Vm::DetachWindow(const FileWindow& window) {
 int Vm::AddNative(Space space, uint64_t base, uint64_t size_bytes,
                   std::shared_ptr<NativeDevice> device) {
   const int rc = bus_.Claim(space, {base, size_bytes, device.get(), 0});
-  if (rc == 0) natives_.push_back(std::move(device));
+  // It stays, for a vCPU may be in it still; one that moves is the same.
+  if (rc == 0 && std::find(natives_.begin(), natives_.end(), device) == natives_.end())
+    natives_.push_back(std::move(device));
   return rc;
 }
 

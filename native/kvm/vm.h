@@ -67,7 +67,7 @@ class Vm : private VcpuOwner {
   int AttachWindow(uint64_t gpa, std::shared_ptr<FileWindow> window);
   void DetachWindow(const FileWindow& window);
   ExitBus& bus() { return bus_; }
-  /// A device that lives at least as long as the Vm. 0 or as ExitBus::Claim.
+  /// A device that answers until its range is released. 0 or as ExitBus::Claim.
   int AddNative(Space space, uint64_t base, uint64_t size_bytes,
                 std::shared_ptr<NativeDevice> device);
   /// Frequency of the guest's TSC, or a negative errno: Linux tells it of a VM since 5.19.

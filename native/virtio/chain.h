@@ -1,8 +1,10 @@
 #pragma once
 #include <sys/uio.h>
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 
 #include "../base/bounded_list.h"
 #include "../memory/guest_memory.h"
@@ -88,6 +90,37 @@ template <class Ram>
     if ((desc.flags & kDescriptorNext) == 0) return ChainStatus::kOk;
     index = desc.next;
   }
+}
+
+/// Copies `*out` from `offset` on, wherever the driver has cut it. False if there is not that much.
+template <class T>
+[[nodiscard]] bool Gather(const Segments& pieces, uint64_t offset, T* out) {
+  auto* to = reinterpret_cast<std::byte*>(out);
+  uint64_t wanted = sizeof(T);
+  for (const iovec& piece : pieces) {
+    const uint64_t skipped = std::min<uint64_t>(offset, piece.iov_len);
+    const uint64_t part = std::min(wanted, piece.iov_len - skipped);
+    if (part > 0) std::memcpy(to, static_cast<std::byte*>(piece.iov_base) + skipped, part);
+    offset -= skipped;
+    wanted -= part;
+    to += part;
+  }
+  asm volatile("" : "+m"(*out));  // else the compiler may fetch from guest RAM again
+  return wanted == 0;
+}
+
+/// Copies all of `value` to where the pieces begin. False if there is not that much room.
+template <class T>
+[[nodiscard]] bool Scatter(const T& value, const Segments& pieces) {
+  const auto* from = reinterpret_cast<const std::byte*>(&value);
+  uint64_t left = sizeof(T);
+  for (const iovec& piece : pieces) {
+    const uint64_t part = std::min<uint64_t>(left, piece.iov_len);
+    if (part > 0) std::memcpy(piece.iov_base, from, part);
+    from += part;
+    left -= part;
+  }
+  return left == 0;
 }
 
 }  // namespace vmm

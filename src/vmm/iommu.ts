@@ -14,11 +14,11 @@ const SLOT_SHIFT = 3;
 
 export class VmIommu {
   readonly domains: IommuDomains;
-  readonly #native: Pick<Native, 'IoDomain' | 'DmaSpace'>;
+  readonly #native: Pick<Native, 'IoDomain' | 'IoDomains' | 'DmaSpace'>;
   readonly #segments: readonly number[];
 
   constructor(
-    native: Pick<Native, 'IoDomain' | 'DmaSpace'>,
+    native: Pick<Native, 'IoDomain' | 'IoDomains' | 'DmaSpace'>,
     { addressBits, segments }: { addressBits: number; segments: readonly number[] },
   ) {
     this.#native = native;
@@ -28,7 +28,7 @@ export class VmIommu {
 
   /** Of a config, if it has any. */
   static of(
-    native: Pick<Native, 'IoDomain' | 'DmaSpace'>,
+    native: Pick<Native, 'IoDomain' | 'IoDomains' | 'DmaSpace'>,
     { iommu, platform }: Pick<VmConfig, 'iommu' | 'platform'>,
   ): VmIommu | undefined {
     if (!iommu) return undefined;

@@ -126,6 +126,8 @@ class Machine implements AsyncDisposable {
         release: (claim) => vm.release(claim),
         attachKick: (gpa, kick) => vm.attachKick(gpa, kick),
         detachKick: (gpa, kick) => vm.detachKick(gpa, kick),
+        claimKick: (gpa, kick, domains) => vm.claimKick(gpa, kick, domains),
+        releaseKick: (gpa) => vm.releaseKick(gpa),
         attachWindow: (gpa, window) => vm.attachWindow(gpa, window),
         detachWindow: (window) => vm.detachWindow(window),
         msi: (irq) => vm.msi(irq),

@@ -12,6 +12,8 @@ using vmm::Chain;
 using vmm::DmaSpace;
 using vmm::Drain;
 using vmm::IoDomain;
+using vmm::IoLimits;
+using vmm::IoStatus;
 using vmm::Queue;
 using Taken = vmm::Queue::Taken;
 
@@ -32,43 +34,71 @@ class Wait {
   const std::shared_ptr<std::atomic<bool>> over_ = std::make_shared<std::atomic<bool>>(false);
 };
 
-bool Map(IoDomain* domain, uint64_t first, uint64_t last, uint64_t gpa = 0, bool writable = true) {
-  return domain->Map({first, last, gpa, true, writable});
+constexpr uint32_t kRead = 1, kWrite = 2;
+
+std::shared_ptr<IoLimits> MakeLimits(size_t mappings_max = 1000) {
+  auto limits = std::make_shared<IoLimits>();
+  limits->last = kLastAddress;
+  limits->reserved_first = 0xfee0'0000;
+  limits->reserved_last = 0xfeef'ffff;
+  limits->mappings_max = mappings_max;
+  return limits;
 }
 
-/// What an unmapping says, of which nothing is in use.
-std::optional<size_t> Unmap(IoDomain* domain, uint64_t first, uint64_t last) {
+bool Map(IoDomain* domain, uint64_t first, uint64_t last, uint64_t gpa = 0, bool writable = true) {
+  return domain->Map({first, last, gpa, writable ? kRead | kWrite : kRead}) == IoStatus::kOk;
+}
+
+/// Whether it was unmapped, of which nothing is in use.
+bool Unmap(IoDomain* domain, uint64_t first, uint64_t last) {
   Wait wait;
-  const auto count = domain->Unmap(first, last, wait.MakeDrain());
+  const IoStatus status = domain->Unmap(first, last, wait.MakeDrain());
   CHECK(wait.over());
-  return count;
+  return status == IoStatus::kOk;
 }
 
 /// The examples of VIRTIO 1.2 §5.13.6.6, in pages.
 void UnmapsWholeMappings() {
   const auto end = [](uint64_t page) { return page * kPage - 1; };
-  IoDomain domain;
-  CHECK(Unmap(&domain, 0, end(5)) == 0);
+  const auto limits = MakeLimits();
+  IoDomain domain(limits);
+  CHECK(Unmap(&domain, 0, end(5)));
   CHECK(Map(&domain, 0, end(10)));
-  CHECK(!Unmap(&domain, 0, end(5)).has_value());
-  CHECK(!Unmap(&domain, 5 * kPage, end(20)).has_value());
-  CHECK(!Unmap(&domain, 3 * kPage, end(4)).has_value());
-  CHECK(Unmap(&domain, 0, end(10)) == 1);
+  CHECK(!Unmap(&domain, 0, end(5)));
+  CHECK(!Unmap(&domain, 5 * kPage, end(20)));
+  CHECK(!Unmap(&domain, 3 * kPage, end(4)));
+  CHECK(Unmap(&domain, 0, end(10)) && limits->mapping_count == 0);
   CHECK(Map(&domain, 0, end(5)) && Map(&domain, 5 * kPage, end(10)));
-  CHECK(Unmap(&domain, 0, end(5)) == 1);
-  CHECK(Unmap(&domain, 0, end(15)) == 1);
+  CHECK(Unmap(&domain, 0, end(5)) && limits->mapping_count == 1);
+  CHECK(Unmap(&domain, 0, end(15)) && limits->mapping_count == 0);
   CHECK(Map(&domain, 0, end(5)) && Map(&domain, 10 * kPage, end(15)));
-  CHECK(Unmap(&domain, 0, end(15)) == 2);
-  CHECK(Unmap(&domain, 0, kLastAddress) == 0);
+  CHECK(Unmap(&domain, 0, end(15)) && limits->mapping_count == 0);
+  CHECK(Unmap(&domain, 0, kLastAddress));
 }
 
 void MapsNothingTwice() {
-  IoDomain domain;
+  IoDomain domain(MakeLimits());
   CHECK(Map(&domain, 4 * kPage, 8 * kPage - 1));
   CHECK(!Map(&domain, 4 * kPage, 5 * kPage - 1) && !Map(&domain, 7 * kPage, 9 * kPage - 1));
   CHECK(!Map(&domain, 0, 5 * kPage - 1) && !Map(&domain, 0, kLastAddress));
-  CHECK(Map(&domain, 8 * kPage, kLastAddress) && Map(&domain, 0, 4 * kPage - 1));
+  CHECK(Map(&domain, 1ul << 40, kLastAddress, 0) == false);  // more than there are addresses
+  CHECK(Map(&domain, 8 * kPage, 16 * kPage - 1) && Map(&domain, 0, 4 * kPage - 1));
+  CHECK(Map(&domain, kLastAddress - kPage + 1, kLastAddress));
   CHECK(!Map(&domain, kLastAddress - kPage + 1, kLastAddress));
+}
+
+/// Of all domains that share it; what goes with a domain makes room.
+void BoundsMappings() {
+  const auto limits = MakeLimits(2);
+  IoDomain first(limits);
+  {
+    IoDomain second(limits);
+    CHECK(Map(&first, 0, kPage - 1) && Map(&second, 0, kPage - 1));
+    CHECK(first.Map({kPage, 2 * kPage - 1, 0, kRead}) == IoStatus::kNoMemory);
+    CHECK(first.Map({0, kPage - 1, 0, kRead}) == IoStatus::kNoMemory);
+  }
+  CHECK(first.Map({0, kPage - 1, 0, kRead}) == IoStatus::kInvalid);  // and counts for nothing
+  CHECK(Map(&first, kPage, 2 * kPage - 1) && limits->mapping_count == 2);
 }
 
 /// A queue of 8 whose rings are at I/O virtual addresses that are not those of guest RAM.
@@ -81,7 +111,7 @@ struct Bench {
 
   std::shared_ptr<vmm::GuestMemory> memory = MakeRam();
   Driver driver{memory, {.size = kSize}};
-  std::shared_ptr<IoDomain> domain = std::make_shared<IoDomain>();
+  std::shared_ptr<IoDomain> domain = std::make_shared<IoDomain>(MakeLimits());
   std::shared_ptr<DmaSpace> space = std::make_shared<DmaSpace>();
   Queue queue{memory, Options(), space};
   Chain chain;
@@ -140,7 +170,7 @@ void SplitsAtMappings() {
 void ReadsIndirectTables() {
   Bench bench;
   const uint64_t table = Bench::kBuffer + kPage - 8;  // a descriptor lies in two mappings
-  CHECK(Unmap(bench.domain.get(), Bench::kBuffer, Bench::kBuffer + 2 * kPage - 1) == 1);
+  CHECK(Unmap(bench.domain.get(), Bench::kBuffer, Bench::kBuffer + 2 * kPage - 1));
   CHECK(Map(bench.domain.get(), Bench::kBuffer, Bench::kBuffer + kPage - 1, 0x40000));
   CHECK(Map(bench.domain.get(), Bench::kBuffer + kPage, Bench::kBuffer + 2 * kPage - 1, 0x60000));
   const vmm::Descriptor inner{Bench::kBuffer, 40, 0, 0};
@@ -158,9 +188,9 @@ void ReadsIndirectTables() {
 void BreaksWhereNothingIsMapped() {
   const auto breaks = [](const Buffer& buffer) {
     Bench bench;
-    CHECK(Map(bench.domain.get(), 0x5000, 0x5fff, 0x50000, false));    // read-only
-    CHECK(bench.domain->Map({0x6000, 0x6fff, 0x50000, false, true}));  // write-only
-    CHECK(Map(bench.domain.get(), 0x8000, 0x8fff, kRamBytes));         // no RAM there
+    CHECK(Map(bench.domain.get(), 0x5000, 0x5fff, 0x50000, false));                // read-only
+    CHECK(bench.domain->Map({0x6000, 0x6fff, 0x50000, kWrite}) == IoStatus::kOk);  // write-only
+    CHECK(Map(bench.domain.get(), 0x8000, 0x8fff, kRamBytes));                     // no RAM there
     CHECK(Map(bench.domain.get(), kLastAddress - kPage + 1, kLastAddress, 0x50000));
     CHECK(Map(bench.domain.get(), 0, 0xfff, 0x51000));
     return bench.Offer({buffer}) == Taken::kBroken && bench.IsBroken(kBufferFault);
@@ -205,7 +235,8 @@ void UnmappingWaitsForChains(bool complete) {
   Bench bench;
   CHECK(bench.Offer({{Bench::kBuffer, 1, true}}) == Taken::kChain);
   Wait wait;
-  CHECK(bench.domain->Unmap(Bench::kBuffer, Bench::kBuffer + 2 * kPage - 1, wait.MakeDrain()) == 1);
+  CHECK(bench.domain->Unmap(Bench::kBuffer, Bench::kBuffer + 2 * kPage - 1, wait.MakeDrain()) ==
+        IoStatus::kOk);
   CHECK(bench.queue.Begin() && !wait.over());
   if (complete)
     bench.queue.Complete(bench.head, 1);
@@ -221,19 +252,20 @@ void MappingAnewIsAnother() {
   CHECK(bench.Offer({{Bench::kBuffer, 1, true}}) == Taken::kChain);
   Wait wait;
   const uint64_t last = Bench::kBuffer + 2 * kPage - 1;
-  CHECK(bench.domain->Unmap(Bench::kBuffer, last, wait.MakeDrain()) == 1);
+  CHECK(bench.domain->Unmap(Bench::kBuffer, last, wait.MakeDrain()) == IoStatus::kOk);
   CHECK(Map(bench.domain.get(), Bench::kBuffer, last, 0x90000));
   CHECK(!wait.over());
   CHECK(bench.Points(bench.chain.writable.items[0], Bench::kBufferGpa, 1));
   bench.queue.Complete(bench.head, 1);
-  CHECK(wait.over() && Unmap(bench.domain.get(), Bench::kBuffer, last) == 1);
+  CHECK(wait.over() && Unmap(bench.domain.get(), Bench::kBuffer, last));
 }
 
 void RingsAreLetGoOf() {
   Bench bench;
   CHECK(bench.queue.Begin() && !bench.queue.IsStale());
   Wait wait;
-  CHECK(bench.domain->Unmap(Bench::kRings, Bench::kRings + kPage - 1, wait.MakeDrain()) == 1);
+  CHECK(bench.domain->Unmap(Bench::kRings, Bench::kRings + kPage - 1, wait.MakeDrain()) ==
+        IoStatus::kOk);
   CHECK(!wait.over());
   bench.space->MoveOn();
   CHECK(bench.queue.IsStale() && !wait.over());
@@ -245,7 +277,7 @@ void RestHoldsNothing() {
   CHECK(bench.queue.Begin());
   bench.queue.LetGo();
   CHECK(bench.queue.IsStale() && !bench.queue.HasChains() && !bench.queue.EnableKicks());
-  CHECK(Unmap(bench.domain.get(), Bench::kBuffer, Bench::kBuffer + 2 * kPage - 1) == 1);
+  CHECK(Unmap(bench.domain.get(), Bench::kBuffer, Bench::kBuffer + 2 * kPage - 1));
   Wait wait;
   bench.space->Attach(bench.domain, false, wait.MakeDrain());
   CHECK(wait.over());
@@ -260,12 +292,25 @@ void BrokenHoldsChainsOnly() {
   bench.driver.Offer(1);
   const uint16_t taken = bench.head;
   CHECK(bench.Take() == Taken::kBroken);
-  CHECK(Unmap(bench.domain.get(), Bench::kRings, Bench::kRings + kPage - 1) == 1);
+  CHECK(Unmap(bench.domain.get(), Bench::kRings, Bench::kRings + kPage - 1));
   Wait wait;
-  CHECK(bench.domain->Unmap(Bench::kBuffer, Bench::kBuffer + 2 * kPage - 1, wait.MakeDrain()) == 1);
+  CHECK(bench.domain->Unmap(Bench::kBuffer, Bench::kBuffer + 2 * kPage - 1, wait.MakeDrain()) ==
+        IoStatus::kOk);
   CHECK(!wait.over());
   bench.queue.Complete(taken, 1);
   CHECK(wait.over());
+}
+
+void UnmapsIdleOnly() {
+  Bench bench;
+  const uint64_t last = Bench::kBuffer + 2 * kPage - 1;
+  CHECK(bench.Offer({{Bench::kBuffer, 1, true}}) == Taken::kChain);
+  CHECK(!bench.domain->UnmapIdle(Bench::kBuffer, last).has_value());
+  CHECK(!bench.domain->UnmapIdle(0, kLastAddress).has_value());
+  CHECK(bench.domain->UnmapIdle(Bench::kBuffer, last - kPage) == IoStatus::kRange);
+  bench.queue.Complete(bench.head, 1);
+  CHECK(bench.domain->UnmapIdle(Bench::kBuffer, last) == IoStatus::kOk);
+  CHECK(Map(bench.domain.get(), Bench::kBuffer, last, Bench::kBufferGpa));
 }
 
 void DetachingWaitsForChains() {
@@ -294,9 +339,22 @@ void BypassGoesByRam() {
   CHECK(wait.over());
 }
 
+/// Waits for the device, or has it wait.
+void UnmapAtLast(IoDomain* domain, uint64_t iova, bool idle_only) {
+  if (idle_only) {
+    std::optional<IoStatus> status;
+    while (!status.has_value()) status = domain->UnmapIdle(iova, iova + kPage - 1);
+    CHECK(*status == IoStatus::kOk);
+    return;
+  }
+  Wait wait;
+  CHECK(domain->Unmap(iova, iova + kPage - 1, wait.MakeDrain()) == IoStatus::kOk);
+  while (!wait.over()) std::this_thread::yield();
+}
+
 /// A device writes wherever its driver lets it, while the driver takes pages away: of those that
 /// the IOMMU says are free, none is written to any more.
-void WritesNowhereAfterUnmapping() {
+void WritesNowhereAfterUnmapping(bool idle_only) {
   constexpr int kRounds = 2000;
   Bench bench;
   std::atomic<bool> stop = false;
@@ -320,9 +378,7 @@ void WritesNowhereAfterUnmapping() {
     offered.store(1);
     Used used{};
     while (!bench.driver.TakeUsed(&used)) std::this_thread::yield();
-    Wait wait;
-    CHECK(bench.domain->Unmap(iova, iova + kPage - 1, wait.MakeDrain()) == 1);
-    while (!wait.over()) std::this_thread::yield();
+    UnmapAtLast(bench.domain.get(), iova, idle_only);
     std::memset(bench.driver.At<uint8_t>(0x80000), 0, 64);  // TSan sees whoever still writes
   }
   stop.store(true);
@@ -348,5 +404,8 @@ int main() {
   Test("a queue that is broken holds what is in flight", BrokenHoldsChainsOnly);
   Test("a detachment waits for chains", DetachingWaitsForChains);
   Test("a device in bypass goes by the addresses of RAM", BypassGoesByRam);
-  Test("nothing is written to what was unmapped", WritesNowhereAfterUnmapping);
+  Test("mappings are bounded, over all domains", BoundsMappings);
+  Test("what is in use is not unmapped as idle", UnmapsIdleOnly);
+  Test("nothing is written to what was unmapped", [] { WritesNowhereAfterUnmapping(false); });
+  Test("nor to what was unmapped as idle", [] { WritesNowhereAfterUnmapping(true); });
 }

@@ -7,8 +7,8 @@ export const attach = (domain: number, endpoint: number, { flags = 0, reserved =
 export const detach = (domain: number, endpoint: number): Uint8Array =>
   new Writer(20).u8(0, 2).u32(4, domain).u32(8, endpoint).bytes;
 
-export const READ = 1;
-export const WRITE = 2;
+const READ = 1;
+const WRITE = 2;
 
 export interface Mapping {
   first: bigint;

@@ -3,6 +3,7 @@
  * of the VMM: it has features, a configuration space and, while a driver runs it, virtqueues.
  */
 import type { Virtqueue } from '../../native.ts';
+import type { IoDomains } from '../../native-iommu.ts';
 import type { FileWindow } from '../../native-vhost.ts';
 
 // Bits that any device may offer, §6. The transport offers VERSION_1 for all.
@@ -31,6 +32,8 @@ export interface VirtioDevice {
   readonly features: bigint;
   /** The most entries that each virtqueue may have. */
   readonly queueSizes: readonly number[];
+  /** A queue that the vCPU which kicks serves where it can, see `Virtqueue.shareKicks`. */
+  readonly sharedKick?: { readonly queue: number; readonly domains: IoDomains };
   /** The configuration space as the driver reads it now. */
   readonly config: Uint8Array;
   /** Region 0 of the memory that it shares with the driver, if it has one. §2.10 */

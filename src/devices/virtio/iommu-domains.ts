@@ -5,29 +5,22 @@
  */
 import { strict as assert } from 'node:assert';
 import type { Native } from '../../native.ts';
-import type { DmaSpace, IoDomain } from '../../native-iommu.ts';
+import type { DmaSpace, IoDomain, IoDomains } from '../../native-iommu.ts';
 
 /** How a request went. */
 export const STATUS = {
   ok: 0,
   invalid: 4,
-  range: 5,
   noEntry: 6,
-  noMemory: 8,
 } as const;
-export type Status = (typeof STATUS)[keyof typeof STATUS];
+/** One of these, or what the core said (`native/memory/io_domain.h`). */
+export type Status = number;
 type Answer = Status | Promise<Status>;
 
-// Flags of ATTACH and MAP.
+/** A flag of ATTACH. */
 const ATTACH_BYPASS = 1;
-const MAP_READ = 1;
-const MAP_WRITE = 2;
 
-/** The smallest page that is mapped. */
-const PAGE_BYTES = 4096n;
 const ADDRESS_END = 1n << 64n;
-/** A physical address of x86 has at most so many bits. */
-const GPA_END = 1n << 52n;
 
 /** Where devices write their interrupts: never translated, so never mapped. */
 export const MSI_RANGE = { first: 0xfee0_0000n, last: 0xfeef_ffffn } as const;
@@ -51,7 +44,6 @@ interface Domain {
   /** Undefined if its endpoints go by the addresses of guest RAM. */
   readonly mappings: IoDomain | undefined;
   readonly endpoints: Set<Endpoint>;
-  mappingCount: number;
 }
 
 export interface MapRequest {
@@ -66,21 +58,25 @@ export interface MapRequest {
 export class IommuDomains {
   /** Of the I/O virtual addresses that can be mapped. */
   readonly last: bigint;
+  /** Those with mappings, so that vCPUs find them, too. */
+  readonly mapped: IoDomains;
   readonly #native: Pick<Native, 'IoDomain'>;
-  readonly #mappingsMax: number;
   readonly #endpoints = new Map<number, Endpoint>();
   readonly #domains = new Map<number, Domain>();
-  #mappingCount = 0;
   #isBypassed = true;
 
   /** @param addressBits of I/O virtual addresses, 12 to 64. */
   constructor(
-    native: Pick<Native, 'IoDomain'>,
+    native: Pick<Native, 'IoDomain' | 'IoDomains'>,
     { addressBits, mappingsMax = MAPPINGS_MAX }: { addressBits: number; mappingsMax?: number },
   ) {
     this.#native = native;
-    this.#mappingsMax = mappingsMax;
     this.last = (1n << BigInt(addressBits)) - 1n;
+    this.mapped = new native.IoDomains({
+      ...{ last: this.last, mappingsMax },
+      reservedFirst: MSI_RANGE.first,
+      reservedLast: MSI_RANGE.last,
+    });
   }
 
   /** Whether endpoints without a domain reach all of guest RAM, or none: firmware has no driver. */
@@ -126,14 +122,7 @@ export class IommuDomains {
     const isBypass = (flags & ATTACH_BYPASS) !== 0;
     if (found && isBypass === (found.mappings !== undefined)) return STATUS.invalid;
     if (found && attached.domain === found) return STATUS.ok;
-    const joined = found ?? {
-      id: domain,
-      mappings: isBypass ? undefined : new this.#native.IoDomain(),
-      endpoints: new Set<Endpoint>(),
-      mappingCount: 0,
-    };
-    this.#domains.set(domain, joined);
-    return answer(this.#go(attached, joined));
+    return answer(this.#go(attached, found ?? this.#make(domain, isBypass)));
   }
 
   detach(domain: number, endpoint: number): Answer {
@@ -146,34 +135,20 @@ export class IommuDomains {
   map({ domain, first, last, gpa, flags }: MapRequest): Status {
     const found = this.#domains.get(domain);
     if (!found) return STATUS.noEntry;
-    if (!found.mappings || (flags & ~(MAP_READ | MAP_WRITE)) !== 0) return STATUS.invalid;
-    if (![first, last + 1n, gpa].every((address) => address % PAGE_BYTES === 0n))
-      return STATUS.range;
-    if (first > last || last > this.last || gpa + (last - first) >= GPA_END) return STATUS.range;
-    if (first <= MSI_RANGE.last && last >= MSI_RANGE.first) return STATUS.invalid;
-    if (this.#mappingCount >= this.#mappingsMax) return STATUS.noMemory;
-    const [isReadable, isWritable] = [(flags & MAP_READ) !== 0, (flags & MAP_WRITE) !== 0];
-    if (!found.mappings.map(first, last, gpa, isReadable, isWritable)) return STATUS.invalid;
-    found.mappingCount++;
-    this.#mappingCount++;
-    return STATUS.ok;
+    return found.mappings?.map(first, last, gpa, flags) ?? STATUS.invalid;
   }
 
   unmap(domain: number, first: bigint, last: bigint): Answer {
     const found = this.#domains.get(domain);
     if (!found) return STATUS.noEntry;
     if (!found.mappings) return STATUS.invalid;
-    if (first > last) return STATUS.range;
-    const unmapped = found.mappings.unmap(first, last);
-    if (!unmapped) return STATUS.range;
-    found.mappingCount -= unmapped.count;
-    this.#mappingCount -= unmapped.count;
-    if (unmapped.inUse)
-      for (const endpoint of found.endpoints) {
-        endpoint.space.moveOn();
-        endpoint.kick();
-      }
-    return answer(unmapped.inUse);
+    const { status, inUse } = found.mappings.unmap(first, last);
+    if (!inUse) return status;
+    for (const endpoint of found.endpoints) {
+      endpoint.space.moveOn();
+      endpoint.kick();
+    }
+    return answer(inUse);
   }
 
   /** No endpoint is attached any more. Resolves when nothing goes by what was mapped. */
@@ -195,11 +170,19 @@ export class IommuDomains {
     return inUse;
   }
 
+  #make(id: number, isBypass: boolean): Domain {
+    const mappings = isBypass ? undefined : new this.#native.IoDomain(this.mapped);
+    const made = { id, mappings, endpoints: new Set<Endpoint>() };
+    this.#domains.set(id, made);
+    if (mappings) this.mapped.put(id, mappings);
+    return made;
+  }
+
   #leave(domain: Domain, endpoint: Endpoint): void {
     domain.endpoints.delete(endpoint);
     if (domain.endpoints.size > 0) return;
     this.#domains.delete(domain.id);
-    this.#mappingCount -= domain.mappingCount;
+    this.mapped.remove(domain.id);
     domain.mappings?.unmap(0n, ADDRESS_END - 1n); // else they would lie there until V8 looks
   }
 }

@@ -2,8 +2,9 @@
  * virtio-iommu: the guest says which of its memory each device behind it reaches, and where. VIRTIO
  * 1.2 §5.13.
  *
- * Data plane: requests in this file, what they change in `iommu-domains.ts`. Devices look their
- * addresses up in the core (`native/memory/dma_space.h`), and nothing of that comes through here.
+ * Data plane: requests in this file, what they change in `iommu-domains.ts`; but MAP and UNMAP are
+ * mostly carried out by the vCPU's thread that kicks (`native/engines/iommu_requests.h`). Devices
+ * look their addresses up in the core (`native/memory/dma_space.h`).
  */
 import { Reader, Writer } from '../../bytes.ts';
 import type { Chain, Virtqueue } from '../../native.ts';
@@ -67,12 +68,14 @@ export class Iommu implements VirtioDevice {
   readonly features: bigint;
   readonly queueSizes = [QUEUE_SIZE, QUEUE_SIZE];
   readonly config: Uint8Array;
+  readonly sharedKick: NonNullable<VirtioDevice['sharedKick']>;
   readonly #domains: IommuDomains;
   readonly #request = new Uint8Array(REQUEST_BYTES_MAX);
   #accepted = 0n;
 
   constructor(domains: IommuDomains) {
     this.#domains = domains;
+    this.sharedKick = { queue: 0, domains: domains.mapped };
     const isNarrow = domains.last < ADDRESS_MAX;
     this.features =
       F_MAP_UNMAP |
@@ -100,6 +103,8 @@ export class Iommu implements VirtioDevice {
   activate({ features, queues: [requests] }: Activation): void {
     this.#accepted = features;
     requests?.onKick(() => this.#serve(requests));
+    // Nobody but this would know that a driver has not accepted there to be mappings.
+    if ((features & F_MAP_UNMAP) !== 0n) requests?.shareKicks(this.#domains.mapped);
   }
 
   /**

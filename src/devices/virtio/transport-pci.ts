@@ -46,7 +46,15 @@ export interface VirtioPciOptions {
   dma?: DmaSpace | undefined;
   vm: Pick<
     Vm,
-    'claim' | 'release' | 'attachKick' | 'detachKick' | 'attachWindow' | 'detachWindow' | 'msi'
+    | 'claim'
+    | 'release'
+    | 'attachKick'
+    | 'detachKick'
+    | 'claimKick'
+    | 'releaseKick'
+    | 'attachWindow'
+    | 'detachWindow'
+    | 'msi'
   >;
   native: Pick<Native, 'EventFd' | 'Virtqueue'>;
   /** Where the BAR of `BAR_BYTES` lies at first. */
@@ -83,11 +91,11 @@ export class VirtioPci implements AccessHandler, PciFunction {
   #queues: readonly (Virtqueue | undefined)[] = [];
   #isr = 0;
   #barGpa: number;
-  /** Where the BAR answers now; undefined if nowhere. */
-  #claimedGpa: number | undefined;
+  /** What has the BAR answer no more, where it does. */
+  readonly #claimed: (() => void)[] = [];
   #isActive = false;
-  /** The kicks that KVM signals by itself at `#claimedGpa`. */
-  readonly #attached = new Set<EventFd>();
+  /** The kicks that KVM signals by itself, and where. */
+  readonly #attached = new Map<EventFd, number>();
 
   /** @throws SystemError if the host has no eventfd or interrupt left; nothing stays open. */
   constructor(options: VirtioPciOptions) {
@@ -269,32 +277,55 @@ export class VirtioPci implements AccessHandler, PciFunction {
    * of the kicks, though the place is free, arrives as an access.
    */
   #moveBar(gpa: number | undefined): void {
-    const { vm } = this.#options;
-    if (this.#claimedGpa !== undefined) this.#withdraw(this.#claimedGpa);
+    this.#withdraw();
     if (gpa === undefined) return;
     this.#barGpa = gpa;
     try {
-      vm.claim(claimAt(gpa), this);
+      this.#claim(gpa);
     } catch {
+      this.#withdraw();
       return;
     }
-    this.#claimedGpa = gpa;
     for (const [queue, kick] of this.#kicks.entries()) {
+      if (queue === this.#device.sharedKick?.queue) continue;
       try {
-        vm.attachKick(kickGpa(gpa, queue), kick);
-        this.#attached.add(kick);
+        this.#options.vm.attachKick(kickGpa(gpa, queue), kick);
+        this.#attached.set(kick, kickGpa(gpa, queue));
       } catch {
         // It is served all the same, if more slowly.
       }
     }
   }
 
-  #withdraw(gpa: number): void {
+  /** All of the BAR, or what is around a kick that a vCPU serves, and that. @throws SystemError */
+  #claim(gpa: number): void {
     const { vm } = this.#options;
-    for (const [queue, kick] of this.#kicks.entries())
-      if (this.#attached.delete(kick)) vm.detachKick(kickGpa(gpa, queue), kick);
-    vm.release(claimAt(gpa));
-    this.#claimedGpa = undefined;
+    const { sharedKick } = this.#device;
+    const parts = sharedKick ? aroundKick(sharedKick.queue) : [{ offset: 0, sizeBytes: BAR_BYTES }];
+    for (const { offset, sizeBytes } of parts) {
+      const claim = { space: 'mmio', base: gpa + offset, sizeBytes } as const;
+      vm.claim(claim, offset === 0 ? this : this.#from(offset));
+      this.#claimed.push(() => vm.release(claim));
+    }
+    if (!sharedKick) return;
+    const at = kickGpa(gpa, sharedKick.queue);
+    vm.claimKick(at, this.#kicks[sharedKick.queue] ?? this.#polled, sharedKick.domains);
+    this.#claimed.push(() => vm.releaseKick(at));
+  }
+
+  /** The BAR from there on. */
+  #from(offset: number): AccessHandler {
+    return {
+      read: (at, sizeBytes) => this.read(offset + at, sizeBytes),
+      write: (at, sizeBytes, value) => this.write(offset + at, sizeBytes, value),
+    };
+  }
+
+  /** It answers nowhere. */
+  #withdraw(): void {
+    for (const [kick, gpa] of this.#attached) this.#options.vm.detachKick(gpa, kick);
+    this.#attached.clear();
+    for (const release of this.#claimed.splice(0)) release();
   }
 
   /** A device that cannot start has the driver reset it; it has no queues then. */
@@ -395,6 +426,15 @@ function identify({ virtioId }: VirtioDevice): ConfigSpace {
 export const sharedMemoryBarBytes = (sizeBytes: number): number =>
   2 ** Math.ceil(Math.log2(sizeBytes));
 
-const claimAt = (gpa: number) => ({ space: 'mmio', base: gpa, sizeBytes: BAR_BYTES }) as const;
+/** What of the BAR is before and behind the register that a queue is kicked by. */
+function aroundKick(queue: number): { offset: number; sizeBytes: number }[] {
+  const kick = PARTS.notify.offset + NOTIFY_MULTIPLIER * queue;
+  const end = kick + NOTIFY_MULTIPLIER;
+  return [
+    { offset: 0, sizeBytes: kick },
+    { offset: end, sizeBytes: BAR_BYTES - end },
+  ];
+}
+
 const kickGpa = (barGpa: number, queue: number): number =>
   barGpa + PARTS.notify.offset + NOTIFY_MULTIPLIER * queue;

@@ -14,6 +14,7 @@ import type {
   VirtqueueOptions,
   Vm,
 } from '../../../src/native.ts';
+import type { IoDomains } from '../../../src/native-iommu.ts';
 import type { FileWindow } from '../../../src/native-vhost.ts';
 
 /** What is there at once, as it must be of whoever is no other process. */
@@ -175,6 +176,13 @@ export class FakeVirtqueue implements Virtqueue {
     queueMicrotask(() => this.#run());
   }
 
+  /** Whose requests vCPUs may serve. */
+  sharedWith: IoDomains | undefined;
+
+  shareKicks(domains: IoDomains): void {
+    this.sharedWith = domains;
+  }
+
   take(): Chain | undefined {
     if (this.isClosed || this.#isPaused) return undefined;
     const chain = this.#waiting.shift();
@@ -251,7 +259,15 @@ export const NO_MEMORY: GuestMemory = {
 
 type HostVm = Pick<
   Vm,
-  'claim' | 'release' | 'attachKick' | 'detachKick' | 'attachWindow' | 'detachWindow' | 'msi'
+  | 'claim'
+  | 'release'
+  | 'attachKick'
+  | 'detachKick'
+  | 'claimKick'
+  | 'releaseKick'
+  | 'attachWindow'
+  | 'detachWindow'
+  | 'msi'
 >;
 
 /** The address space of a guest: MMIO ranges that are claimed, and kicks that the kernel takes. */
@@ -300,6 +316,19 @@ export class FakeVm implements HostVm {
   detachKick(gpa: number, kick: EventFd): void {
     if (this.kicks.get(gpa) !== kick) throw new Error('ENOENT: No such file or directory');
     this.kicks.delete(gpa);
+  }
+
+  /** Whose requests vCPUs serve that kick there; here they leave all to whoever is kicked. */
+  readonly served = new Map<number, IoDomains>();
+
+  claimKick(gpa: number, kick: EventFd, domains: IoDomains): void {
+    this.attachKick(gpa, kick);
+    this.served.set(gpa, domains);
+  }
+
+  releaseKick(gpa: number): void {
+    this.kicks.delete(gpa);
+    this.served.delete(gpa);
   }
 
   msi(irq: EventFd): Msi {

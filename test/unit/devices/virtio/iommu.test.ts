@@ -3,16 +3,7 @@ import { Reader, Writer } from '../../../../src/bytes.ts';
 import { Iommu } from '../../../../src/devices/virtio/iommu.ts';
 import { IommuDomains } from '../../../../src/devices/virtio/iommu-domains.ts';
 import { native } from '../../../../src/native.ts';
-import {
-  attach,
-  detach,
-  map,
-  pages,
-  probe,
-  READ,
-  unmap,
-  WRITE,
-} from '../../../support/iommu-requests.ts';
+import { attach, detach, map, pages, probe, unmap } from '../../../support/iommu-requests.ts';
 import { DEVICE_CONFIG, Driver, type StartOptions } from '../../support/driver.ts';
 import { FakeEndpoint } from '../../support/fake-iommu.ts';
 
@@ -294,24 +285,28 @@ describe('what is under way', () => {
   });
 });
 
-test('READ and WRITE are those of the mapping', async () => {
-  const calls: unknown[] = [];
-  class Recorder {
-    map(...mapping: unknown[]): boolean {
-      calls.push(mapping);
-      return true;
-    }
-    unmap(): undefined {}
-  }
-  const domains = new IommuDomains({ IoDomain: Recorder }, { addressBits: 64 });
-  domains.addEndpoint(8, new FakeEndpoint());
-  const driver = new Driver(new Iommu(domains));
-  driver.start();
-  await driver.request(0, attach(1, 8), 4);
-  for (const flags of [READ, WRITE])
-    await driver.request(0, map(1, { ...pages(flags), gpa: 0x7000n, flags }), 4);
-  expect(calls).toEqual([
-    [0x1000n, 0x1fffn, 0x7000n, true, false],
-    [0x2000n, 0x2fffn, 0x7000n, false, true],
-  ]);
+describe('vCPUs that kick serve requests', () => {
+  test('unless the driver has not accepted that there are mappings', () => {
+    const { driver, domains } = bench();
+    expect(driver.queue(0).sharedWith).toBe(domains.mapped);
+    expect(driver.queue(1).sharedWith).toBeUndefined();
+    expect(bench({ features: 1n << 32n }).driver.queue(0).sharedWith).toBeUndefined();
+  });
+
+  test('wherever the guest moves the BAR, around which all else is answered', () => {
+    const { driver, domains } = bench();
+    const NOTIFY = 0x6000;
+    const at = (gpa: number) => [...driver.vm.served].map(([kick, of]) => [kick - gpa, of]);
+    expect(at(driver.barGpa)).toEqual([[NOTIFY, domains.mapped]]);
+    driver.config(0x10, 4, 0xc010_0000);
+    driver.config(0x14, 4, 0);
+    expect(at(0xc010_0000)).toEqual([[NOTIFY, domains.mapped]]);
+    expect(driver.vm.claims).toHaveLength(2);
+    expect(driver.read(DEVICE_CONFIG + 32, 4)).toBe(512);
+    const msixTable = 0x8000;
+    driver.write(msixTable, 4, 0x1234_0000);
+    expect(driver.read(msixTable, 4)).toBe(0x1234_0000);
+    driver.config(4, 2, 0);
+    expect([driver.vm.served.size, driver.vm.claims, driver.vm.kicks.size]).toEqual([0, [], 0]);
+  });
 });
