@@ -1,4 +1,4 @@
-/** What of the native core (native.ts) is about devices behind an IOMMU. */
+/** What of the native core (native.ts) is about devices behind an IOMMU, and who follows it. */
 
 /**
  * The mappings of a domain, VIRTIO 1.2 §5.13.6. Ranges of I/O virtual addresses are given by their
@@ -12,6 +12,17 @@ export interface IoDomain {
    * there in part.
    */
   unmap(first: bigint, last: bigint): Unmapped | undefined;
+  /** All there are, in the order of their addresses. */
+  mappings(): IovaMapping[];
+}
+
+/** I/O virtual addresses, both ends included, and where in guest RAM they lie. */
+export interface IovaMapping {
+  first: bigint;
+  last: bigint;
+  gpa: bigint;
+  isReadable: boolean;
+  isWritable: boolean;
 }
 
 export interface Unmapped {
@@ -34,4 +45,28 @@ export interface DmaSpace {
   attach(domain: IoDomain | undefined, isBypassed: boolean): Promise<void> | undefined;
   /** Has its queues, with their next kick, let go of what has been unmapped. */
   moveOn(): void;
+}
+
+/** I/O virtual addresses, both ends included. */
+export interface IovaRange {
+  first: bigint;
+  last: bigint;
+}
+
+/**
+ * Who reaches guest memory by mappings of its own, as the host's IOMMU, and is told of each change.
+ * Told one thing at a time: what it returned has settled before it hears of the next.
+ */
+export interface MappingFollower {
+  /** Where nothing can be mapped for it. */
+  readonly reserved?: readonly IovaRange[];
+  /**
+   * From now on it reaches what is mapped in a domain, all of guest RAM, or nothing. Throws or
+   * rejects if it cannot, and reaches nothing then.
+   */
+  attached(to: IoDomain | 'ram' | 'nothing'): Promise<void> | undefined;
+  /** Throws or rejects if it cannot reach that, and has nothing of it then. */
+  mapped(mapping: IovaMapping): Promise<void> | undefined;
+  /** Done, or resolves, when it reaches nothing of the range, which takes no mapping apart. */
+  unmapped(first: bigint, last: bigint): Promise<void> | undefined;
 }

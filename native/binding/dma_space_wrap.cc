@@ -54,7 +54,8 @@ class DrainWait {
 Napi::Function IoDomainWrap::Define(Napi::Env env) {
   return DefineClass(
       env, "IoDomain",
-      {InstanceMethod<&IoDomainWrap::Map>("map"), InstanceMethod<&IoDomainWrap::Unmap>("unmap")});
+      {InstanceMethod<&IoDomainWrap::Map>("map"), InstanceMethod<&IoDomainWrap::Unmap>("unmap"),
+       InstanceMethod<&IoDomainWrap::Mappings>("mappings")});
 }
 
 Napi::Value IoDomainWrap::Map(const Napi::CallbackInfo& info) {
@@ -76,6 +77,21 @@ Napi::Value IoDomainWrap::Unmap(const Napi::CallbackInfo& info) {
   unmapped.Set("count", static_cast<double>(*count));
   unmapped.Set("inUse", wait.Await(env));
   return unmapped;
+}
+
+Napi::Value IoDomainWrap::Mappings(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  const Napi::Array list = Napi::Array::New(env);
+  for (const IoMapping& mapping : core_->All()) {
+    Napi::Object object = Napi::Object::New(env);
+    object.Set("first", Napi::BigInt::New(env, mapping.first));
+    object.Set("last", Napi::BigInt::New(env, mapping.last));
+    object.Set("gpa", Napi::BigInt::New(env, mapping.gpa));
+    object.Set("isReadable", mapping.readable);
+    object.Set("isWritable", mapping.writable);
+    list.Set(list.Length(), object);
+  }
+  return list;
 }
 
 Napi::Function DmaSpaceWrap::Define(Napi::Env env) {

@@ -18,6 +18,7 @@ class IoDomainWrap : public Napi::ObjectWrap<IoDomainWrap> {
  private:
   Napi::Value Map(const Napi::CallbackInfo& info);
   Napi::Value Unmap(const Napi::CallbackInfo& info);
+  Napi::Value Mappings(const Napi::CallbackInfo& info);
 
   const std::shared_ptr<IoDomain> core_ = std::make_shared<IoDomain>();
 };

@@ -30,6 +30,14 @@ std::optional<size_t> IoDomain::Unmap(uint64_t first, uint64_t last,
   return removed.size();
 }
 
+std::vector<IoMapping> IoDomain::All() const {
+  std::vector<IoMapping> all;
+  const std::lock_guard lock(mutex_);
+  all.reserve(mappings_.size());
+  for (const auto& [first, mapping] : mappings_) all.push_back(*mapping);
+  return all;
+}
+
 std::shared_ptr<const IoMapping> IoDomain::Find(uint64_t iova) const {
   const auto next = mappings_.upper_bound(iova);
   if (next == mappings_.begin()) return nullptr;

@@ -49,6 +49,9 @@ class IoDomain {
   /// have found them hold `drain` until they are through.
   std::optional<size_t> Unmap(uint64_t first, uint64_t last, const std::shared_ptr<Drain>& drain);
 
+  /// All there are now, in order. Who has them holds no unmapping up.
+  std::vector<IoMapping> All() const;
+
   /// As long as it is held nothing is mapped or unmapped. Short: the JS thread waits for it.
   std::unique_lock<std::mutex> Lock() const { return std::unique_lock(mutex_); }
   /// The mapping that an address lies in, null if in none. The lock is held.

@@ -133,7 +133,7 @@ class Case {
 
   constructor(below: Below) {
     this.#below = below;
-    for (const [id, worker] of this.#workers) this.#domains.addEndpoint(id, worker);
+    for (const [id, worker] of this.#workers) void this.#domains.addEndpoint(id, worker);
     this.#driver = new Driver(new Iommu(this.#domains));
     this.#driver.start();
   }
@@ -171,7 +171,7 @@ class Case {
       this.#domains.removeEndpoint(id);
     } else {
       this.#model.endpoints.add(id);
-      this.#domains.addEndpoint(id, worker);
+      void this.#domains.addEndpoint(id, worker);
     }
   }
 

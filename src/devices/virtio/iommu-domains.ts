@@ -4,19 +4,38 @@
  * answer, or a promise of it where somebody is still at work on what is taken away.
  */
 import { strict as assert } from 'node:assert';
-import type { Native } from '../../native.ts';
-import type { DmaSpace, IoDomain } from '../../native-iommu.ts';
+import type { Later, Native } from '../../native.ts';
+import type {
+  DmaSpace,
+  IoDomain,
+  IovaMapping,
+  IovaRange,
+  MappingFollower,
+  Unmapped,
+} from '../../native-iommu.ts';
 
 /** How a request went. */
 export const STATUS = {
   ok: 0,
+  unsupported: 2,
+  deviceError: 3,
   invalid: 4,
   range: 5,
   noEntry: 6,
+  fault: 7,
   noMemory: 8,
 } as const;
 export type Status = (typeof STATUS)[keyof typeof STATUS];
-type Answer = Status | Promise<Status>;
+type Answer = Later<Status>;
+
+/** Of an error of the host: a follower that cannot have a mapping. */
+const STATUS_OF_CODE: Readonly<Record<string, Status>> = {
+  EEXIST: STATUS.invalid,
+  EINVAL: STATUS.invalid,
+  EFAULT: STATUS.fault,
+  ENOMEM: STATUS.noMemory,
+  ENOSPC: STATUS.noMemory,
+};
 
 // Flags of ATTACH and MAP.
 const ATTACH_BYPASS = 1;
@@ -35,15 +54,18 @@ export const MSI_RANGE = { first: 0xfee0_0000n, last: 0xfeef_ffffn } as const;
 /** Of all domains together; Linux has one a page that is under way. */
 const MAPPINGS_MAX = 2 ** 17;
 
-/** A device behind the IOMMU. */
+/** A device behind the IOMMU: its queues look addresses up, or somebody follows the mappings. */
 export interface IommuEndpoint {
-  readonly space: DmaSpace;
+  readonly space?: DmaSpace | undefined;
   /** Has whoever serves its queues look at the space. */
-  kick(): void;
+  kick?(): void;
+  readonly follower?: MappingFollower | undefined;
 }
 
 interface Endpoint extends IommuEndpoint {
   domain: Domain | undefined;
+  /** Its device is no more. */
+  isGone: boolean;
 }
 
 interface Domain {
@@ -52,6 +74,14 @@ interface Domain {
   readonly mappings: IoDomain | undefined;
   readonly endpoints: Set<Endpoint>;
   mappingCount: number;
+}
+
+/** How a request goes on. */
+interface Step {
+  /** Followers know of it, or have refused it. */
+  told: Answer;
+  /** Somebody is still at work by what was before. */
+  inUse?: Promise<void> | undefined;
 }
 
 export interface MapRequest {
@@ -72,6 +102,8 @@ export class IommuDomains {
   readonly #domains = new Map<number, Domain>();
   #mappingCount = 0;
   #isBypassed = true;
+  /** Settles when followers have heard of all that came so far; undefined if they have. */
+  #turn: Promise<unknown> | undefined;
 
   /** @param addressBits of I/O virtual addresses, 12 to 64. */
   constructor(
@@ -90,7 +122,8 @@ export class IommuDomains {
 
   set isBypassed(isBypassed: boolean) {
     this.#isBypassed = isBypassed;
-    for (const endpoint of this.#endpoints.values()) if (!endpoint.domain) void this.#go(endpoint);
+    for (const endpoint of this.#endpoints.values())
+      void this.#inTurn(() => (endpoint.domain ? DONE : this.#go(endpoint)));
   }
 
   /** Ids of those that can be attached. */
@@ -102,30 +135,110 @@ export class IommuDomains {
     return this.#endpoints.has(id);
   }
 
-  addEndpoint(id: number, endpoint: IommuEndpoint): void {
-    assert(!this.#endpoints.has(id), `endpoint ${id} is there twice`);
-    const added = { space: endpoint.space, kick: () => endpoint.kick(), domain: undefined };
-    this.#endpoints.set(id, added);
-    void this.#go(added);
+  /** Where nothing can be mapped for an endpoint, beside where interrupts are written. */
+  reservedOf(id: number): IovaRange[] {
+    const reserved = this.#endpoints.get(id)?.follower?.reserved ?? [];
+    return reserved.filter(({ first, last }) => first < MSI_RANGE.first || last > MSI_RANGE.last);
   }
 
-  /** The device is about to be no more: what it still does ends as it began, and nothing begins. */
+  /** Not `ok`, if it cannot reach what it is to reach at first; it is there all the same. */
+  addEndpoint(id: number, endpoint: IommuEndpoint): Later<Status> {
+    assert(!this.#endpoints.has(id), `endpoint ${id} is there twice`);
+    const { space, follower } = endpoint;
+    const kick = () => endpoint.kick?.();
+    const added = { space, follower, kick, domain: undefined, isGone: false };
+    this.#endpoints.set(id, added);
+    return this.#inTurn(() => this.#go(added));
+  }
+
+  /**
+   * The device is about to be no more: what it still does ends as it began, and nothing begins.
+   * Whoever follows mappings for it lets go of all by itself.
+   */
   removeEndpoint(id: number): void {
     const endpoint = this.#endpoints.get(id);
     if (!endpoint) return;
     this.#endpoints.delete(id);
-    void endpoint.space.attach(undefined, false);
-    if (endpoint.domain) this.#leave(endpoint.domain, endpoint);
+    endpoint.isGone = true;
+    void endpoint.space?.attach(undefined, false);
+    for (const domain of this.#domains.values())
+      if (domain.endpoints.has(endpoint)) this.#leave(domain, endpoint);
   }
 
   attach(domain: number, endpoint: number, flags: number, canBypass: boolean): Answer {
-    if ((flags & ~(canBypass ? ATTACH_BYPASS : 0)) !== 0) return STATUS.invalid;
+    return this.#inTurn(() => this.#attach(domain, endpoint, flags, canBypass));
+  }
+
+  detach(domain: number, endpoint: number): Answer {
+    return this.#inTurn(() => {
+      const attached = this.#endpoints.get(endpoint);
+      if (!attached) return { told: STATUS.noEntry };
+      if (attached.domain?.id !== domain) return { told: STATUS.invalid };
+      return this.#go(attached);
+    });
+  }
+
+  map(request: MapRequest): Answer {
+    return this.#inTurn(() => this.#map(request));
+  }
+
+  unmap(domain: number, first: bigint, last: bigint): Answer {
+    return this.#inTurn(() => {
+      const found = this.#domains.get(domain);
+      if (!found) return { told: STATUS.noEntry };
+      if (!found.mappings) return { told: STATUS.invalid };
+      if (first > last) return { told: STATUS.range };
+      return this.#unmap(found, first, last) ?? { told: STATUS.range };
+    });
+  }
+
+  /** No endpoint is attached any more. Resolves when nothing goes by what was mapped. */
+  async reset(): Promise<void> {
+    const all = [...this.#endpoints.values()];
+    await Promise.all(all.map((endpoint) => this.#inTurn(() => this.#go(endpoint))));
+    await this.settled();
+  }
+
+  /** Resolves when followers have heard of all. */
+  async settled(): Promise<void> {
+    while (this.#turn) await this.#turn;
+  }
+
+  /** All devices are about to be no more. */
+  close(): void {
+    for (const id of [...this.#endpoints.keys()]) this.removeEndpoint(id);
+  }
+
+  /**
+   * One request after another, as far as followers are to hear of it: at once, or when they have
+   * heard of those before. Who waits for somebody at work holds up nobody.
+   */
+  #inTurn(work: () => Step): Answer {
+    if (this.#turn) {
+      const step = this.#turn.then(work);
+      this.#hold(step.then(({ told }) => told));
+      return step.then(answer);
+    }
+    const step = work();
+    if (typeof step.told !== 'number') this.#hold(step.told);
+    return answer(step);
+  }
+
+  #hold(told: Promise<Status>): void {
+    this.#turn = told;
+    void told.then(() => {
+      if (this.#turn === told) this.#turn = undefined;
+    });
+  }
+
+  #attach(domain: number, endpoint: number, flags: number, canBypass: boolean): Step {
+    if ((flags & ~(canBypass ? ATTACH_BYPASS : 0)) !== 0) return { told: STATUS.invalid };
     const attached = this.#endpoints.get(endpoint);
-    if (!attached) return STATUS.noEntry;
+    if (!attached) return { told: STATUS.noEntry };
     const found = this.#domains.get(domain);
     const isBypass = (flags & ATTACH_BYPASS) !== 0;
-    if (found && isBypass === (found.mappings !== undefined)) return STATUS.invalid;
-    if (found && attached.domain === found) return STATUS.ok;
+    if (found && isBypass === (found.mappings !== undefined)) return { told: STATUS.invalid };
+    if (found && attached.domain === found) return DONE;
     const joined = found ?? {
       id: domain,
       mappings: isBypass ? undefined : new this.#native.IoDomain(),
@@ -133,76 +246,142 @@ export class IommuDomains {
       mappingCount: 0,
     };
     this.#domains.set(domain, joined);
-    return answer(this.#go(attached, joined));
+    return this.#go(attached, joined);
   }
 
-  detach(domain: number, endpoint: number): Answer {
-    const attached = this.#endpoints.get(endpoint);
-    if (!attached) return STATUS.noEntry;
-    if (attached.domain === undefined || attached.domain.id !== domain) return STATUS.invalid;
-    return answer(this.#go(attached));
-  }
-
-  map({ domain, first, last, gpa, flags }: MapRequest): Status {
+  #map({ domain, first, last, gpa, flags }: MapRequest): Step {
     const found = this.#domains.get(domain);
-    if (!found) return STATUS.noEntry;
-    if (!found.mappings || (flags & ~(MAP_READ | MAP_WRITE)) !== 0) return STATUS.invalid;
+    if (!found) return { told: STATUS.noEntry };
+    if (!found.mappings || (flags & ~(MAP_READ | MAP_WRITE)) !== 0) return { told: STATUS.invalid };
     if (![first, last + 1n, gpa].every((address) => address % PAGE_BYTES === 0n))
-      return STATUS.range;
-    if (first > last || last > this.last || gpa + (last - first) >= GPA_END) return STATUS.range;
-    if (first <= MSI_RANGE.last && last >= MSI_RANGE.first) return STATUS.invalid;
-    if (this.#mappingCount >= this.#mappingsMax) return STATUS.noMemory;
+      return { told: STATUS.range };
+    if (first > last || last > this.last || gpa + (last - first) >= GPA_END)
+      return { told: STATUS.range };
+    if (first <= MSI_RANGE.last && last >= MSI_RANGE.first) return { told: STATUS.invalid };
+    if (this.#mappingCount >= this.#mappingsMax) return { told: STATUS.noMemory };
     const [isReadable, isWritable] = [(flags & MAP_READ) !== 0, (flags & MAP_WRITE) !== 0];
-    if (!found.mappings.map(first, last, gpa, isReadable, isWritable)) return STATUS.invalid;
+    if (!found.mappings.map(first, last, gpa, isReadable, isWritable))
+      return { told: STATUS.invalid };
     found.mappingCount++;
     this.#mappingCount++;
-    return STATUS.ok;
+    const followers = followersOf(found);
+    if (followers.length === 0) return DONE;
+    return { told: this.#tellMapped(found, { first, last, gpa, isReadable, isWritable }) };
   }
 
-  unmap(domain: number, first: bigint, last: bigint): Answer {
-    const found = this.#domains.get(domain);
-    if (!found) return STATUS.noEntry;
-    if (!found.mappings) return STATUS.invalid;
-    if (first > last) return STATUS.range;
-    const unmapped = found.mappings.unmap(first, last);
-    if (!unmapped) return STATUS.range;
-    found.mappingCount -= unmapped.count;
-    this.#mappingCount -= unmapped.count;
-    if (unmapped.inUse)
-      for (const endpoint of found.endpoints) {
-        endpoint.space.moveOn();
-        endpoint.kick();
+  /** All who follow the domain have the mapping, or nobody. */
+  async #tellMapped(domain: Domain, mapping: IovaMapping): Promise<Status> {
+    const { first, last } = mapping;
+    const told: MappingFollower[] = [];
+    try {
+      for (const follower of followersOf(domain)) {
+        await follower.mapped(mapping);
+        told.push(follower);
       }
-    return answer(unmapped.inUse);
+      return STATUS.ok;
+    } catch (error) {
+      await tellUnmapped(told, first, last);
+      this.#takeOut(domain, first, last);
+      return STATUS_OF_CODE[(error as NodeJS.ErrnoException).code ?? ''] ?? STATUS.deviceError;
+    }
   }
 
-  /** No endpoint is attached any more. Resolves when nothing goes by what was mapped. */
-  async reset(): Promise<void> {
-    await Promise.all([...this.#endpoints.values()].map((endpoint) => this.#go(endpoint)));
+  /** Undefined if a mapping lies there in part. */
+  #unmap(domain: Domain, first: bigint, last: bigint): Step | undefined {
+    const unmapped = this.#takeOut(domain, first, last);
+    if (!unmapped) return undefined;
+    const followers = unmapped.count > 0 ? followersOf(domain) : [];
+    const told = followers.length > 0 ? tellUnmapped(followers, first, last) : STATUS.ok;
+    return { told, inUse: unmapped.inUse };
+  }
+
+  /** Nobody finds these mappings any more, and who is at work by them is told. */
+  #takeOut(domain: Domain, first: bigint, last: bigint): Unmapped | undefined {
+    const unmapped = domain.mappings?.unmap(first, last);
+    domain.mappingCount -= unmapped?.count ?? 0;
+    this.#mappingCount -= unmapped?.count ?? 0;
+    if (unmapped?.inUse)
+      for (const endpoint of domain.endpoints) {
+        endpoint.space?.moveOn();
+        endpoint.kick?.();
+      }
+    return unmapped;
   }
 
   /**
    * Attaches it to a domain, or to none. A domain that no endpoint is left in ceases to exist, with
    * all that is mapped there.
    */
-  #go(endpoint: Endpoint, to?: Domain): Promise<void> | undefined {
-    const { domain: from } = endpoint;
+  #go(endpoint: Endpoint, to?: Domain): Step {
+    const { domain: from, space, follower, isGone } = endpoint;
+    if (isGone) return DONE;
     endpoint.domain = to;
     to?.endpoints.add(endpoint);
-    const inUse = endpoint.space.attach(to?.mappings, to ? !to.mappings : this.#isBypassed);
-    if (inUse) endpoint.kick();
-    if (from) this.#leave(from, endpoint);
-    return inUse;
+    const inUse = space?.attach(to?.mappings, this.#isRam(to));
+    if (inUse) endpoint.kick?.();
+    if (!follower) {
+      if (from) this.#leave(from, endpoint);
+      return { told: STATUS.ok, inUse };
+    }
+    return { told: this.#tellAttached(endpoint, from), inUse };
+  }
+
+  /** One that cannot reach what it is to reach stays where it was, or reaches nothing. */
+  async #tellAttached(endpoint: Endpoint, from: Domain | undefined): Promise<Status> {
+    const { domain: to } = endpoint;
+    const isDone = await this.#follows(endpoint);
+    if (endpoint.isGone) return STATUS.noEntry;
+    if (isDone || !to) {
+      if (from) this.#leave(from, endpoint);
+      return isDone ? STATUS.ok : STATUS.deviceError;
+    }
+    endpoint.domain = from;
+    void endpoint.space?.attach(from?.mappings, this.#isRam(from));
+    this.#leave(to, endpoint);
+    await this.#follows(endpoint);
+    return STATUS.unsupported;
+  }
+
+  async #follows({ domain, follower }: Endpoint): Promise<boolean> {
+    try {
+      await follower?.attached(domain?.mappings ?? (this.#isRam(domain) ? 'ram' : 'nothing'));
+      return true;
+    } catch {
+      return false;
+    }
+  }
+
+  /** Whether endpoints there, or without a domain, go by the addresses of guest RAM. */
+  #isRam(domain: Domain | undefined): boolean {
+    return domain ? !domain.mappings : this.#isBypassed;
   }
 
   #leave(domain: Domain, endpoint: Endpoint): void {
     domain.endpoints.delete(endpoint);
     if (domain.endpoints.size > 0) return;
     this.#domains.delete(domain.id);
-    this.#mappingCount -= domain.mappingCount;
-    domain.mappings?.unmap(0n, ADDRESS_END - 1n); // else they would lie there until V8 looks
+    // Else they would lie there until V8 looks.
+    this.#takeOut(domain, 0n, ADDRESS_END - 1n);
   }
 }
 
-const answer = (inUse: Promise<void> | undefined): Answer =>
-  inUse ? inUse.then(() => STATUS.ok) : STATUS.ok;
+/** Nothing is left to do. */
+const DONE: Step = { told: STATUS.ok };
+
+const followersOf = ({ endpoints }: Domain): MappingFollower[] =>
+  [...endpoints].flatMap(({ follower }) => follower ?? []);
+
+async function tellUnmapped(
+  followers: readonly MappingFollower[],
+  first: bigint,
+  last: bigint,
+): Promise<Status> {
+  const told = followers.map(async (follower) => follower.unmapped(first, last));
+  const isDone = (await Promise.allSettled(told)).every(({ status }) => status === 'fulfilled');
+  return isDone ? STATUS.ok : STATUS.deviceError;
+}
+
+function answer({ told, inUse }: Step): Answer {
+  if (!inUse) return told;
+  return inUse.then(() => told);
+}

@@ -35,8 +35,8 @@ interface BenchOptions extends StartOptions {
 function bench({ addressBits = 64, mappingsMax = 100, ...options }: BenchOptions = {}) {
   const domains = new IommuDomains(native, { addressBits, mappingsMax });
   const [eight, sixteen] = [new FakeEndpoint(), new FakeEndpoint()];
-  domains.addEndpoint(8, eight);
-  domains.addEndpoint(16, sixteen);
+  void domains.addEndpoint(8, eight);
+  void domains.addEndpoint(16, sixteen);
   const driver = new Driver(new Iommu(domains));
   driver.start(options);
   const ask = (request: Uint8Array, writableBytes = 4) => driver.request(0, request, writableBytes);
@@ -302,9 +302,12 @@ test('READ and WRITE are those of the mapping', async () => {
       return true;
     }
     unmap(): undefined {}
+    mappings(): [] {
+      return [];
+    }
   }
   const domains = new IommuDomains({ IoDomain: Recorder }, { addressBits: 64 });
-  domains.addEndpoint(8, new FakeEndpoint());
+  void domains.addEndpoint(8, new FakeEndpoint());
   const driver = new Driver(new Iommu(domains));
   driver.start();
   await driver.request(0, attach(1, 8), 4);
