@@ -37,11 +37,14 @@ void Split(const DmaRange& range, const DmaBlocks& blocks, std::vector<DmaRange>
   if (to < range_end) out->push_back(PartOf(range, to, range_end));
 }
 
+/// GPAs have 52 bits, so it does not wrap.
+uint64_t SizeOf(const IoMapping& mapping) { return mapping.last - mapping.first + 1; }
+
 /// What a mapping consists of. False if part of it is no RAM that it may reach.
 bool FindPieces(const IoMapping& mapping, const std::vector<DmaRange>& ram,
                 std::vector<DmaMapping>* out) {
   uint64_t gpa = mapping.gpa;
-  uint64_t left = mapping.last - mapping.first + 1;  // gpas have 52 bits, so it does not wrap
+  uint64_t left = SizeOf(mapping);
   auto next = std::upper_bound(ram.begin(), ram.end(), gpa,
                                [](uint64_t at, const DmaRange& range) { return at < range.gpa; });
   if (next == ram.begin()) return false;
@@ -116,10 +119,12 @@ int DmaMap::Follow(const std::vector<DmaRange>& wanted) {
   return 0;
 }
 
-int DmaDomain::Map(const IoMapping& mapping, const std::vector<DmaRange>& ram) {
+int DmaDomain::Map(const IoMapping& mapping) {
   if (!mapping.readable && !mapping.writable) return 0;
   std::vector<DmaMapping> pieces;
-  if (!FindPieces(mapping, ram, &pieces)) return -EFAULT;
+  if (!FindPieces(mapping, ram_, &pieces)) return -EFAULT;
+  const uint64_t size_bytes = SizeOf(mapping);
+  if (mapped_bytes_ + size_bytes > kTimesMax * ram_bytes_) return -ENOSPC;
   for (size_t done = 0; done < pieces.size(); ++done) {
     const int rc = iommu_.map(pieces[done]);
     if (rc == 0) continue;
@@ -127,6 +132,7 @@ int DmaDomain::Map(const IoMapping& mapping, const std::vector<DmaRange>& ram) {
     return rc;
   }
   mapped_.emplace(mapping.first, Mapped{mapping, std::move(pieces)});
+  mapped_bytes_ += size_bytes;
   return 0;
 }
 
@@ -137,10 +143,13 @@ int DmaDomain::Unmap(uint64_t first, uint64_t last) {
   return 0;
 }
 
-int DmaDomain::Follow(const std::vector<DmaRange>& ram) {
+int DmaDomain::Follow(std::vector<DmaRange> ram) {
+  ram_ = std::move(ram);
+  ram_bytes_ = 0;
+  for (const DmaRange& range : ram_) ram_bytes_ += range.size_bytes;
   for (auto at = mapped_.begin(); at != mapped_.end();) {
     std::vector<DmaMapping> pieces;
-    if (FindPieces(at->second.mapping, ram, &pieces) && Same(pieces, at->second.pieces))
+    if (FindPieces(at->second.mapping, ram_, &pieces) && Same(pieces, at->second.pieces))
       ++at;
     else if (const int rc = Remove(&at); rc < 0)
       return rc;
@@ -151,9 +160,11 @@ int DmaDomain::Follow(const std::vector<DmaRange>& ram) {
 /// The IOMMU takes no mapping apart, but any number of them together.
 int DmaDomain::Remove(ByFirst::iterator* at) {
   const IoMapping& mapping = (*at)->second.mapping;
-  const int rc = iommu_.unmap(mapping.first, mapping.last - mapping.first + 1);
-  if (rc == 0) *at = mapped_.erase(*at);
-  return rc;
+  const uint64_t size_bytes = SizeOf(mapping);
+  if (const int rc = iommu_.unmap(mapping.first, size_bytes); rc < 0) return rc;
+  mapped_bytes_ -= size_bytes;
+  *at = mapped_.erase(*at);
+  return 0;
 }
 
 }  // namespace vmm

@@ -70,15 +70,23 @@ class DmaDomain {
  public:
   explicit DmaDomain(DmaIommu iommu) : iommu_(std::move(iommu)) {}
 
-  /// All of a mapping or, with a negative errno, nothing of it: -EFAULT if part of it is no `ram`,
-  /// in order, that may be reached so. Without a direction nothing is reached.
-  int Map(const IoMapping& mapping, const std::vector<DmaRange>& ram);
+  /// So many times may the memory there is be mapped: tables of the IOMMU are the host's memory.
+  static constexpr uint64_t kTimesMax = 8;
+
+  /// All of a mapping or, with a negative errno, nothing of it: -EFAULT if part of it is no RAM
+  /// that may be reached so, -ENOSPC if there are too many. Without a direction nothing is reached.
+  int Map(const IoMapping& mapping);
   /// Takes away what lies in [first, last]. 0 or a negative errno.
   int Unmap(uint64_t first, uint64_t last);
-  /// Takes away what is not in `ram` any more. 0 or a negative errno.
-  int Follow(const std::vector<DmaRange>& ram);
+  /// RAM is these ranges from now on, in order: takes away what is there no more. 0 or a negative
+  /// errno.
+  int Follow(std::vector<DmaRange> ram);
   /// The IOMMU has forgotten all of it.
-  void Forget() { mapped_.clear(); }
+  void Forget() {
+    mapped_.clear();
+    mapped_bytes_ = 0;
+  }
+  const std::vector<DmaRange>& ram() const { return ram_; }
 
  private:
   struct Mapped {
@@ -90,7 +98,10 @@ class DmaDomain {
   int Remove(ByFirst::iterator* at);
 
   const DmaIommu iommu_;
+  std::vector<DmaRange> ram_;
+  uint64_t ram_bytes_ = 0;
   ByFirst mapped_;
+  uint64_t mapped_bytes_ = 0;
 };
 
 }  // namespace vmm

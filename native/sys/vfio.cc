@@ -238,9 +238,8 @@ Status VfioContainer::Open(std::shared_ptr<VfioContainer>* out) {
 
 int VfioContainer::Follow(std::vector<DmaRange> ram) {
   const std::lock_guard lock(mutex_);
-  ram_ = std::move(ram);
-  if (groups_.empty()) return 0;
-  return by_ram_ ? dma_.Follow(ram_) : domain_.Follow(ram_);
+  const int rc = domain_.Follow(std::move(ram));
+  return rc < 0 || groups_.empty() || !by_ram_ ? rc : dma_.Follow(domain_.ram());
 }
 
 int VfioContainer::GoByRam() {
@@ -248,7 +247,7 @@ int VfioContainer::GoByRam() {
   by_ram_ = true;
   if (groups_.empty()) return 0;
   const int rc = domain_.Unmap(0, UINT64_MAX);
-  return rc < 0 ? rc : dma_.Follow(ram_);
+  return rc < 0 ? rc : dma_.Follow(domain_.ram());
 }
 
 int VfioContainer::GoByDomain(const std::vector<IoMapping>& mappings) {
@@ -257,14 +256,14 @@ int VfioContainer::GoByDomain(const std::vector<IoMapping>& mappings) {
   if (groups_.empty()) return 0;
   int rc = dma_.Follow({});
   if (rc == 0) rc = domain_.Unmap(0, UINT64_MAX);
-  for (size_t i = 0; i < mappings.size() && rc == 0; ++i) rc = domain_.Map(mappings[i], ram_);
+  for (size_t i = 0; i < mappings.size() && rc == 0; ++i) rc = domain_.Map(mappings[i]);
   if (rc < 0) domain_.Unmap(0, UINT64_MAX);
   return rc;
 }
 
 int VfioContainer::Map(const IoMapping& mapping) {
   const std::lock_guard lock(mutex_);
-  return groups_.empty() || by_ram_ ? 0 : domain_.Map(mapping, ram_);
+  return groups_.empty() || by_ram_ ? 0 : domain_.Map(mapping);
 }
 
 int VfioContainer::Unmap(uint64_t first, uint64_t last) {

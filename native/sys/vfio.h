@@ -134,7 +134,6 @@ class VfioContainer : public std::enable_shared_from_this<VfioContainer> {
   const Fd fd_;
   mutable std::mutex mutex_;  // guards what follows, and that calls come one by one
   std::map<std::string, Group> groups_;
-  std::vector<DmaRange> ram_;
   bool by_ram_ = true;
   DmaMap dma_;
   DmaDomain domain_;

@@ -187,10 +187,11 @@ IoMapping MappingOf(uint64_t iova, uint64_t blocks, uint64_t gpa, bool readable 
 void AMappingLiesWhereItsMemoryIs() {
   Iommu iommu;
   DmaDomain domain(iommu.Calls());
-  CHECK(domain.Map(MappingOf(100, 3, 2), Ram()) == 0);  // across two regions
-  CHECK(domain.Map(MappingOf(200, 1, 12, true, false), Ram()) == 0);
-  CHECK(domain.Map(MappingOf(300, 1, 5, false, true), Ram()) == 0);
-  CHECK(domain.Map(MappingOf(400, 1, 6, false, false), Ram()) == 0);  // nothing is reached
+  CHECK(domain.Follow(Ram()) == 0);
+  CHECK(domain.Map(MappingOf(100, 3, 2)) == 0);  // across two regions
+  CHECK(domain.Map(MappingOf(200, 1, 12, true, false)) == 0);
+  CHECK(domain.Map(MappingOf(300, 1, 5, false, true)) == 0);
+  CHECK(domain.Map(MappingOf(400, 1, 6, false, false)) == 0);  // nothing is reached
   using Places = std::vector<std::array<uint64_t, 3>>;
   CHECK((PlacesOf(iommu) == Places{{100, 2, 2}, {102, 1, 4}, {200, 1, 12}, {300, 1, 5}}));
   CHECK(iommu.by_iova.at(100 * kBlock).readable && iommu.by_iova.at(100 * kBlock).writable);
@@ -204,32 +205,36 @@ void AMappingLiesWhereItsMemoryIs() {
 void WhatIsNoMemoryIsNotMapped() {
   Iommu iommu;
   DmaDomain domain(iommu.Calls());
-  CHECK(domain.Map(MappingOf(0, 1, 8), Ram()) == -EFAULT);
-  CHECK(domain.Map(MappingOf(0, 2, 7), Ram()) == -EFAULT);
-  CHECK(domain.Map(MappingOf(0, 2, 11), Ram()) == -EFAULT);
-  CHECK(domain.Map(MappingOf(0, 2, 12, true, false), Ram()) == -EFAULT);
-  CHECK(domain.Map(MappingOf(0, 1, 12), Ram()) == -EFAULT);  // not to be written
-  CHECK(domain.Map(MappingOf(0, 1, 0), {}) == -EFAULT);
-  CHECK(domain.Map(MappingOf(0, 1, 1), DmaRanges({RegionAt(2 * kBlock, kBlock)}, {})) == -EFAULT);
+  CHECK(domain.Follow(Ram()) == 0);
+  CHECK(domain.Map(MappingOf(0, 1, 8)) == -EFAULT);
+  CHECK(domain.Map(MappingOf(0, 2, 7)) == -EFAULT);
+  CHECK(domain.Map(MappingOf(0, 2, 11)) == -EFAULT);
+  CHECK(domain.Map(MappingOf(0, 2, 12, true, false)) == -EFAULT);
+  CHECK(domain.Map(MappingOf(0, 1, 12)) == -EFAULT);  // not to be written
+  CHECK(domain.Follow(DmaRanges({RegionAt(2 * kBlock, kBlock)}, {})) == 0);
+  CHECK(domain.Map(MappingOf(0, 1, 1)) == -EFAULT);
+  CHECK(domain.Follow({}) == 0 && domain.Map(MappingOf(0, 1, 0)) == -EFAULT);
   CHECK(iommu.calls == 0);
 }
 
 void WhatIsRefusedHalfwayIsTakenBack() {
   Iommu iommu;
   DmaDomain domain(iommu.Calls());
+  CHECK(domain.Follow(Ram()) == 0);
   iommu.refused_iova = 102 * kBlock;
-  CHECK(domain.Map(MappingOf(100, 3, 2), Ram()) == -ENOMEM);
+  CHECK(domain.Map(MappingOf(100, 3, 2)) == -ENOMEM);
   CHECK(iommu.mapped.empty());
   iommu.refused_iova = UINT64_MAX;
-  CHECK(domain.Map(MappingOf(100, 3, 2), Ram()) == 0);
+  CHECK(domain.Map(MappingOf(100, 3, 2)) == 0);
 }
 
 void AMappingEndsWithItsMemory() {
   Iommu iommu;
   DmaDomain domain(iommu.Calls());
-  CHECK(domain.Map(MappingOf(100, 2, 1), Ram()) == 0);
-  CHECK(domain.Map(MappingOf(200, 2, 3), Ram()) == 0);
-  CHECK(domain.Map(MappingOf(300, 1, 4), Ram()) == 0);
+  CHECK(domain.Follow(Ram()) == 0);
+  CHECK(domain.Map(MappingOf(100, 2, 1)) == 0);
+  CHECK(domain.Map(MappingOf(200, 2, 3)) == 0);
+  CHECK(domain.Map(MappingOf(300, 1, 4)) == 0);
   CHECK(domain.Follow(Ram()) == 0 && iommu.mapped.size() == 4);
   CHECK(domain.Follow(DmaRanges({RegionAt(0, 4 * kBlock)}, {})) == 0);
   CHECK(iommu.mapped.size() == 1 && iommu.by_iova.contains(100 * kBlock));
@@ -237,6 +242,22 @@ void AMappingEndsWithItsMemory() {
   other.host = {std::shared_ptr<void>(), bytes + kBlock};
   CHECK(domain.Follow(DmaRanges({other}, {})) == 0);
   CHECK(iommu.mapped.empty());
+}
+
+void MemoryIsMappedSoManyTimes() {
+  Iommu iommu;
+  DmaDomain domain(iommu.Calls());
+  CHECK(domain.Follow(DmaRanges({RegionAt(0, 2 * kBlock)}, {})) == 0);
+  const uint64_t most = 2 * DmaDomain::kTimesMax;
+  for (uint64_t i = 0; i < most; ++i) CHECK(domain.Map(MappingOf(100 + i, 1, i % 2)) == 0);
+  CHECK(domain.Map(MappingOf(500, 1, 0)) == -ENOSPC);
+  CHECK(iommu.mapped.size() == most);
+  CHECK(domain.Unmap(100 * kBlock, 101 * kBlock - 1) == 0);
+  CHECK(domain.Map(MappingOf(500, 1, 0)) == 0);
+  CHECK(domain.Map(MappingOf(501, 1, 0)) == -ENOSPC);
+  domain.Forget();
+  iommu.mapped.clear();
+  CHECK(domain.Map(MappingOf(501, 1, 0)) == 0);
 }
 
 std::string LimitsInfo(uint32_t flags, const std::vector<vfio_iova_range>& ranges) {
@@ -357,6 +378,7 @@ int main() {
   Test("what is no memory is not mapped", WhatIsNoMemoryIsNotMapped);
   Test("what is refused halfway is taken back", WhatIsRefusedHalfwayIsTakenBack);
   Test("a mapping ends with its memory", AMappingEndsWithItsMemory);
+  Test("memory is mapped so many times", MemoryIsMappedSoManyTimes);
   Test("what the host can map is read", WhatTheHostCanMapIsRead);
   Test("areas that can be mapped lie in their region", AreasAreThoseThatLieInTheRegion);
   Test("without VFIO nothing is opened", WithoutVfioNothingIsOpened);
