@@ -9,7 +9,15 @@ test(
   async () => {
     const outcomes = await explore(seconds, seed);
 
-    for (const expected of ['attach: waits', 'detach: waits', 'map: 8', 'map: 5', 'unmap: 5'])
+    for (const expected of [
+      'attach: waits',
+      'attach: 2',
+      'detach: waits',
+      'map: 8',
+      'map: 5',
+      'map: 7',
+      'unmap: 5',
+    ])
       expect(outcomes).toContain(expected);
     for (const type of ['attach', 'detach', 'map', 'unmap', 'probe'])
       expect(outcomes).toContain(`${type}: 0`);
