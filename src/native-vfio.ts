@@ -1,5 +1,6 @@
 /** What of the native core (native.ts) is about PCI devices of the host's own, by Linux's VFIO. */
 import type { EventFd } from './native-events.ts';
+import type { IoDomain, IovaMapping } from './native-iommu.ts';
 import type { GuestMemory } from './native-memory.ts';
 
 /** A part of a region that can be mapped, in whole pages. */
@@ -21,17 +22,43 @@ export interface DmaBlocks {
   plugged: Uint8Array;
 }
 
-/** The devices that reach one guest's memory. */
+/** What an IOMMU of the host can map. */
+export interface IommuLimits {
+  /** In order; I/O virtual addresses, both ends included. */
+  ranges: { first: bigint; last: bigint }[];
+  /** A bit each; 0 if the host does not say. */
+  pageSizes: bigint;
+}
+
+/**
+ * Devices that reach the same of one guest's memory: all of it, at first. What returns a Promise
+ * works on a worker, for it pins, or lets go of, any number of pages.
+ */
 export interface VfioContainer {
   /**
-   * Has its devices reach exactly the regions of `memory`, and of the blocks those alone that are
-   * plugged. On a worker, for it pins every page.
+   * The guest's memory is the regions of `memory` from now on, but of the blocks those alone that
+   * are plugged.
    * Rejects: ENOMEM beyond the limit of locked memory, or what VFIO_IOMMU_MAP_DMA says; then a
    * later call goes on from there.
    */
   follow(memory: GuestMemory, blocks: readonly DmaBlocks[]): Promise<void>;
+  /**
+   * From now on its devices reach what is mapped in a domain now, all memory, or nothing. Rejects
+   * as `follow`, or as `map`; of a domain, nothing is reached then.
+   */
+  reach(to: IoDomain | 'ram' | 'nothing'): Promise<void>;
+  /**
+   * While they go by a domain: they reach one more mapping of it, or nothing of that.
+   * Throws or rejects: EFAULT if part of it is no memory that allows it, EINVAL where the host's
+   * IOMMU maps nothing, ENOMEM and ENOSPC beyond a limit of the host's.
+   */
+  map(mapping: IovaMapping): Promise<void> | undefined;
+  /** They reach nothing of the range. */
+  unmap(first: bigint, last: bigint): Promise<void> | undefined;
   /** Files in guest memory that the host does not let devices reach, at the last `follow`. */
   leftOutBytes(): number;
+  /** Once a device is open. @throws SystemError */
+  limits(): IommuLimits;
   /** Once its devices are closed. Idempotent. */
   close(): void;
 }

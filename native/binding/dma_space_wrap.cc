@@ -83,7 +83,8 @@ Napi::Value IoDomainsWrap::Remove(const Napi::CallbackInfo& info) {
 Napi::Function IoDomainWrap::Define(Napi::Env env) {
   return DefineClass(
       env, "IoDomain",
-      {InstanceMethod<&IoDomainWrap::Map>("map"), InstanceMethod<&IoDomainWrap::Unmap>("unmap")});
+      {InstanceMethod<&IoDomainWrap::Map>("map"), InstanceMethod<&IoDomainWrap::Unmap>("unmap"),
+       InstanceMethod<&IoDomainWrap::Mappings>("mappings")});
 }
 
 IoDomainWrap::IoDomainWrap(const Napi::CallbackInfo& info)
@@ -101,12 +102,28 @@ Napi::Value IoDomainWrap::Map(const Napi::CallbackInfo& info) {
 Napi::Value IoDomainWrap::Unmap(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
   DrainWait wait(env);
-  const IoStatus status =
+  const auto [status, count] =
       core_->Unmap(ToAddress(info[0], "first"), ToAddress(info[1], "last"), wait.MakeDrain());
   const Napi::Object unmapped = Napi::Object::New(env);
   unmapped.Set("status", static_cast<uint8_t>(status));
+  unmapped.Set("count", static_cast<double>(count));
   unmapped.Set("inUse", wait.Await(env));
   return unmapped;
+}
+
+Napi::Value IoDomainWrap::Mappings(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  const Napi::Array list = Napi::Array::New(env);
+  for (const IoMapping& mapping : core_->All()) {
+    Napi::Object object = Napi::Object::New(env);
+    object.Set("first", Napi::BigInt::New(env, mapping.first));
+    object.Set("last", Napi::BigInt::New(env, mapping.last));
+    object.Set("gpa", Napi::BigInt::New(env, mapping.gpa));
+    object.Set("isReadable", mapping.readable);
+    object.Set("isWritable", mapping.writable);
+    list.Set(list.Length(), object);
+  }
+  return list;
 }
 
 Napi::Function DmaSpaceWrap::Define(Napi::Env env) {

@@ -37,6 +37,7 @@ class IoDomainWrap : public Napi::ObjectWrap<IoDomainWrap> {
  private:
   Napi::Value Map(const Napi::CallbackInfo& info);
   Napi::Value Unmap(const Napi::CallbackInfo& info);
+  Napi::Value Mappings(const Napi::CallbackInfo& info);
 
   std::shared_ptr<IoDomain> core_;
 };

@@ -3,12 +3,14 @@
 #include <errno.h>
 #include <linux/vfio.h>
 
+#include <functional>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "../memory/foreign_file.h"
 #include "args.h"
+#include "dma_space_wrap.h"
 #include "event_fd_wrap.h"
 #include "guest_memory_wrap.h"
 #include "js_queue.h"
@@ -23,6 +25,12 @@ std::string ToText(Napi::Value value, const char* name) {
   if (!value.IsString()) throw Napi::TypeError::New(value.Env(), std::string(name) + " is no text");
   return value.As<Napi::String>().Utf8Value();
 }
+
+constexpr char kMapCall[] = "ioctl(VFIO_IOMMU_MAP_DMA)";
+constexpr char kUnmapCall[] = "ioctl(VFIO_IOMMU_UNMAP_DMA)";
+
+/// So much is pinned in microseconds; what is more is left to a worker.
+constexpr uint64_t kShortBytes = 2 << 20;
 
 uint8_t ToWidth(Napi::Value value) {
   const auto width = ToUint<uint8_t>(value, "sizeBytes");
@@ -49,7 +57,11 @@ std::vector<DmaBlocks> ToBlocks(Napi::Value value) {
 Napi::Function VfioContainerWrap::Define(Napi::Env env) {
   return DefineClass(env, "VfioContainer",
                      {InstanceMethod<&VfioContainerWrap::Follow>("follow"),
+                      InstanceMethod<&VfioContainerWrap::Reach>("reach"),
+                      InstanceMethod<&VfioContainerWrap::Map>("map"),
+                      InstanceMethod<&VfioContainerWrap::Unmap>("unmap"),
                       InstanceMethod<&VfioContainerWrap::LeftOutBytes>("leftOutBytes"),
+                      InstanceMethod<&VfioContainerWrap::Limits>("limits"),
                       InstanceMethod<&VfioContainerWrap::Close>("close")});
 }
 
@@ -57,14 +69,80 @@ VfioContainerWrap::VfioContainerWrap(const Napi::CallbackInfo& info) : ObjectWra
   ThrowIfFailed(info.Env(), VfioContainer::Open(&core_));
 }
 
+const std::shared_ptr<VfioContainer>& VfioContainerWrap::Core(Napi::Env env) const {
+  if (core_ == nullptr) throw SysError(env, {EBADF, "VfioContainer"});
+  return core_;
+}
+
 Napi::Value VfioContainerWrap::Follow(const Napi::CallbackInfo& info) {
-  if (core_ == nullptr) throw SysError(info.Env(), {EBADF, "VfioContainer"});
+  const auto& core = Core(info.Env());
   const auto* memory = GuestMemoryWrap::Unwrap(ToObject(info[0], "memory"));
-  auto wanted = DmaRanges(memory->core()->regions(), ToBlocks(info[1]));
+  auto ram = DmaRanges(memory->core()->regions(), ToBlocks(info[1]));
   return JsQueue::Of(info.Env())
-      .RunOnWorker(info.Env(), [container = core_, wanted = std::move(wanted)] {
-        return Status{-container->Follow(wanted), "ioctl(VFIO_IOMMU_MAP_DMA)"};
+      .RunOnWorker(info.Env(), [container = core, ram = std::move(ram)]() mutable {
+        return Status{-container->Follow(std::move(ram)), kMapCall};
       });
+}
+
+Napi::Value VfioContainerWrap::Reach(const Napi::CallbackInfo& info) {
+  const auto& core = Core(info.Env());
+  std::function<int()> go = [container = core] { return container->GoByRam(); };
+  if (info[0].IsObject()) {
+    const auto domain = IoDomainWrap::Unwrap(info[0].As<Napi::Object>())->core();
+    go = [container = core, all = domain->All()] { return container->GoByDomain(all); };
+  } else if (ToText(info[0], "to") != "ram") {
+    go = [container = core] { return container->GoByDomain({}); };
+  }
+  return JsQueue::Of(info.Env()).RunOnWorker(info.Env(), [go = std::move(go)] {
+    return Status{-go(), kMapCall};
+  });
+}
+
+Napi::Value VfioContainerWrap::Map(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  const auto& core = Core(env);
+  const Napi::Object from = ToObject(info[0], "mapping");
+  const IoMapping mapping{ToAddress(from.Get("first"), "first"),
+                          ToAddress(from.Get("last"), "last"), ToAddress(from.Get("gpa"), "gpa"),
+                          from.Get("isReadable").ToBoolean(), from.Get("isWritable").ToBoolean()};
+  if (mapping.first > mapping.last) throw Napi::TypeError::New(env, "last is before first");
+  if (mapping.last - mapping.first >= kShortBytes)
+    return JsQueue::Of(env).RunOnWorker(env, [container = core, mapping] {
+      return Status{-container->Map(mapping), kMapCall};
+    });
+  ThrowIfFailed(env, core->Map(mapping), kMapCall);
+  return env.Undefined();
+}
+
+Napi::Value VfioContainerWrap::Unmap(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  const auto& core = Core(env);
+  const uint64_t first = ToAddress(info[0], "first");
+  const uint64_t last = ToAddress(info[1], "last");
+  if (first > last) throw Napi::TypeError::New(env, "last is before first");
+  if (last - first >= kShortBytes)
+    return JsQueue::Of(env).RunOnWorker(env, [container = core, first, last] {
+      return Status{-container->Unmap(first, last), kUnmapCall};
+    });
+  ThrowIfFailed(env, core->Unmap(first, last), kUnmapCall);
+  return env.Undefined();
+}
+
+Napi::Value VfioContainerWrap::Limits(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  IommuLimits limits;
+  ThrowIfFailed(env, Core(env)->Limits(&limits));
+  const Napi::Array ranges = Napi::Array::New(env);
+  for (const IovaRange& range : limits.ranges) {
+    Napi::Object object = Napi::Object::New(env);
+    object.Set("first", Napi::BigInt::New(env, range.first));
+    object.Set("last", Napi::BigInt::New(env, range.last));
+    ranges.Set(ranges.Length(), object);
+  }
+  Napi::Object object = Napi::Object::New(env);
+  object.Set("ranges", ranges);
+  object.Set("pageSizes", Napi::BigInt::New(env, limits.page_sizes));
+  return object;
 }
 
 Napi::Value VfioContainerWrap::LeftOutBytes(const Napi::CallbackInfo& info) {

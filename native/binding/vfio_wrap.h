@@ -20,7 +20,12 @@ class VfioContainerWrap : public Napi::ObjectWrap<VfioContainerWrap> {
 
  private:
   Napi::Value Follow(const Napi::CallbackInfo& info);
+  Napi::Value Reach(const Napi::CallbackInfo& info);
+  Napi::Value Map(const Napi::CallbackInfo& info);
+  Napi::Value Unmap(const Napi::CallbackInfo& info);
   Napi::Value LeftOutBytes(const Napi::CallbackInfo& info);
+  Napi::Value Limits(const Napi::CallbackInfo& info);
+  const std::shared_ptr<VfioContainer>& Core(Napi::Env env) const;
   Napi::Value Close(const Napi::CallbackInfo& info);
 
   std::shared_ptr<VfioContainer> core_;  // null once closed

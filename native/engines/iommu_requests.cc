@@ -83,14 +83,14 @@ std::optional<IoStatus> IommuRequests::CarryOut(const Chain& chain) const {
 
   Unmap request;  // of which a MAP has all fields but the last, too
   if (!Gather(chain.readable, 0, &request)) return std::nullopt;
-  const std::shared_ptr<IoDomain> domain = domains_->Find(request.domain);
-  if (domain == nullptr) return std::nullopt;
-  if (request.head.type == VIRTIO_IOMMU_T_UNMAP)
-    return domain->UnmapIdle(request.first, request.last);
-  Map map;
-  if (request.head.type != VIRTIO_IOMMU_T_MAP || !Gather(chain.readable, 0, &map))
-    return std::nullopt;
-  return domain->Map({map.first, map.last, map.gpa, map.flags});
+  return domains_->With(request.domain, [&](IoDomain* domain) -> std::optional<IoStatus> {
+    if (request.head.type == VIRTIO_IOMMU_T_UNMAP)
+      return domain->UnmapIdle(request.first, request.last);
+    Map map;
+    if (request.head.type != VIRTIO_IOMMU_T_MAP || !Gather(chain.readable, 0, &map))
+      return std::nullopt;
+    return domain->Map({map.first, map.last, map.gpa, map.flags});
+  });
 }
 
 }  // namespace vmm

@@ -65,14 +65,14 @@ std::vector<std::shared_ptr<IoMapping>> IoDomain::Remove(Range range) {
   return removed;
 }
 
-IoStatus IoDomain::Unmap(uint64_t first, uint64_t last, const std::shared_ptr<Drain>& drain) {
+IoUnmapped IoDomain::Unmap(uint64_t first, uint64_t last, const std::shared_ptr<Drain>& drain) {
   std::vector<std::shared_ptr<IoMapping>> removed;
   const std::lock_guard lock(mutex_);
   const std::optional<Range> range = Whole(first, last);
-  if (!range.has_value()) return IoStatus::kRange;
+  if (!range.has_value()) return {IoStatus::kRange, 0};
   for (auto each = range->begin; each != range->end; ++each) each->second->drain = drain;
   removed = Remove(*range);
-  return IoStatus::kOk;
+  return {IoStatus::kOk, removed.size()};
 }
 
 std::optional<IoStatus> IoDomain::UnmapIdle(uint64_t first, uint64_t last) {
@@ -86,6 +86,14 @@ std::optional<IoStatus> IoDomain::UnmapIdle(uint64_t first, uint64_t last) {
     if (each->second.use_count() > 1) return std::nullopt;
   removed = Remove(*range);
   return IoStatus::kOk;
+}
+
+std::vector<IoMapping> IoDomain::All() const {
+  std::vector<IoMapping> all;
+  const std::lock_guard lock(mutex_);
+  all.reserve(mappings_.size());
+  for (const auto& [first, mapping] : mappings_) all.push_back(*mapping);
+  return all;
 }
 
 std::shared_ptr<const IoMapping> IoDomain::Find(uint64_t iova) const {
@@ -103,12 +111,6 @@ void IoDomains::Put(uint32_t id, std::shared_ptr<IoDomain> domain) {
 void IoDomains::Remove(uint32_t id) {
   const std::lock_guard lock(mutex_);
   domains_.erase(id);
-}
-
-std::shared_ptr<IoDomain> IoDomains::Find(uint32_t id) const {
-  const std::lock_guard lock(mutex_);
-  const auto found = domains_.find(id);
-  return found == domains_.end() ? nullptr : found->second;
 }
 
 }  // namespace vmm

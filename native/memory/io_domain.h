@@ -59,6 +59,11 @@ struct IoMapRequest {
   uint32_t flags;
 };
 
+struct IoUnmapped {
+  IoStatus status;
+  size_t count;
+};
+
 /// The addresses of devices that an IOMMU has put together. VIRTIO 1.2 §5.13.6. Any thread.
 class IoDomain {
  public:
@@ -73,9 +78,12 @@ class IoDomain {
   /// §5.13.6.4. Takes out what lies in [first, last], or with kRange nothing, if a mapping lies
   /// there in part. Nobody finds them any more; those who have found them hold `drain` until they
   /// are through.
-  [[nodiscard]] IoStatus Unmap(uint64_t first, uint64_t last, const std::shared_ptr<Drain>& drain);
+  [[nodiscard]] IoUnmapped Unmap(uint64_t first, uint64_t last,
+                                 const std::shared_ptr<Drain>& drain);
   /// The same where nobody has to be waited for; else nothing happens, and there is no status.
   std::optional<IoStatus> UnmapIdle(uint64_t first, uint64_t last);
+  /// All there are now, in order. Who has them holds no unmapping up.
+  std::vector<IoMapping> All() const;
 
   /// As long as it is held nothing is mapped or unmapped. Short: others wait for it.
   std::unique_lock<std::mutex> Lock() const { return std::unique_lock(mutex_); }
@@ -104,9 +112,16 @@ class IoDomains {
 
   const std::shared_ptr<IoLimits>& limits() const { return limits_; }
   void Put(uint32_t id, std::shared_ptr<IoDomain> domain);
+  /// After it nobody is at work on the domain by way of With.
   void Remove(uint32_t id);
-  /// Null if it is not here.
-  std::shared_ptr<IoDomain> Find(uint32_t id) const;
+  /// What `visit(IoDomain*)` returns, a std::optional; nothing if the domain is not here.
+  template <class Visit>
+  auto With(uint32_t id, Visit visit) const -> decltype(visit(static_cast<IoDomain*>(nullptr))) {
+    const std::lock_guard lock(mutex_);
+    const auto found = domains_.find(id);
+    if (found == domains_.end()) return std::nullopt;
+    return visit(found->second.get());
+  }
 
  private:
   const std::shared_ptr<IoLimits> limits_;

@@ -50,6 +50,31 @@ bool ParseSparse(const std::byte* info, size_t len, size_t offset, VfioRegion* r
   return true;
 }
 
+void ParseIovaRanges(const std::byte* info, size_t len, size_t offset,
+                     std::vector<IovaRange>* ranges) {
+  vfio_iommu_type1_info_cap_iova_range said{};
+  if (!CopyAt(info, len, offset, &said) || said.header.id != VFIO_IOMMU_TYPE1_INFO_CAP_IOVA_RANGE)
+    return;
+  for (uint32_t i = 0; i < said.nr_iovas; ++i) {
+    vfio_iova_range range{};
+    if (!CopyAt(info, len, offset + sizeof(said) + i * sizeof(range), &range)) break;
+    const bool follows = ranges->empty() || range.start > ranges->back().last;
+    if (range.start <= range.end && follows) ranges->push_back({range.start, range.end});
+  }
+}
+
+/// Calls `visit` with the offset of each capability. Each step leads further on, so there is an
+/// end.
+template <class Visit>
+void WalkCapabilities(const std::byte* info, size_t len, size_t first, const Visit& visit) {
+  vfio_info_cap_header cap{};
+  for (size_t at = first; at >= sizeof(cap) && CopyAt(info, len, at, &cap);) {
+    visit(at);
+    if (cap.next <= at) return;
+    at = cap.next;
+  }
+}
+
 }  // namespace
 
 VfioRegion ParseRegion(const std::byte* info, size_t len) {
@@ -59,17 +84,25 @@ VfioRegion ParseRegion(const std::byte* info, size_t len) {
   region.size_bytes = header.size;
   region.file_offset = header.offset;
   if ((header.flags & VFIO_REGION_INFO_FLAG_MMAP) == 0) return region;
-  size_t at = (header.flags & VFIO_REGION_INFO_FLAG_CAPS) != 0 ? header.cap_offset : 0;
-  // Each step leads further on, so there is an end.
-  while (at >= sizeof(header)) {
-    if (ParseSparse(info, len, at, &region)) return region;
-    vfio_info_cap_header cap{};
-    if (!CopyAt(info, len, at, &cap) || cap.next <= at) break;
-    at = cap.next;
-  }
+  bool is_sparse = false;
+  WalkCapabilities(
+      info, len, (header.flags & VFIO_REGION_INFO_FLAG_CAPS) != 0 ? header.cap_offset : 0,
+      [&](size_t at) { is_sparse = is_sparse || ParseSparse(info, len, at, &region); });
   const VfioArea whole{0, region.size_bytes};
-  if (Fits(whole, region.size_bytes)) region.areas.push_back(whole);
+  if (!is_sparse && Fits(whole, region.size_bytes)) region.areas.push_back(whole);
   return region;
+}
+
+IommuLimits ParseLimits(const std::byte* info, size_t len) {
+  vfio_iommu_type1_info header{};
+  IommuLimits limits;
+  if (CopyAt(info, len, 0, &header)) {
+    if ((header.flags & VFIO_IOMMU_INFO_PGSIZES) != 0) limits.page_sizes = header.iova_pgsizes;
+    WalkCapabilities(info, len, (header.flags & VFIO_IOMMU_INFO_CAPS) != 0 ? header.cap_offset : 0,
+                     [&](size_t at) { ParseIovaRanges(info, len, at, &limits.ranges); });
+  }
+  if (limits.ranges.empty()) limits.ranges.push_back({0, UINT64_MAX});
+  return limits;
 }
 
 Status VfioDevice::Open(std::shared_ptr<VfioContainer> container, const std::string& group,
@@ -185,10 +218,12 @@ int VfioDevice::Reset() const {
   return ioctl(fd_.get(), VFIO_DEVICE_RESET) < 0 ? -errno : 0;
 }
 
-VfioContainer::VfioContainer(Fd fd)
-    : fd_(std::move(fd)),
-      dma_({[this](const DmaRange& range) { return MapRange(range); },
-            [this](uint64_t gpa, uint64_t size_bytes) { return UnmapRange(gpa, size_bytes); }}) {}
+VfioContainer::VfioContainer(Fd fd) : fd_(std::move(fd)), dma_(Iommu()), domain_(Iommu()) {}
+
+DmaIommu VfioContainer::Iommu() const {
+  return {[this](const DmaMapping& mapping) { return MapRange(mapping); },
+          [this](uint64_t iova, uint64_t size_bytes) { return UnmapRange(iova, size_bytes); }};
+}
 
 Status VfioContainer::Open(std::shared_ptr<VfioContainer>* out) {
   Fd fd(open("/dev/vfio/vfio", O_RDWR | O_CLOEXEC));
@@ -201,9 +236,39 @@ Status VfioContainer::Open(std::shared_ptr<VfioContainer>* out) {
   return {};
 }
 
-int VfioContainer::Follow(const std::vector<DmaRange>& wanted) {
+int VfioContainer::Follow(std::vector<DmaRange> ram) {
   const std::lock_guard lock(mutex_);
-  return groups_.empty() ? 0 : dma_.Follow(wanted);
+  const int rc = domain_.Follow(std::move(ram));
+  return rc < 0 || groups_.empty() || !by_ram_ ? rc : dma_.Follow(domain_.ram());
+}
+
+int VfioContainer::GoByRam() {
+  const std::lock_guard lock(mutex_);
+  by_ram_ = true;
+  if (groups_.empty()) return 0;
+  const int rc = domain_.Unmap(0, UINT64_MAX);
+  return rc < 0 ? rc : dma_.Follow(domain_.ram());
+}
+
+int VfioContainer::GoByDomain(const std::vector<IoMapping>& mappings) {
+  const std::lock_guard lock(mutex_);
+  by_ram_ = false;
+  if (groups_.empty()) return 0;
+  int rc = dma_.Follow({});
+  if (rc == 0) rc = domain_.Unmap(0, UINT64_MAX);
+  for (size_t i = 0; i < mappings.size() && rc == 0; ++i) rc = domain_.Map(mappings[i]);
+  if (rc < 0) domain_.Unmap(0, UINT64_MAX);
+  return rc;
+}
+
+int VfioContainer::Map(const IoMapping& mapping) {
+  const std::lock_guard lock(mutex_);
+  return groups_.empty() || by_ram_ ? 0 : domain_.Map(mapping);
+}
+
+int VfioContainer::Unmap(uint64_t first, uint64_t last) {
+  const std::lock_guard lock(mutex_);
+  return groups_.empty() ? 0 : domain_.Unmap(first, last);
 }
 
 uint64_t VfioContainer::left_out_bytes() const {
@@ -251,7 +316,7 @@ Status VfioContainer::Join(const std::string& path, Group* group) {
   if (ioctl(fd.get(), VFIO_GROUP_SET_CONTAINER, &container) < 0)
     return {errno, "ioctl(VFIO_GROUP_SET_CONTAINER)"};
   // Without any group Linux forgets of which type it was, and every mapping with it.
-  if (groups_.empty()) dma_.Forget();
+  if (groups_.empty()) Forget();
   if (groups_.empty() && ioctl(container, VFIO_SET_IOMMU, VFIO_TYPE1v2_IOMMU) < 0)
     return {errno, "ioctl(VFIO_SET_IOMMU)"};
   group->fd = std::move(fd);
@@ -265,25 +330,47 @@ void VfioContainer::Release(const std::string& group, const std::string& name) {
   std::erase(found->second.devices, name);
   if (!found->second.devices.empty()) return;
   groups_.erase(found);
-  if (groups_.empty()) dma_.Forget();
+  if (groups_.empty()) Forget();
 }
 
-int VfioContainer::MapRange(const DmaRange& range) const {
+void VfioContainer::Forget() {
+  dma_.Forget();
+  domain_.Forget();
+}
+
+int VfioContainer::MapRange(const DmaMapping& mapping) const {
   vfio_iommu_type1_dma_map map{};
   map.argsz = sizeof(map);
-  map.flags = VFIO_DMA_MAP_FLAG_READ | (range.readonly ? 0 : VFIO_DMA_MAP_FLAG_WRITE);
-  map.vaddr = reinterpret_cast<uint64_t>(range.host.get());
-  map.iova = range.gpa;
-  map.size = range.size_bytes;
+  map.flags = (mapping.readable ? VFIO_DMA_MAP_FLAG_READ : 0) |
+              (mapping.writable ? VFIO_DMA_MAP_FLAG_WRITE : 0);
+  map.vaddr = reinterpret_cast<uint64_t>(mapping.host.get());
+  map.iova = mapping.iova;
+  map.size = mapping.size_bytes;
   return ioctl(fd_.get(), VFIO_IOMMU_MAP_DMA, &map) < 0 ? -errno : 0;
 }
 
-int VfioContainer::UnmapRange(uint64_t gpa, uint64_t size_bytes) const {
+int VfioContainer::UnmapRange(uint64_t iova, uint64_t size_bytes) const {
   vfio_iommu_type1_dma_unmap unmap{};
   unmap.argsz = sizeof(unmap);
-  unmap.iova = gpa;
+  unmap.iova = iova;
   unmap.size = size_bytes;
   return ioctl(fd_.get(), VFIO_IOMMU_UNMAP_DMA, &unmap) < 0 ? -errno : 0;
+}
+
+Status VfioContainer::Limits(IommuLimits* out) const {
+  std::vector<std::byte> bytes(sizeof(vfio_iommu_type1_info));
+  for (;;) {
+    vfio_iommu_type1_info header{};
+    header.argsz = static_cast<uint32_t>(bytes.size());
+    std::memcpy(bytes.data(), &header, sizeof(header));
+    if (ioctl(fd_.get(), VFIO_IOMMU_GET_INFO, bytes.data()) < 0)
+      return {errno, "ioctl(VFIO_IOMMU_GET_INFO)"};
+    std::memcpy(&header, bytes.data(), sizeof(header));
+    if (header.argsz <= bytes.size() || header.argsz > kInfoBytesMax) break;
+    bytes.resize(header.argsz);
+  }
+  *out = ParseLimits(bytes.data(), bytes.size());
+  return {};
 }
 
 }  // namespace vmm

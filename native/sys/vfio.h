@@ -76,14 +76,41 @@ class VfioDevice {
   Fd fd_;
 };
 
-/// The devices that reach one guest's memory. All methods are any thread's, and may take long.
+/// I/O virtual addresses, both ends included.
+struct IovaRange {
+  uint64_t first;
+  uint64_t last;
+};
+
+/// What an IOMMU of the host can map.
+struct IommuLimits {
+  std::vector<IovaRange> ranges;  // in order; one of everything if the host does not say
+  uint64_t page_sizes = 0;        // a bit each
+};
+
+/// What `struct vfio_iommu_type1_info` of `len` bytes says; what does not fit in is not there.
+IommuLimits ParseLimits(const std::byte* info, size_t len);
+
+/// Devices that reach the same of one guest's memory: all of it, or what a domain of the guest's
+/// own IOMMU maps. All methods are any thread's, and may take long but for Map and Unmap of little.
+/// They return 0 or a negative errno unless said otherwise.
 class VfioContainer : public std::enable_shared_from_this<VfioContainer> {
  public:
   static Status Open(std::shared_ptr<VfioContainer>* out);
 
-  /// Its devices reach exactly these ranges. 0 or a negative errno.
-  int Follow(const std::vector<DmaRange>& wanted);
+  /// The guest's memory is these ranges from now on, in order.
+  int Follow(std::vector<DmaRange> ram);
+  /// Its devices reach all memory from now on, as at first.
+  int GoByRam();
+  /// They reach exactly these mappings, or nothing if that fails.
+  int GoByDomain(const std::vector<IoMapping>& mappings);
+  /// While they go by a domain: it has one more, or those in [first, last] no longer.
+  int Map(const IoMapping& mapping);
+  int Unmap(uint64_t first, uint64_t last);
+
   uint64_t left_out_bytes() const;
+  /// Once a device is open.
+  Status Limits(IommuLimits* out) const;
   /// The file of a group that has a device open, or -1.
   int GroupFd(const std::string& group) const;
 
@@ -99,13 +126,17 @@ class VfioContainer : public std::enable_shared_from_this<VfioContainer> {
   Status Take(const std::string& group, const std::string& name, Fd* out);
   void Release(const std::string& group, const std::string& name);
   Status Join(const std::string& path, Group* group);
-  int MapRange(const DmaRange& range) const;
-  int UnmapRange(uint64_t gpa, uint64_t size_bytes) const;
+  DmaIommu Iommu() const;
+  int MapRange(const DmaMapping& mapping) const;
+  int UnmapRange(uint64_t iova, uint64_t size_bytes) const;
+  void Forget();
 
   const Fd fd_;
   mutable std::mutex mutex_;  // guards what follows, and that calls come one by one
   std::map<std::string, Group> groups_;
+  bool by_ram_ = true;
   DmaMap dma_;
+  DmaDomain domain_;
 };
 
 }  // namespace vmm

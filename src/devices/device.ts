@@ -3,6 +3,7 @@
  * `device.ts` and foundations; never another device, never the VMM.
  */
 import type { AccessHandler, Claim, EventFd, GuestMemory, LateHandler, Vm } from '../native.ts';
+import type { MappingFollower } from '../native-iommu.ts';
 import type { RateLimiter } from '../native-limits.ts';
 import type { RegionOptions } from '../native-memory.ts';
 import type { Passthrough, VfioDevice } from '../native-vfio.ts';
@@ -52,6 +53,8 @@ export interface PciFunction {
   counters?(): Readonly<Record<string, number>> | undefined;
   /** Of a disk: see `VirtioDevice.resizeDisk`. */
   readonly resizeDisk?: ((sizeBytes: number) => Promise<void>) | undefined;
+  /** Behind an IOMMU: who is to hear what is mapped for it. */
+  readonly follower?: MappingFollower | undefined;
   /** Its BARs answer nowhere from now on. While the VM runs, before it is disposed of. */
   unplug(): void;
   /** Closes what it holds, once it is unplugged or the VM has stopped. Idempotent. */
@@ -124,10 +127,13 @@ export interface PassthroughHost {
   readonly guest: Passthrough;
   openEventFd(): EventFd;
   /**
-   * Opens a device, which reaches all of the guest's memory from then on.
+   * Opens a device, which reaches all of the guest's memory from then on; `reach`, of one behind
+   * the virtio-iommu, is what it reaches until its follower hears more.
    * @throws SystemError, and then nothing of it is left.
    */
-  open(group: string, name: string): Promise<VfioDevice>;
+  open(group: string, name: string, reach?: 'ram' | 'nothing'): Promise<VfioDevice>;
+  /** Of a device behind the virtio-iommu. */
+  followerOf(device: VfioDevice): MappingFollower | undefined;
   /** Resets it and gives it back to the host. */
   close(device: VfioDevice): Promise<void>;
   /** Whether BARs may lie there. */

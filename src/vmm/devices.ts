@@ -192,6 +192,7 @@ export const DEVICES = {
     schema: VfioConfig,
     idPrefix: '_vfio',
     create: openHostDevice,
+    worksBehindIommu: () => true,
     unserved: unservedVfio,
   }),
   user_devices: kind({

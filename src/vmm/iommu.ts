@@ -1,6 +1,6 @@
 /** Which devices of a VM are behind its virtio-iommu, and what the guest is told of that. */
 import type { PciPlace } from '../devices/device.ts';
-import { IommuDomains, type IommuEndpoint } from '../devices/virtio/iommu-domains.ts';
+import { IommuDomains, type IommuEndpoint, STATUS } from '../devices/virtio/iommu-domains.ts';
 import { VmmError } from '../errors.ts';
 import type { Native } from '../native.ts';
 import type { DmaSpace } from '../native-iommu.ts';
@@ -48,8 +48,12 @@ export class VmIommu {
     return new this.#native.DmaSpace();
   }
 
-  add(place: PciPlace, endpoint: IommuEndpoint): void {
-    this.domains.addEndpoint(endpointOf(place), endpoint);
+  /** @throws VmmError 'host' if it cannot reach what it is to reach at first. */
+  async add(place: PciPlace, endpoint: IommuEndpoint): Promise<void> {
+    const status = await this.domains.addEndpoint(endpointOf(place), endpoint);
+    if (status === STATUS.ok) return;
+    this.remove(place);
+    throw new VmmError('host', 'The host cannot put a device behind the virtual IOMMU');
   }
 
   /** What is in that slot is about to be no more, if it was behind the IOMMU. */

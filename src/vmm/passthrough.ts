@@ -1,30 +1,34 @@
 /** What the devices of the host's own share in a VM: the IOMMU, which is to know its memory. */
-import type { PassthroughHost, PluggableBlocks } from '../devices/device.ts';
+import { basename } from 'node:path';
+import type { PassthroughHost } from '../devices/device.ts';
 import { VmmError } from '../errors.ts';
-import type { EventFd, GuestMemory, Native, Vm } from '../native.ts';
-import type { Passthrough, VfioContainer, VfioDevice } from '../native-vfio.ts';
+import type { EventFd, Native, Vm } from '../native.ts';
+import type { MappingFollower } from '../native-iommu.ts';
+import type { Passthrough, VfioDevice } from '../native-vfio.ts';
+import { DmaContainer, type GuestRam, OwnContainerError } from './dma-container.ts';
 import type { GpaRange } from './layout.ts';
 
-export interface SharedPassthroughOptions {
+export interface SharedPassthroughOptions extends GuestRam {
   native: Pick<Native, 'EventFd' | 'Passthrough' | 'VfioContainer' | 'VfioDevice'>;
   vm: Vm;
-  memory: GuestMemory;
-  /** Memory that the guest plugs by the block. */
-  blocks: readonly PluggableBlocks[];
   /** Where BARs may lie. */
   windows: readonly GpaRange[];
   onWarning(message: string): void;
 }
 
+interface Opened {
+  group: string;
+  container: DmaContainer;
+}
+
 export class SharedPassthrough implements PassthroughHost {
   readonly #options: SharedPassthroughOptions;
   #guest: Passthrough | undefined;
-  /** From the first device on to the last. */
-  #container: VfioContainer | undefined;
-  readonly #groups = new Map<VfioDevice, string>();
+  /** Of those that reach all memory, from the first one on to the last. */
+  #shared: DmaContainer | undefined;
+  readonly #opened = new Map<VfioDevice, Opened>();
   /** Devices that are there, or about to be. */
   #count = 0;
-  #turn: Promise<void> = Promise.resolve();
   readonly #discarding = new Set<Promise<void>>();
 
   constructor(options: SharedPassthroughOptions) {
@@ -47,20 +51,24 @@ export class SharedPassthrough implements PassthroughHost {
     );
   }
 
-  async open(group: string, name: string): Promise<VfioDevice> {
+  async open(group: string, name: string, reach?: 'ram' | 'nothing'): Promise<VfioDevice> {
     const { native } = this.#options;
     this.#count++; // from now on nothing is discarded that the device may be given
     try {
       await Promise.all(this.#discarding);
-      this.#container ??= new native.VfioContainer();
+      const container = this.#containerFor(group, reach);
       const device = new native.VfioDevice();
-      await device.open(this.#container, group, name);
-      this.#groups.set(device, group);
+      this.#opened.set(device, { group, container });
+      let isOpen = false;
       try {
-        await this.#follow();
+        await device.open(container.core, group, name);
+        isOpen = true;
+        if (reach) container.findLimits();
+        if (reach === 'nothing') await container.attached(reach);
+        await this.#follow(container);
         this.guest.hold(device);
       } catch (error) {
-        await this.#release(device);
+        await this.#release(device, isOpen);
         throw error;
       }
       return device;
@@ -68,6 +76,11 @@ export class SharedPassthrough implements PassthroughHost {
       this.#leave();
       throw error;
     }
+  }
+
+  followerOf(device: VfioDevice): MappingFollower | undefined {
+    const container = this.#opened.get(device)?.container;
+    return container === this.#shared ? undefined : container;
   }
 
   async close(device: VfioDevice): Promise<void> {
@@ -79,9 +92,9 @@ export class SharedPassthrough implements PassthroughHost {
 
   /** Resolves when devices reach the memory that there is now, and no other. */
   async memoryChanged(): Promise<void> {
-    if (this.#count === 0) return;
+    const containers = new Set([...this.#opened.values()].map(({ container }) => container));
     try {
-      await this.#follow();
+      await Promise.all([...containers].map((container) => this.#follow(container)));
     } catch (cause) {
       throw new VmmError(
         'host',
@@ -100,34 +113,43 @@ export class SharedPassthrough implements PassthroughHost {
     await discarded;
   }
 
-  /** One at a time, and each as memory is when it begins: the last one is right. */
-  #follow(): Promise<void> {
-    const { memory, blocks, onWarning } = this.#options;
-    const done = this.#turn.then(async () => {
-      const usable = blocks.map(({ gpa, blockBytes, usableBytes, plugged }) => {
-        return { gpa, blockBytes, plugged: plugged.subarray(0, usableBytes / blockBytes) };
-      });
-      await this.#container?.follow(memory, usable);
-      const leftOutBytes = this.#container?.leftOutBytes() ?? 0;
-      if (leftOutBytes > 0)
-        onWarning(`Devices passed through do not reach ${leftOutBytes} bytes of mapped files`);
-    });
-    this.#turn = done.catch(() => {});
-    return done;
+  async #follow(container: DmaContainer): Promise<void> {
+    const leftOutBytes = await container.follow();
+    if (leftOutBytes > 0)
+      this.#options.onWarning(
+        `Devices passed through do not reach ${leftOutBytes} bytes of mapped files`,
+      );
+  }
+
+  /**
+   * Behind the virtio-iommu each device has one of its own, and so a group of its own, for Linux
+   * knows of no smaller part than that.
+   */
+  #containerFor(group: string, reach: 'ram' | 'nothing' | undefined): DmaContainer {
+    const { native } = this.#options;
+    const other = [...this.#opened.values()].find((one) => one.group === group);
+    if (other && (reach || other.container !== this.#shared)) throw sharedGroup(group);
+    if (reach) return new DmaContainer(new native.VfioContainer(), this.#options);
+    this.#shared ??= new DmaContainer(new native.VfioContainer(), this.#options);
+    return this.#shared;
   }
 
   /** KVM lets go of the group first, which is free only then. */
-  async #release(device: VfioDevice): Promise<void> {
-    const group = this.#groups.get(device);
-    this.#groups.delete(device);
-    const isLast = ![...this.#groups.values()].includes(group ?? '');
-    if (isLast) this.guest.drop(device);
+  async #release(device: VfioDevice, isOpen = true): Promise<void> {
+    const opened = this.#opened.get(device);
+    this.#opened.delete(device);
+    const others = [...this.#opened.values()];
+    if (isOpen && !others.some(({ group }) => group === opened?.group)) this.guest.drop(device);
     await device.close();
+    if (opened && opened.container !== this.#shared) opened.container.close();
   }
 
   #leave(): void {
     if (--this.#count > 0) return;
-    this.#container?.close();
-    this.#container = undefined;
+    this.#shared?.close();
+    this.#shared = undefined;
   }
 }
+
+const sharedGroup = (group: string): Error =>
+  new OwnContainerError('EBUSY', `the guest has another device of group ${basename(group)}`);

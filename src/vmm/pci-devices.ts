@@ -206,6 +206,7 @@ export class PciDevices {
   /** Once the Vm has stopped, and before its RAM goes. Idempotent. */
   async dispose(): Promise<void> {
     const all = this.#attached.splice(0);
+    this.#options.iommu?.domains.close(); // else its end would have them reach all memory again
     await Promise.all(all.map(({ pci, gone }) => gone ?? pci[Symbol.asyncDispose]()));
   }
 
@@ -238,8 +239,7 @@ export class PciDevices {
       // Linux gives a device that is plugged addresses above 4 GiB; below, segments have few.
       const width = isPlugged || place.segment > 0 ? 64 : (kind.barWidth ?? 64);
       const pci = isVirtio ? await this.#carry(device, id, width, placeBar, dma) : device;
-      if (dma && pci instanceof VirtioPci)
-        iommu?.add(place, { space: dma, kick: () => pci.kickAll() });
+      if (dma) await this.#putBehind(place, dma, pci);
       bus.add(place.slot, pci.space);
       const isRemovable = 'idPrefix' in kind;
       const attached = {
@@ -255,6 +255,20 @@ export class PciDevices {
       throw error;
     } finally {
       this.#reserved = [];
+    }
+  }
+
+  /** If it cannot be behind the IOMMU, it is disposed of. */
+  async #putBehind(place: PciPlace, space: DmaSpace, pci: PciFunction): Promise<void> {
+    const { follower } = pci;
+    try {
+      await this.#options.iommu?.add(
+        place,
+        pci instanceof VirtioPci ? { space, kick: () => pci.kickAll(), follower } : { follower },
+      );
+    } catch (error) {
+      await pci[Symbol.asyncDispose]();
+      throw error;
     }
   }
 

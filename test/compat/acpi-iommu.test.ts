@@ -15,7 +15,7 @@ function viot(): Uint8Array {
     [2, 1],
     [1, 31],
   ] as const)
-    iommu.add({ segment, slot }, new FakeEndpoint());
+    void iommu.add({ segment, slot }, new FakeEndpoint());
   const { ranges } = iommu;
   const tables = buildAcpi([], {
     processors: [{ apicId: 0, present: true }],

@@ -5,7 +5,8 @@
  *
  * Whatever it does, each request is answered once, and as a second reading of VIRTIO 1.2 §5.13.6
  * has it; what sends an endpoint elsewhere that is at work is answered when it is through, and not
- * before; each endpoint goes where the second reading says.
+ * before; each endpoint goes where the second reading says. One follows the mappings, and cannot
+ * reach one place: it has what its domain has, and no domain has what it cannot have.
  */
 import { Iommu } from '../../src/devices/virtio/iommu.ts';
 import { IommuDomains } from '../../src/devices/virtio/iommu-domains.ts';
@@ -13,7 +14,7 @@ import { native } from '../../src/native.ts';
 import { attach, detach, map, probe, unmap } from '../support/iommu-requests.ts';
 import { Driver } from '../unit/support/driver.ts';
 import type { FakeChain } from '../unit/support/fake-host.ts';
-import { FakeEndpoint } from '../unit/support/fake-iommu.ts';
+import { FakeEndpoint, FakeFollower } from '../unit/support/fake-iommu.ts';
 import { random } from './random.ts';
 
 type Below = (n: number) => number;
@@ -21,11 +22,14 @@ type Below = (n: number) => number;
 const STEPS_MAX = 80;
 const MAPPINGS_MAX = 3;
 const ENDPOINTS = [8, 16, 0x1_0008];
+const FOLLOWER = 24;
 const PAGE = 4096n;
+/** Where the follower cannot reach. */
+const FORBIDDEN_GPA = 5n * PAGE;
 const TOP = 2n ** 64n - 1n;
 const [MSI_FIRST, MSI_LAST] = [0xfee0_0000n, 0xfeef_ffffn];
 
-const [OK, INVALID, RANGE, NO_ENTRY, NO_MEMORY] = [0, 4, 5, 6, 8];
+const [OK, UNSUPPORTED, INVALID, RANGE, NO_ENTRY, FAULT, NO_MEMORY] = [0, 2, 4, 5, 6, 7, 8];
 
 function check(holds: boolean, message: string): asserts holds {
   if (!holds) throw new Error(message);
@@ -34,12 +38,12 @@ function check(holds: boolean, message: string): asserts holds {
 interface ModelDomain {
   isBypass: boolean;
   endpoints: Set<number>;
-  mappings: { first: bigint; last: bigint }[];
+  mappings: { first: bigint; last: bigint; gpa: bigint }[];
 }
 
 /** The second reading. */
 class Model {
-  readonly endpoints = new Set(ENDPOINTS);
+  readonly endpoints = new Set([...ENDPOINTS, FOLLOWER]);
   readonly domains = new Map<number, ModelDomain>();
 
   domainOf(endpoint: number): number | undefined {
@@ -59,6 +63,8 @@ class Model {
     const isBypass = flags === 1;
     if ((this.domains.get(id)?.isBypass ?? isBypass) !== isBypass) return INVALID;
     if (this.domainOf(endpoint) === id) return OK;
+    const has = this.domains.get(id)?.mappings ?? [];
+    if (endpoint === FOLLOWER && has.some(({ gpa }) => gpa === FORBIDDEN_GPA)) return UNSUPPORTED;
     this.leave(endpoint);
     const domain = this.domains.get(id) ?? { isBypass, endpoints: new Set(), mappings: [] };
     domain.endpoints.add(endpoint);
@@ -83,7 +89,8 @@ class Model {
     const all = [...this.domains.values()].reduce((sum, { mappings }) => sum + mappings.length, 0);
     if (all >= MAPPINGS_MAX) return NO_MEMORY;
     if (domain.mappings.some((other) => other.first <= last && first <= other.last)) return INVALID;
-    domain.mappings.push({ first, last });
+    if (domain.endpoints.has(FOLLOWER) && gpa === FORBIDDEN_GPA) return FAULT;
+    domain.mappings.push({ first, last, gpa });
     return OK;
   }
 
@@ -127,13 +134,17 @@ class Case {
   readonly #model = new Model();
   readonly #domains = new IommuDomains(native, { addressBits: 64, mappingsMax: MAPPINGS_MAX });
   readonly #workers = new Map(ENDPOINTS.map((id) => [id, new Worker()]));
+  readonly #follower = new FakeFollower();
   readonly #driver: Driver;
   /** Answers that wait for somebody, with what each is to be. */
   #waiting: { chain: FakeChain; expected: number }[] = [];
 
   constructor(below: Below) {
     this.#below = below;
-    for (const [id, worker] of this.#workers) this.#domains.addEndpoint(id, worker);
+    for (const [id, worker] of this.#workers) void this.#domains.addEndpoint(id, worker);
+    void this.#domains.addEndpoint(FOLLOWER, this.#follower);
+    this.#follower.refuses = (mapping) =>
+      mapping !== 'ram' && mapping.gpa === FORBIDDEN_GPA ? 'EFAULT' : undefined;
     this.#driver = new Driver(new Iommu(this.#domains));
     this.#driver.start();
   }
@@ -147,6 +158,8 @@ class Case {
     else if (dice === 4) await this.#babble();
     else await this.#ask();
     for (const [id, { goes }] of this.#workers) this.#checkWay(id, goes);
+    await this.#domains.settled();
+    this.#checkFollower();
   }
 
   async end(): Promise<void> {
@@ -164,14 +177,14 @@ class Case {
 
   #comeOrGo(): void {
     const id = this.#endpoint();
-    const worker = this.#workers.get(id);
-    if (!worker) return;
+    const endpoint = id === FOLLOWER ? this.#follower : this.#workers.get(id);
+    if (!endpoint) return;
     if (this.#model.endpoints.delete(id)) {
       this.#model.leave(id);
       this.#domains.removeEndpoint(id);
     } else {
       this.#model.endpoints.add(id);
-      this.#domains.addEndpoint(id, worker);
+      void this.#domains.addEndpoint(id, endpoint);
     }
   }
 
@@ -258,7 +271,7 @@ class Case {
   }
 
   #endpoint(): number {
-    return [...ENDPOINTS, 9][this.#below(ENDPOINTS.length + 1)] ?? 9;
+    return [...ENDPOINTS, FOLLOWER, 9][this.#below(ENDPOINTS.length + 2)] ?? 9;
   }
 
   #checkWay(id: number, goes: FakeEndpoint['goes']): void {
@@ -267,11 +280,22 @@ class Case {
     const isBypass = domain === undefined || this.#model.domains.get(domain)?.isBypass;
     check((goes === 'by RAM') === isBypass, `Endpoint ${id} does not go where it should`);
   }
+
+  #checkFollower(): void {
+    if (!this.#model.endpoints.has(FOLLOWER)) return;
+    const domain = this.#model.domains.get(this.#model.domainOf(FOLLOWER) ?? -1);
+    const firsts = domain?.mappings.map(({ first }) => Number(first >> 12n)).sort((a, b) => a - b);
+    const expected = domain && !domain.isBypass ? firsts : [-1];
+    check(
+      `${this.#follower.pages}` === `${expected}`,
+      'The follower does not reach what it should',
+    );
+  }
 }
 
-/** Long enough for whatever is to be answered at once. */
+/** Long enough for whatever is to be answered at once, or when the follower has heard of it. */
 async function turns(): Promise<undefined> {
-  for (let i = 0; i < 3; i++) await new Promise((resolve) => setImmediate(resolve));
+  for (let i = 0; i < 8; i++) await new Promise((resolve) => setImmediate(resolve));
   return undefined;
 }
 

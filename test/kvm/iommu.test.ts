@@ -45,7 +45,7 @@ beforeEach(async () => {
   const dma = new native.DmaSpace();
   const domains = new IommuDomains(native, { addressBits: 64 });
   device = new RingDriver(memory, { dma });
-  domains.addEndpoint(8, { space: dma, kick: () => device.kick.signal() });
+  void domains.addEndpoint(8, { space: dma, kick: () => device.kick.signal() });
   iommu = new Driver(new Iommu(domains));
   iommu.start();
   expect(await ask(attach(1, 8))).toEqual(OK);

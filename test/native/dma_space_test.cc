@@ -52,7 +52,7 @@ bool Map(IoDomain* domain, uint64_t first, uint64_t last, uint64_t gpa = 0, bool
 /// Whether it was unmapped, of which nothing is in use.
 bool Unmap(IoDomain* domain, uint64_t first, uint64_t last) {
   Wait wait;
-  const IoStatus status = domain->Unmap(first, last, wait.MakeDrain());
+  const IoStatus status = domain->Unmap(first, last, wait.MakeDrain()).status;
   CHECK(wait.over());
   return status == IoStatus::kOk;
 }
@@ -235,8 +235,8 @@ void UnmappingWaitsForChains(bool complete) {
   Bench bench;
   CHECK(bench.Offer({{Bench::kBuffer, 1, true}}) == Taken::kChain);
   Wait wait;
-  CHECK(bench.domain->Unmap(Bench::kBuffer, Bench::kBuffer + 2 * kPage - 1, wait.MakeDrain()) ==
-        IoStatus::kOk);
+  CHECK(bench.domain->Unmap(Bench::kBuffer, Bench::kBuffer + 2 * kPage - 1, wait.MakeDrain())
+            .status == IoStatus::kOk);
   CHECK(bench.queue.Begin() && !wait.over());
   if (complete)
     bench.queue.Complete(bench.head, 1);
@@ -252,7 +252,7 @@ void MappingAnewIsAnother() {
   CHECK(bench.Offer({{Bench::kBuffer, 1, true}}) == Taken::kChain);
   Wait wait;
   const uint64_t last = Bench::kBuffer + 2 * kPage - 1;
-  CHECK(bench.domain->Unmap(Bench::kBuffer, last, wait.MakeDrain()) == IoStatus::kOk);
+  CHECK(bench.domain->Unmap(Bench::kBuffer, last, wait.MakeDrain()).status == IoStatus::kOk);
   CHECK(Map(bench.domain.get(), Bench::kBuffer, last, 0x90000));
   CHECK(!wait.over());
   CHECK(bench.Points(bench.chain.writable.items[0], Bench::kBufferGpa, 1));
@@ -264,7 +264,7 @@ void RingsAreLetGoOf() {
   Bench bench;
   CHECK(bench.queue.Begin() && !bench.queue.IsStale());
   Wait wait;
-  CHECK(bench.domain->Unmap(Bench::kRings, Bench::kRings + kPage - 1, wait.MakeDrain()) ==
+  CHECK(bench.domain->Unmap(Bench::kRings, Bench::kRings + kPage - 1, wait.MakeDrain()).status ==
         IoStatus::kOk);
   CHECK(!wait.over());
   bench.space->MoveOn();
@@ -294,8 +294,8 @@ void BrokenHoldsChainsOnly() {
   CHECK(bench.Take() == Taken::kBroken);
   CHECK(Unmap(bench.domain.get(), Bench::kRings, Bench::kRings + kPage - 1));
   Wait wait;
-  CHECK(bench.domain->Unmap(Bench::kBuffer, Bench::kBuffer + 2 * kPage - 1, wait.MakeDrain()) ==
-        IoStatus::kOk);
+  CHECK(bench.domain->Unmap(Bench::kBuffer, Bench::kBuffer + 2 * kPage - 1, wait.MakeDrain())
+            .status == IoStatus::kOk);
   CHECK(!wait.over());
   bench.queue.Complete(taken, 1);
   CHECK(wait.over());
@@ -348,7 +348,7 @@ void UnmapAtLast(IoDomain* domain, uint64_t iova, bool idle_only) {
     return;
   }
   Wait wait;
-  CHECK(domain->Unmap(iova, iova + kPage - 1, wait.MakeDrain()) == IoStatus::kOk);
+  CHECK(domain->Unmap(iova, iova + kPage - 1, wait.MakeDrain()).status == IoStatus::kOk);
   while (!wait.over()) std::this_thread::yield();
 }
 

@@ -3,7 +3,9 @@
 #include <errno.h>
 #include <linux/vfio.h>
 
+#include <array>
 #include <cstring>
+#include <map>
 #include <set>
 #include <string>
 #include <utility>
@@ -15,9 +17,13 @@ namespace {
 
 using vmm::BackedRegion;
 using vmm::DmaBlocks;
+using vmm::DmaDomain;
+using vmm::DmaIommu;
 using vmm::DmaMap;
+using vmm::DmaMapping;
 using vmm::DmaRange;
 using vmm::DmaRanges;
+using vmm::IoMapping;
 
 constexpr uint64_t kBlock = 0x1000;
 
@@ -67,22 +73,34 @@ void OnlyPluggedBlocksAreReached() {
 /// An IOMMU that takes no range twice, and none apart.
 struct Iommu {
   std::set<std::pair<uint64_t, uint64_t>> mapped;
-  uint64_t refused_gpa = UINT64_MAX;
+  std::map<uint64_t, DmaMapping> by_iova;
+  uint64_t refused_iova = UINT64_MAX;
   int calls = 0;
 
-  DmaMap::Iommu Calls() {
-    return {[this](const DmaRange& range) {
+  DmaIommu Calls() {
+    return {[this](const DmaMapping& mapping) {
               ++calls;
-              if (range.gpa == refused_gpa) return -ENOMEM;
-              for (const auto& [gpa, size_bytes] : mapped)
-                if (range.gpa < gpa + size_bytes && gpa < range.gpa + range.size_bytes)
+              if (mapping.iova == refused_iova) return -ENOMEM;
+              for (const auto& [iova, size_bytes] : mapped)
+                if (mapping.iova < iova + size_bytes && iova < mapping.iova + mapping.size_bytes)
                   return -EEXIST;
-              mapped.emplace(range.gpa, range.size_bytes);
+              mapped.emplace(mapping.iova, mapping.size_bytes);
+              DmaMapping seen = mapping;
+              seen.host = {std::shared_ptr<void>(), mapping.host.get()};  // shares nothing
+              by_iova.insert_or_assign(mapping.iova, seen);
               return 0;
             },
-            [this](uint64_t gpa, uint64_t size_bytes) {
+            [this](uint64_t iova, uint64_t size_bytes) {
               ++calls;
-              return mapped.erase({gpa, size_bytes}) == 1 ? 0 : -EINVAL;
+              const auto end = iova + size_bytes;
+              for (const auto& [at, len] : mapped)
+                if (at < end && iova < at + len && (at < iova || at + len > end)) return -EINVAL;
+              const auto had = mapped.size();
+              std::erase_if(mapped,
+                            [&](const auto& one) { return one.first >= iova && one.first < end; });
+              std::erase_if(by_iova,
+                            [&](const auto& one) { return one.first >= iova && one.first < end; });
+              return mapped.size() < had ? 0 : -ENOENT;
             }};
   }
 };
@@ -123,14 +141,14 @@ void MemoryThatIsReachedStays() {
 void WhatIsRefusedIsTold() {
   Iommu iommu;
   DmaMap map(iommu.Calls());
-  iommu.refused_gpa = 4 * kBlock;
+  iommu.refused_iova = 4 * kBlock;
   const std::vector<BackedRegion> ram{RegionAt(0, kBlock), RegionAt(4 * kBlock, kBlock)};
   CHECK(map.Follow(DmaRanges(ram, {})) == -ENOMEM);
   CHECK(iommu.mapped.size() == 1);
   const std::vector<BackedRegion> file{RegionAt(0, kBlock), RegionAt(4 * kBlock, kBlock, true)};
   CHECK(map.Follow(DmaRanges(file, {})) == 0);
   CHECK(map.left_out_bytes() == kBlock);
-  iommu.refused_gpa = UINT64_MAX;
+  iommu.refused_iova = UINT64_MAX;
   CHECK(map.Follow(DmaRanges(ram, {})) == 0);
   CHECK(map.left_out_bytes() == 0 && iommu.mapped.size() == 2);
 }
@@ -143,6 +161,137 @@ void AnIommuThatForgotIsToldAnew() {
   map.Forget();
   CHECK(map.Follow(DmaRanges({RegionAt(0, kBlock)}, {})) == 0);
   CHECK(iommu.mapped.size() == 1);
+}
+
+/// Two regions that follow each other, a hole, and one that may not be written.
+std::vector<DmaRange> Ram() {
+  BackedRegion readonly = RegionAt(12 * kBlock, kBlock);
+  readonly.readonly = true;
+  return DmaRanges({RegionAt(0, 4 * kBlock), RegionAt(4 * kBlock, 4 * kBlock), readonly}, {});
+}
+
+/// What the IOMMU maps, each with its place in `bytes`.
+std::vector<std::array<uint64_t, 3>> PlacesOf(const Iommu& iommu) {
+  std::vector<std::array<uint64_t, 3>> places;
+  for (const auto& [iova, mapping] : iommu.by_iova)
+    places.push_back({iova / kBlock, mapping.size_bytes / kBlock,
+                      static_cast<uint64_t>(mapping.host.get() - bytes) / kBlock});
+  return places;
+}
+
+IoMapping MappingOf(uint64_t iova, uint64_t blocks, uint64_t gpa, bool readable = true,
+                    bool writable = true) {
+  return {iova * kBlock, (iova + blocks) * kBlock - 1, gpa * kBlock, readable, writable};
+}
+
+void AMappingLiesWhereItsMemoryIs() {
+  Iommu iommu;
+  DmaDomain domain(iommu.Calls());
+  CHECK(domain.Follow(Ram()) == 0);
+  CHECK(domain.Map(MappingOf(100, 3, 2)) == 0);  // across two regions
+  CHECK(domain.Map(MappingOf(200, 1, 12, true, false)) == 0);
+  CHECK(domain.Map(MappingOf(300, 1, 5, false, true)) == 0);
+  CHECK(domain.Map(MappingOf(400, 1, 6, false, false)) == 0);  // nothing is reached
+  using Places = std::vector<std::array<uint64_t, 3>>;
+  CHECK((PlacesOf(iommu) == Places{{100, 2, 2}, {102, 1, 4}, {200, 1, 12}, {300, 1, 5}}));
+  CHECK(iommu.by_iova.at(100 * kBlock).readable && iommu.by_iova.at(100 * kBlock).writable);
+  CHECK(!iommu.by_iova.at(200 * kBlock).writable && !iommu.by_iova.at(300 * kBlock).readable);
+  CHECK(domain.Unmap(100 * kBlock, 300 * kBlock - 1) == 0);
+  CHECK((PlacesOf(iommu) == Places{{300, 1, 5}}));
+  CHECK(domain.Unmap(0, UINT64_MAX) == 0 && iommu.mapped.empty());
+  CHECK(domain.Unmap(0, UINT64_MAX) == 0);
+}
+
+void WhatIsNoMemoryIsNotMapped() {
+  Iommu iommu;
+  DmaDomain domain(iommu.Calls());
+  CHECK(domain.Follow(Ram()) == 0);
+  CHECK(domain.Map(MappingOf(0, 1, 8)) == -EFAULT);
+  CHECK(domain.Map(MappingOf(0, 2, 7)) == -EFAULT);
+  CHECK(domain.Map(MappingOf(0, 2, 11)) == -EFAULT);
+  CHECK(domain.Map(MappingOf(0, 2, 12, true, false)) == -EFAULT);
+  CHECK(domain.Map(MappingOf(0, 1, 12)) == -EFAULT);  // not to be written
+  CHECK(domain.Follow(DmaRanges({RegionAt(2 * kBlock, kBlock)}, {})) == 0);
+  CHECK(domain.Map(MappingOf(0, 1, 1)) == -EFAULT);
+  CHECK(domain.Follow({}) == 0 && domain.Map(MappingOf(0, 1, 0)) == -EFAULT);
+  CHECK(iommu.calls == 0);
+}
+
+void WhatIsRefusedHalfwayIsTakenBack() {
+  Iommu iommu;
+  DmaDomain domain(iommu.Calls());
+  CHECK(domain.Follow(Ram()) == 0);
+  iommu.refused_iova = 102 * kBlock;
+  CHECK(domain.Map(MappingOf(100, 3, 2)) == -ENOMEM);
+  CHECK(iommu.mapped.empty());
+  iommu.refused_iova = UINT64_MAX;
+  CHECK(domain.Map(MappingOf(100, 3, 2)) == 0);
+}
+
+void AMappingEndsWithItsMemory() {
+  Iommu iommu;
+  DmaDomain domain(iommu.Calls());
+  CHECK(domain.Follow(Ram()) == 0);
+  CHECK(domain.Map(MappingOf(100, 2, 1)) == 0);
+  CHECK(domain.Map(MappingOf(200, 2, 3)) == 0);
+  CHECK(domain.Map(MappingOf(300, 1, 4)) == 0);
+  CHECK(domain.Follow(Ram()) == 0 && iommu.mapped.size() == 4);
+  CHECK(domain.Follow(DmaRanges({RegionAt(0, 4 * kBlock)}, {})) == 0);
+  CHECK(iommu.mapped.size() == 1 && iommu.by_iova.contains(100 * kBlock));
+  BackedRegion other = RegionAt(0, 4 * kBlock);  // other memory, in the same place
+  other.host = {std::shared_ptr<void>(), bytes + kBlock};
+  CHECK(domain.Follow(DmaRanges({other}, {})) == 0);
+  CHECK(iommu.mapped.empty());
+}
+
+void MemoryIsMappedSoManyTimes() {
+  Iommu iommu;
+  DmaDomain domain(iommu.Calls());
+  CHECK(domain.Follow(DmaRanges({RegionAt(0, 2 * kBlock)}, {})) == 0);
+  const uint64_t most = 2 * DmaDomain::kTimesMax;
+  for (uint64_t i = 0; i < most; ++i) CHECK(domain.Map(MappingOf(100 + i, 1, i % 2)) == 0);
+  CHECK(domain.Map(MappingOf(500, 1, 0)) == -ENOSPC);
+  CHECK(iommu.mapped.size() == most);
+  CHECK(domain.Unmap(100 * kBlock, 101 * kBlock - 1) == 0);
+  CHECK(domain.Map(MappingOf(500, 1, 0)) == 0);
+  CHECK(domain.Map(MappingOf(501, 1, 0)) == -ENOSPC);
+  domain.Forget();
+  iommu.mapped.clear();
+  CHECK(domain.Map(MappingOf(501, 1, 0)) == 0);
+}
+
+std::string LimitsInfo(uint32_t flags, const std::vector<vfio_iova_range>& ranges) {
+  vfio_iommu_type1_info header{};
+  header.flags = flags;
+  header.iova_pgsizes = 4096;
+  header.cap_offset = sizeof(header);
+  vfio_iommu_type1_info_cap_iova_range cap{};
+  cap.header.id = VFIO_IOMMU_TYPE1_INFO_CAP_IOVA_RANGE;
+  cap.nr_iovas = static_cast<uint32_t>(ranges.size()) + 1;  // one more than there is room for
+  std::string text(reinterpret_cast<const char*>(&header), sizeof(header));
+  text.append(reinterpret_cast<const char*>(&cap), sizeof(cap));
+  for (const vfio_iova_range& range : ranges)
+    text.append(reinterpret_cast<const char*>(&range), sizeof(range));
+  return text;
+}
+
+vmm::IommuLimits LimitsOf(const std::string& info, size_t cut = 0) {
+  return vmm::ParseLimits(reinterpret_cast<const std::byte*>(info.data()), info.size() - cut);
+}
+
+void WhatTheHostCanMapIsRead() {
+  constexpr uint32_t kAll = VFIO_IOMMU_INFO_PGSIZES | VFIO_IOMMU_INFO_CAPS;
+  const auto info = LimitsInfo(kAll, {{0, 0xfff}, {0x800, 0x900}, {9, 8}, {0x2000, UINT64_MAX}});
+  const auto limits = LimitsOf(info);
+  CHECK(limits.page_sizes == 4096 && limits.ranges.size() == 2);  // in order, none that overlap
+  CHECK(limits.ranges[0].last == 0xfff && limits.ranges[1].first == 0x2000);
+  for (size_t cut = 0; cut <= info.size(); ++cut) {
+    const auto part = LimitsOf(info, cut);
+    CHECK(!part.ranges.empty() && part.ranges.size() <= 2);
+  }
+  const auto silent = LimitsOf(LimitsInfo(0, {{0, 0xfff}}));
+  CHECK(silent.page_sizes == 0 && silent.ranges.size() == 1);
+  CHECK(silent.ranges[0].first == 0 && silent.ranges[0].last == UINT64_MAX);
 }
 
 /// A region of four pages, with what tells of areas behind `caps` other capabilities.
@@ -225,6 +374,12 @@ int main() {
   Test("memory that devices reach stays until they no longer do", MemoryThatIsReachedStays);
   Test("RAM that is refused is told of, a file is left out", WhatIsRefusedIsTold);
   Test("an IOMMU that forgot is told anew", AnIommuThatForgotIsToldAnew);
+  Test("a mapping lies where its memory is", AMappingLiesWhereItsMemoryIs);
+  Test("what is no memory is not mapped", WhatIsNoMemoryIsNotMapped);
+  Test("what is refused halfway is taken back", WhatIsRefusedHalfwayIsTakenBack);
+  Test("a mapping ends with its memory", AMappingEndsWithItsMemory);
+  Test("memory is mapped so many times", MemoryIsMappedSoManyTimes);
+  Test("what the host can map is read", WhatTheHostCanMapIsRead);
   Test("areas that can be mapped lie in their region", AreasAreThoseThatLieInTheRegion);
   Test("without VFIO nothing is opened", WithoutVfioNothingIsOpened);
 }

@@ -1,5 +1,6 @@
 /** What a function that is handed to a guest is made of, be it the kernel's or another process's. */
 import type { EventFd, Later } from '../../native.ts';
+import type { MappingFollower } from '../../native-iommu.ts';
 import type { VfioArea, VfioRegion } from '../../native-vfio.ts';
 
 /**
@@ -24,6 +25,8 @@ export interface VfioBackend {
   settled(): Promise<void> | undefined;
   /** Whoever has it wants it back. */
   onRequest(handler: () => void): void;
+  /** Behind an IOMMU: who is to hear what is mapped for it. */
+  readonly follower?: MappingFollower | undefined;
   /** Resolves when it knows where the guest's memory is now. Absent if nobody need tell it. */
   memoryChanged?(): Promise<void>;
   /** Rejects if it has no reset, or is gone. */

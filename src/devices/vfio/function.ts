@@ -6,6 +6,7 @@
  */
 import { Reader } from '../../bytes.ts';
 import type { EventFd } from '../../native.ts';
+import type { MappingFollower } from '../../native-iommu.ts';
 import { VFIO, type VfioRegion } from '../../native-vfio.ts';
 import type { DeviceContext, FunctionBar, PciFunction } from '../device.ts';
 import { BAR_64, BAR_COUNT, BAR_PREFETCHABLE, BARS } from '../pci/config-space.ts';
@@ -84,6 +85,10 @@ export class VfioFunction implements PciFunction {
 
   get bars(): readonly FunctionBar[] {
     return this.#bars.map(({ bar }) => bar);
+  }
+
+  get follower(): MappingFollower | undefined {
+    return this.#device.follower;
   }
 
   /** What the device does on its own, goes on: Linux cannot stop it, nor tell when it is done. */

@@ -3,7 +3,7 @@ import { allOnes } from '../../bytes.ts';
 import { VmmError } from '../../errors.ts';
 import type { EventFd } from '../../native.ts';
 import { VFIO, type VfioArea, type VfioDevice } from '../../native-vfio.ts';
-import type { PassthroughHost } from '../device.ts';
+import type { DeviceContext, PassthroughHost } from '../device.ts';
 import { FUNCTION_BYTES, SPACE_BYTES } from '../pci/config-space.ts';
 import type { VfioConfig } from './config.ts';
 import type { VfioBackend } from './device.ts';
@@ -14,13 +14,14 @@ import { findHostDevice, refusedDevice } from './sysfs.ts';
 /** @throws VmmError 'invalid-config' if the device is not to be had, 'host' if the host fails. */
 export async function openHostDevice(
   config: VfioConfig,
-  context: FunctionContext,
+  context: FunctionContext & Pick<DeviceContext, 'iommu'>,
 ): Promise<VfioFunction> {
-  const { id, passthrough } = context;
+  const { id, passthrough, iommu } = context;
   const { name, group } = findHostDevice(config.path ?? '', id);
+  const first = iommu?.isBypassed ? 'ram' : 'nothing';
   let device: VfioDevice;
   try {
-    device = await passthrough.open(group, name);
+    device = await passthrough.open(group, name, config.iommu ? first : undefined);
   } catch (cause) {
     throw openFault(cause, config.path ?? '', id);
   }
@@ -41,6 +42,7 @@ export async function openHostDevice(
 class HostDevice implements VfioBackend {
   readonly regions;
   readonly irqCounts;
+  readonly follower;
   readonly #device: VfioDevice;
   readonly #passthrough: PassthroughHost;
   #closed: Promise<void> | undefined;
@@ -50,6 +52,7 @@ class HostDevice implements VfioBackend {
     this.#passthrough = passthrough;
     this.regions = device.regions();
     this.irqCounts = device.irqCounts();
+    this.follower = passthrough.followerOf(device);
   }
 
   async readConfig(): Promise<Uint8Array> {

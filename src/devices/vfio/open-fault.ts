@@ -12,6 +12,16 @@ interface Reason {
 /** The first that fits counts. */
 const REASONS: readonly Reason[] = [
   {
+    ...{ call: /^virtual IOMMU$/, code: /EBUSY/ },
+    text: 'The device shares its IOMMU group with another of the guest',
+    remedy: 'behind the virtual IOMMU each needs a group of its own: leave one of them out',
+  },
+  {
+    ...{ call: /^virtual IOMMU$/, code: /./ },
+    text: "The host's IOMMU maps no pages as small as the guest does",
+    remedy: 'set iommu to off',
+  },
+  {
     ...{ call: /vfio\/vfio|EXTENSION|VERSION/, code: /./ },
     text: 'failed to open /dev/vfio/vfio container',
     remedy: 'load the kernel module vfio-pci, and give the VMM access to /dev/vfio/vfio',
@@ -34,7 +44,9 @@ const REASONS: readonly Reason[] = [
   {
     ...{ call: /MAP_DMA/, code: /ENOMEM/ },
     text: 'Guest memory cannot be locked for the device',
-    remedy: "raise the VMM's limit of locked memory, RLIMIT_MEMLOCK, above the size of the guest",
+    remedy:
+      "raise the VMM's limit of locked memory, RLIMIT_MEMLOCK, above the size of the guest, once " +
+      'for each device behind the virtual IOMMU',
   },
   {
     ...{ call: /MAP_DMA/, code: /./ },

@@ -8,6 +8,7 @@
  */
 import { Reader, Writer } from '../../bytes.ts';
 import type { Chain, Virtqueue } from '../../native.ts';
+import type { IovaRange } from '../../native-iommu.ts';
 import { bool } from '../../schema.ts';
 import { type Activation, F_EVENT_IDX, F_INDIRECT_DESC, type VirtioDevice } from './device.ts';
 import { type IommuDomains, MSI_RANGE, STATUS, type Status } from './iommu-domains.ts';
@@ -53,13 +54,31 @@ const REQUEST_BYTES_MAX = 72;
 /** The status stands at the end of what the device writes. */
 const TAIL_BYTES = 4;
 
-/** The only property: where interrupts are written to. §5.13.6.7. */
-const PROPERTIES = new Writer(PROBE_BYTES)
-  .u16(0, 1) // RESV_MEM
-  .u16(2, 20) // bytes that follow
-  .u8(4, 1) // of MSIs
-  .u64(8, MSI_RANGE.first)
-  .u64(16, MSI_RANGE.last).bytes;
+// The only property, §5.13.6.7: what cannot be mapped.
+const RESV_MEM = 1;
+const RESV_MEM_BYTES = 24;
+const OF_HOST = 0;
+const OF_INTERRUPTS = 1;
+const RESERVED_MAX = Math.floor(PROBE_BYTES / RESV_MEM_BYTES);
+
+/** Where interrupts are written, and whatever does not exist for who follows the mappings. */
+function propertiesOf(reserved: readonly IovaRange[]): Uint8Array {
+  const properties = new Writer(PROBE_BYTES);
+  const all = [
+    { ...MSI_RANGE, subtype: OF_INTERRUPTS },
+    ...reserved.map((range) => ({ ...range, subtype: OF_HOST })),
+  ];
+  for (const [i, { first, last, subtype }] of all.slice(0, RESERVED_MAX).entries()) {
+    const at = i * RESV_MEM_BYTES;
+    properties
+      .u16(at, RESV_MEM)
+      .u16(at + 2, RESV_MEM_BYTES - 4) // that follow
+      .u8(at + 4, subtype)
+      .u64(at + 8, first)
+      .u64(at + 16, last);
+  }
+  return properties.bytes;
+}
 
 const ADDRESS_MAX = 2n ** 64n - 1n;
 
@@ -75,7 +94,7 @@ export class Iommu implements VirtioDevice {
 
   constructor(domains: IommuDomains) {
     this.#domains = domains;
-    this.sharedKick = { queue: 0, domains: domains.mapped };
+    this.sharedKick = { queue: 0, domains: domains.unfollowed };
     const isNarrow = domains.last < ADDRESS_MAX;
     this.features =
       F_MAP_UNMAP |
@@ -104,7 +123,7 @@ export class Iommu implements VirtioDevice {
     this.#accepted = features;
     requests?.onKick(() => this.#serve(requests));
     // Nobody but this would know that a driver has not accepted there to be mappings.
-    if ((features & F_MAP_UNMAP) !== 0n) requests?.shareKicks(this.#domains.mapped);
+    if ((features & F_MAP_UNMAP) !== 0n) requests?.shareKicks(this.#domains.unfollowed);
   }
 
   /**
@@ -153,14 +172,20 @@ export class Iommu implements VirtioDevice {
     const propertyBytes = hasRoom ? PROBE_BYTES : chain.writableBytes - TAIL_BYTES;
     const isThere = this.#domains.hasEndpoint(endpoint);
     const failure = isThere ? STATUS.invalid : STATUS.noEntry;
-    const properties = hasRoom && isThere ? PROPERTIES : new Uint8Array(propertyBytes);
+    const properties =
+      hasRoom && isThere
+        ? propertiesOf(this.#domains.reservedOf(endpoint))
+        : new Uint8Array(propertyBytes);
     chain.write(properties);
     chain.write(tail(hasRoom && isThere ? STATUS.ok : failure), propertyBytes);
     chain.complete(propertyBytes + TAIL_BYTES);
   }
 
-  /** What waits is answered by who is at work there. */
-  async pause(): Promise<void> {}
+  /** What waits is answered by who is at work there, or has been before this resolves. */
+  async pause(): Promise<void> {
+    await this.#domains.settled();
+  }
+
   resume(): void {}
 
   async reset(): Promise<void> {

@@ -1,6 +1,7 @@
 /** A PCI device of the host's, KVM's part of it, and what a VM's devices share, without any host. */
 import type { PassthroughHost } from '../../../src/devices/device.ts';
 import type { EventFd } from '../../../src/native.ts';
+import type { MappingFollower } from '../../../src/native-iommu.ts';
 import {
   type Passthrough,
   VFIO,
@@ -144,6 +145,9 @@ export class FakePassthrough implements Passthrough {
 export class FakePassthroughHost implements PassthroughHost {
   readonly guest = new FakePassthrough();
   device = new FakeVfioDevice();
+  /** Of a device behind the virtio-iommu, what it was to reach at first. */
+  reach: 'ram' | 'nothing' | undefined;
+  follower: MappingFollower | undefined;
   /** Instead of a device. */
   fault: unknown;
   window = { gpa: 0xc000_0000, sizeBytes: 0x2800_0000 };
@@ -152,9 +156,14 @@ export class FakePassthroughHost implements PassthroughHost {
     return new FakeEventFd();
   }
 
-  async open(): Promise<VfioDevice> {
+  async open(_group: string, _name: string, reach?: 'ram' | 'nothing'): Promise<VfioDevice> {
     if (this.fault) throw this.fault;
+    this.reach = reach;
     return this.device;
+  }
+
+  followerOf(): MappingFollower | undefined {
+    return this.follower;
   }
 
   async close(device: VfioDevice): Promise<void> {

@@ -1,9 +1,13 @@
 import { expect, test } from 'vitest';
+import type { PciFunction } from '../../../src/devices/device.ts';
+import { ConfigSpace } from '../../../src/devices/pci/config-space.ts';
 import { errorChain, VmmError } from '../../../src/errors.ts';
 import { native } from '../../../src/native.ts';
-import { withIommu } from '../../../src/vmm/devices.ts';
+import { object } from '../../../src/schema.ts';
+import { type Kinds, withIommu } from '../../../src/vmm/devices.ts';
 import { VmIommu } from '../../../src/vmm/iommu.ts';
 import { Echo } from '../support/echo.ts';
+import { FakeFollower } from '../support/fake-iommu.ts';
 import { machine } from '../support/pci-machine.ts';
 
 const SEGMENT_1_SLOT_1 = 0x1_0008;
@@ -20,9 +24,51 @@ test('devices whose config says so are endpoints, and go with their devices', as
   expect([...iommu.domains.endpoints]).toEqual([1 << 3, SEGMENT_1_SLOT_1]);
   devices.remove('_disk0');
   devices.eject({ segment: 0, slot: 1 });
-  await devices.dispose();
   expect([...iommu.domains.endpoints]).toEqual([SEGMENT_1_SLOT_1]);
+  await devices.dispose();
+  expect([...iommu.domains.endpoints]).toEqual([]);
   expect(bus.ecam.read(1 << 15, 4)).toBe(0xffff_ffff);
+});
+
+const IDENTITY = { vendorId: 1, deviceId: 2, classCode: 3 };
+
+/** A function that carries itself, and follows the mappings for itself. */
+const passed = (follower: FakeFollower, onDisposed = () => {}): Kinds => ({
+  passed: {
+    ...{ schema: object({}), idPrefix: '_passed' },
+    create: (): PciFunction => ({
+      ...{ follower, bars: [], space: new ConfigSpace(IDENTITY) },
+      ...{ pause: async () => {}, resume() {}, unplug() {} },
+      async [Symbol.asyncDispose]() {
+        onDisposed();
+      },
+    }),
+  },
+});
+
+test('a function that follows mappings hears what it reaches, and at the end, nothing', async () => {
+  const follower = new FakeFollower();
+  const { attach } = machine(undefined, passed(follower), undefined, iommuOf());
+  const devices = await attach({ passed: [{ id: 'p', iommu: true }], disks: [{ id: 'd' }] });
+  expect(follower.log).toEqual(['ram']);
+  await devices.dispose();
+  expect(follower.log).toEqual(['ram']);
+});
+
+test('one that cannot reach what it is to reach is not there, and is disposed of', async () => {
+  const follower = new FakeFollower();
+  follower.refuses = () => 'ENOMEM';
+  const iommu = iommuOf();
+  let isDisposed = false;
+  const kinds = passed(follower, () => {
+    isDisposed = true;
+  });
+  const { attach, wanted, buses } = machine(undefined, kinds, undefined, iommu);
+  const devices = await attach({});
+  const refused = devices.add(wanted('passed', { iommu: true, pci_segment: 1 }));
+  await expect(refused).rejects.toThrow('cannot put a device behind');
+  expect([isDisposed, [...iommu.domains.endpoints]]).toEqual([true, []]);
+  expect(buses[1]?.ecam.read(1 << 15, 4)).toBe(0xffff_ffff);
 });
 
 test('what is plugged can be in a segment behind the IOMMU, and nowhere else', async () => {

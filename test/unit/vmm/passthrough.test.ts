@@ -8,12 +8,20 @@ const BLOCK = 2 << 20;
 function create() {
   const log: string[] = [];
   let discards: (() => void)[] = [];
-  const state = { fault: undefined as Error | undefined, leftOutBytes: 0 };
+  const state = {
+    fault: undefined as Error | undefined,
+    leftOutBytes: 0,
+    limits: { ranges: [{ first: 0n, last: 2n ** 64n - 1n }], pageSizes: 4096n },
+  };
   class Container {
     async follow(_: unknown, blocks: { plugged: Uint8Array }[]): Promise<void> {
       log.push(`follow ${blocks.map(({ plugged }) => [...plugged].join('')).join(' ')}`);
       if (state.fault) throw state.fault;
     }
+    reach = async (to: unknown) => void log.push(`reach ${to}`);
+    map = ({ first }: { first: bigint }) => void log.push(`map ${first}`);
+    unmap = (first: bigint) => void log.push(`unmap ${first}`);
+    limits = () => state.limits;
     leftOutBytes = () => state.leftOutBytes;
     close = () => void log.push('container closed');
   }
@@ -116,6 +124,89 @@ test('nothing is discarded while a device is there; before, the last discard end
   await shared.close(device);
   void shared.discard(NOTHING);
   expect(log.at(-1)).toBe('discard');
+});
+
+const [GROUP, OTHER_GROUP] = ['/dev/vfio/7', '/dev/vfio/8'];
+const MAPPING = { first: 4096n, last: 8191n, gpa: 0n, isReadable: true, isWritable: true };
+
+test('behind the virtio-iommu a device reaches what is mapped for it alone', async () => {
+  const { shared, log } = create();
+  const [near, far] = [await shared.open(GROUP, 'a'), await shared.open(OTHER_GROUP, 'b', 'ram')];
+  expect(shared.followerOf(near)).toBeUndefined();
+  const follower = shared.followerOf(far);
+  log.length = 0;
+  await follower?.attached('nothing');
+  await follower?.mapped(MAPPING);
+  await follower?.unmapped(4096n, 8191n);
+  expect(log).toEqual(['reach nothing', 'map 4096', 'unmap 4096']);
+
+  log.length = 0;
+  await shared.memoryChanged(); // of either
+  expect(log).toEqual(['follow 000', 'follow 000']);
+
+  log.length = 0;
+  await shared.close(far);
+  expect(log).toEqual(['reset', 'drop', 'close', 'container closed']);
+  await follower?.attached('ram');
+  await follower?.mapped(MAPPING);
+  await follower?.unmapped(4096n, 8191n);
+  expect(log).toHaveLength(4); // it is gone
+  await shared.close(near);
+  expect(log.slice(4)).toEqual(['reset', 'drop', 'close', 'container closed']);
+});
+
+test('one that is to reach nothing at first never has memory', async () => {
+  const { shared, log } = create();
+  await shared.open(GROUP, 'a', 'nothing');
+  expect(log).toEqual(['open', 'reach nothing', 'follow 000', 'hold']);
+});
+
+test('behind the virtio-iommu a device has its group for itself', async () => {
+  const { shared, log } = create();
+  const behind = await shared.open(GROUP, 'a', 'ram');
+  await shared.open(OTHER_GROUP, 'b');
+  for (const [group, reach] of [
+    [GROUP, 'ram'],
+    [GROUP, undefined],
+    [OTHER_GROUP, 'ram'],
+  ] as const)
+    await expect(shared.open(group, 'c', reach)).rejects.toMatchObject({
+      syscall: 'virtual IOMMU',
+    });
+  await shared.close(behind);
+  log.length = 0;
+  await shared.open(GROUP, 'c', 'ram');
+  expect(log).toContain('hold');
+});
+
+test("what the host's IOMMU maps nowhere is told", async () => {
+  const { shared, state } = create();
+  state.limits.ranges = [
+    { first: 0x1000n, last: 0xfedf_ffffn },
+    { first: 0xfef0_0000n, last: 2n ** 48n - 1n },
+  ];
+  const device = await shared.open(GROUP, 'a', 'ram');
+  expect(shared.followerOf(device)?.reserved).toEqual([
+    { first: 0n, last: 0xfffn },
+    { first: 0xfee0_0000n, last: 0xfeef_ffffn },
+    { first: 2n ** 48n, last: 2n ** 64n - 1n },
+  ]);
+});
+
+test('an IOMMU of the host that maps larger pages alone is refused, and nothing is left', async () => {
+  const { shared, log, state } = create();
+  state.limits.pageSizes = (2n ** 16n) | (2n ** 21n);
+  await expect(shared.open(GROUP, 'a', 'ram')).rejects.toMatchObject({ code: 'ENOTSUP' });
+  expect(log).toEqual(['open', 'drop', 'close', 'container closed']);
+  state.limits.pageSizes = 0n; // it does not say
+  await shared.open(GROUP, 'a', 'ram');
+});
+
+test('nothing is discarded while a device is behind the virtio-iommu', async () => {
+  const { shared, log } = create();
+  await shared.open(GROUP, 'a', 'nothing');
+  await shared.discard(NOTHING);
+  expect(log).not.toContain('discard');
 });
 
 test('BARs may lie within a window, and nowhere else', () => {

@@ -2,9 +2,12 @@ import { mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from 'node
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, test } from 'vitest';
+import type { DeviceContext } from '../../../../src/devices/device.ts';
 import type { VfioConfig } from '../../../../src/devices/vfio/config.ts';
 import { openHostDevice } from '../../../../src/devices/vfio/host-device.ts';
+import { IommuDomains } from '../../../../src/devices/virtio/iommu-domains.ts';
 import { errorChain } from '../../../../src/errors.ts';
+import { native } from '../../../../src/native.ts';
 import { VFIO } from '../../../../src/native-vfio.ts';
 import { FakeVm } from '../../support/fake-host.ts';
 import { FakePassthroughHost, FakeVfioDevice } from '../../support/fake-vfio.ts';
@@ -41,7 +44,11 @@ afterEach(() => rmSync(sysfs, { recursive: true }));
 const nvme = () =>
   new FakeVfioDevice().put(MSI, 0x0086_6005, 0, 0, 0).put(MSIX, 0x0002_0011, 0x2000, 0x3000);
 
-async function open(device = nvme(), config: Partial<VfioConfig> = {}) {
+async function open(
+  device = nvme(),
+  config: Partial<VfioConfig> = {},
+  iommu?: DeviceContext['iommu'],
+) {
   const host = new FakePassthroughHost();
   host.device = device;
   const vm = new FakeVm();
@@ -50,7 +57,7 @@ async function open(device = nvme(), config: Partial<VfioConfig> = {}) {
   const pci = await openHostDevice(
     { path, iommu: false, pci_segment: 0, x_exclude_mmap_bars: [], ...config },
     {
-      ...{ id: '_vfio0', vm, passthrough: host, lineGsi: GSI, placeBar: () => GPA },
+      ...{ id: '_vfio0', vm, passthrough: host, lineGsi: GSI, placeBar: () => GPA, iommu },
       onWarning: (message) => warnings.push(message),
       onReclaim: () => reclaimed++,
     },
@@ -206,12 +213,20 @@ test('a device that the host wants back is told of; one that is gone hurts nobod
   expect(pci.space.read(0x204, 4)).toBe(0xffff_ffff);
 });
 
+test('behind the virtio-iommu it reaches all memory at first, if endpoints there do', async () => {
+  const domains = new IommuDomains(native, { addressBits: 64 });
+  const reaches = async (iommu: boolean) => (await open(nvme(), { iommu }, domains)).host.reach;
+  expect([await reaches(false), await reaches(true)]).toEqual([undefined, 'ram']);
+  domains.isBypassed = false;
+  expect(await reaches(true)).toBe('nothing');
+});
+
 const refusal = (given: Partial<VfioConfig> = {}, fault?: unknown): Promise<string> => {
   const host = new FakePassthroughHost();
   host.fault = fault;
   const config = { path, iommu: false, pci_segment: 0, x_exclude_mmap_bars: [], ...given };
   const context = { id: 'devices[0]', vm: new FakeVm(), passthrough: host, lineGsi: GSI };
-  const rest = { placeBar: () => GPA, onWarning: () => {}, onReclaim: () => {} };
+  const rest = { placeBar: () => GPA, iommu: undefined, onWarning: () => {}, onReclaim: () => {} };
   return openHostDevice(config, { ...context, ...rest }).then(
     () => 'opened',
     (error) => errorChain(error).join(' | '),
@@ -269,6 +284,8 @@ test.each([
   ['EACCES', 'open(VFIO group)', /cannot be opened .*access/],
   ['ENOMEM', 'ioctl(VFIO_IOMMU_MAP_DMA)', /cannot be locked .*RLIMIT_MEMLOCK/],
   ['EINVAL', 'ioctl(VFIO_IOMMU_MAP_DMA)', /iommu table .*max_phys_bits/],
+  ['EBUSY', 'virtual IOMMU', /with another of the guest .*a group of its own/],
+  ['ENOTSUP', 'virtual IOMMU', /no pages as small .*set iommu to off/],
 ])('%s of %s is told with a remedy', async (code, syscall, text) => {
   expect(await refusal({}, sysError(code, syscall))).toMatch(text);
 });

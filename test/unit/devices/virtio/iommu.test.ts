@@ -26,8 +26,8 @@ interface BenchOptions extends StartOptions {
 function bench({ addressBits = 64, mappingsMax = 100, ...options }: BenchOptions = {}) {
   const domains = new IommuDomains(native, { addressBits, mappingsMax });
   const [eight, sixteen] = [new FakeEndpoint(), new FakeEndpoint()];
-  domains.addEndpoint(8, eight);
-  domains.addEndpoint(16, sixteen);
+  void domains.addEndpoint(8, eight);
+  void domains.addEndpoint(16, sixteen);
   const driver = new Driver(new Iommu(domains));
   driver.start(options);
   const ask = (request: Uint8Array, writableBytes = 4) => driver.request(0, request, writableBytes);
@@ -288,7 +288,7 @@ describe('what is under way', () => {
 describe('vCPUs that kick serve requests', () => {
   test('unless the driver has not accepted that there are mappings', () => {
     const { driver, domains } = bench();
-    expect(driver.queue(0).sharedWith).toBe(domains.mapped);
+    expect(driver.queue(0).sharedWith).toBe(domains.unfollowed);
     expect(driver.queue(1).sharedWith).toBeUndefined();
     expect(bench({ features: 1n << 32n }).driver.queue(0).sharedWith).toBeUndefined();
   });
@@ -297,10 +297,10 @@ describe('vCPUs that kick serve requests', () => {
     const { driver, domains } = bench();
     const NOTIFY = 0x6000;
     const at = (gpa: number) => [...driver.vm.served].map(([kick, of]) => [kick - gpa, of]);
-    expect(at(driver.barGpa)).toEqual([[NOTIFY, domains.mapped]]);
+    expect(at(driver.barGpa)).toEqual([[NOTIFY, domains.unfollowed]]);
     driver.config(0x10, 4, 0xc010_0000);
     driver.config(0x14, 4, 0);
-    expect(at(0xc010_0000)).toEqual([[NOTIFY, domains.mapped]]);
+    expect(at(0xc010_0000)).toEqual([[NOTIFY, domains.unfollowed]]);
     expect(driver.vm.claims).toHaveLength(2);
     expect(driver.read(DEVICE_CONFIG + 32, 4)).toBe(512);
     const msixTable = 0x8000;

@@ -414,10 +414,10 @@ test('a boot names everything that is not supported yet, and nothing that has no
     disks: [{ path: '/d', iommu: true }],
     net: [{ iommu: true }],
     pmem: [{ file: '/f', iommu: true }],
+    devices: [{ path: '/d', iommu: true }],
   });
   const asking = configOf({
     balloon: { size: 0, iommu: true },
-    devices: [{ path: '/d', iommu: true }],
     net: [{ vhost_user: true, vhost_socket: '/s', iommu: true }],
     disks: [
       { path: '/e', image_type: 'Vhdx', rate_limiter_config: { ops: { size: 9, refill_time: 9 } } },
@@ -429,8 +429,7 @@ test('a boot names everything that is not supported yet, and nothing that has no
 
   expect(() => checkBootable(fine)).not.toThrow();
   expect(refusalOf(() => checkBootable(asking)).message).toBe(
-    'Not supported yet: platform.tdx, ' +
-      'net[0] iommu, balloon iommu, vdpa[0] path /d, devices[0] iommu, tpm',
+    'Not supported yet: platform.tdx, ' + 'net[0] iommu, balloon iommu, vdpa[0] path /d, tpm',
   );
 });
 
