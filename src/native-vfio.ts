@@ -44,7 +44,7 @@ export interface VfioContainer {
   follow(memory: GuestMemory, blocks: readonly DmaBlocks[]): Promise<void>;
   /**
    * From now on its devices reach what is mapped in a domain now, all memory, or nothing. Rejects
-   * as `follow`, or as `map`; of a domain, nothing is reached then.
+   * as `follow`, or as `map`, and nothing is reached then.
    */
   reach(to: IoDomain | 'ram' | 'nothing'): Promise<void>;
   /**

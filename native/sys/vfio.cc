@@ -246,8 +246,13 @@ int VfioContainer::GoByRam() {
   const std::lock_guard lock(mutex_);
   by_ram_ = true;
   if (groups_.empty()) return 0;
-  const int rc = domain_.Unmap(0, UINT64_MAX);
-  return rc < 0 ? rc : dma_.Follow(domain_.ram());
+  int rc = domain_.Unmap(0, UINT64_MAX);
+  if (rc == 0) rc = dma_.Follow(domain_.ram());
+  if (rc < 0) {
+    by_ram_ = false;
+    dma_.Follow({});
+  }
+  return rc;
 }
 
 int VfioContainer::GoByDomain(const std::vector<IoMapping>& mappings) {

@@ -100,7 +100,7 @@ class VfioContainer : public std::enable_shared_from_this<VfioContainer> {
 
   /// The guest's memory is these ranges from now on, in order.
   int Follow(std::vector<DmaRange> ram);
-  /// Its devices reach all memory from now on, as at first.
+  /// Its devices reach all memory from now on, as at first, or nothing if that fails.
   int GoByRam();
   /// They reach exactly these mappings, or nothing if that fails.
   int GoByDomain(const std::vector<IoMapping>& mappings);

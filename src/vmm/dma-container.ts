@@ -22,22 +22,23 @@ export class OwnContainerError extends Error {
   }
 }
 
-export interface GuestRam {
+export interface DmaContainerOptions {
   memory: GuestMemory;
   /** Memory that the guest plugs by the block. */
   blocks: readonly PluggableBlocks[];
+  onWarning(message: string): void;
 }
 
 export class DmaContainer implements MappingFollower {
   readonly core: VfioContainer;
-  readonly #ram: GuestRam;
+  readonly #options: DmaContainerOptions;
   #reserved: readonly IovaRange[] = [];
   #turn: Promise<void> = Promise.resolve();
   #isClosed = false;
 
-  constructor(core: VfioContainer, ram: GuestRam) {
+  constructor(core: VfioContainer, options: DmaContainerOptions) {
     this.core = core;
-    this.#ram = ram;
+    this.#options = options;
   }
 
   get reserved(): readonly IovaRange[] {
@@ -61,7 +62,7 @@ export class DmaContainer implements MappingFollower {
    * right.
    */
   follow(): Promise<number> {
-    const { memory, blocks } = this.#ram;
+    const { memory, blocks } = this.#options;
     const done = this.#turn.then(async () => {
       if (this.#isClosed) return 0;
       const usable = blocks.map(({ gpa, blockBytes, usableBytes, plugged }) => {
@@ -78,7 +79,15 @@ export class DmaContainer implements MappingFollower {
   }
 
   async attached(to: IoDomain | 'ram' | 'nothing'): Promise<void> {
-    if (!this.#isClosed) await this.core.reach(to);
+    if (this.#isClosed) return;
+    try {
+      await this.core.reach(to);
+    } catch (error) {
+      const what = to === 'ram' ? 'all memory' : 'what the guest maps for it';
+      const reason = (error as Error).message;
+      this.#options.onWarning(`A device passed through cannot reach ${what}: ${reason}`);
+      throw error;
+    }
   }
 
   mapped(mapping: IovaMapping): Promise<void> | undefined {

@@ -5,15 +5,14 @@ import { VmmError } from '../errors.ts';
 import type { EventFd, Native, Vm } from '../native.ts';
 import type { MappingFollower } from '../native-iommu.ts';
 import type { Passthrough, VfioDevice } from '../native-vfio.ts';
-import { DmaContainer, type GuestRam, OwnContainerError } from './dma-container.ts';
+import { DmaContainer, type DmaContainerOptions, OwnContainerError } from './dma-container.ts';
 import type { GpaRange } from './layout.ts';
 
-export interface SharedPassthroughOptions extends GuestRam {
+export interface SharedPassthroughOptions extends DmaContainerOptions {
   native: Pick<Native, 'EventFd' | 'Passthrough' | 'VfioContainer' | 'VfioDevice'>;
   vm: Vm;
   /** Where BARs may lie. */
   windows: readonly GpaRange[];
-  onWarning(message: string): void;
 }
 
 interface Opened {

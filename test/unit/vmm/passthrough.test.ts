@@ -18,7 +18,10 @@ function create() {
       log.push(`follow ${blocks.map(({ plugged }) => [...plugged].join('')).join(' ')}`);
       if (state.fault) throw state.fault;
     }
-    reach = async (to: unknown) => void log.push(`reach ${to}`);
+    async reach(to: unknown): Promise<void> {
+      log.push(`reach ${to}`);
+      if (state.fault) throw state.fault;
+    }
     map = ({ first }: { first: bigint }) => void log.push(`map ${first}`);
     unmap = (first: bigint) => void log.push(`unmap ${first}`);
     limits = () => state.limits;
@@ -153,6 +156,14 @@ test('behind the virtio-iommu a device reaches what is mapped for it alone', asy
   expect(log).toHaveLength(4); // it is gone
   await shared.close(near);
   expect(log.slice(4)).toEqual(['reset', 'drop', 'close', 'container closed']);
+});
+
+test('one that cannot reach what it is to reach is told of', async () => {
+  const { shared, state, warnings } = create();
+  const follower = shared.followerOf(await shared.open(GROUP, 'a', 'ram'));
+  state.fault = new Error('ENOMEM: no memory');
+  await expect(follower?.attached('ram')).rejects.toThrow('ENOMEM');
+  expect(warnings[0]).toContain('cannot reach all memory: ENOMEM');
 });
 
 test('one that is to reach nothing at first never has memory', async () => {
