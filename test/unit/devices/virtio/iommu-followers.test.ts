@@ -4,6 +4,7 @@ import { Reader } from '../../../../src/bytes.ts';
 import { Iommu } from '../../../../src/devices/virtio/iommu.ts';
 import { IommuDomains } from '../../../../src/devices/virtio/iommu-domains.ts';
 import { native } from '../../../../src/native.ts';
+import type { IoDomains } from '../../../../src/native-iommu.ts';
 import { attach, detach, map, pages, probe, unmap } from '../../../support/iommu-requests.ts';
 import { DEVICE_CONFIG, Driver } from '../../support/driver.ts';
 import { FakeEndpoint, FakeFollower } from '../../support/fake-iommu.ts';
@@ -191,4 +192,28 @@ test('a PROBE tells what cannot be mapped for it', async () => {
   one.reserved = Array.from({ length: 100 }, (_, i) => ({ first: BigInt(i), last: BigInt(i) }));
   expect(await driver.request(0, probe(8), 516)).toHaveLength(516); // as many as there is room for
   expect(new Reader(await driver.request(0, probe(16), 516)).u16(24)).toBe(0);
+});
+
+test('vCPUs map by themselves only in domains that nobody follows', async () => {
+  const log: string[] = [];
+  class Recorder extends native.IoDomains {
+    override put(...[id, domain]: Parameters<IoDomains['put']>): void {
+      log.push(`put ${id}`);
+      super.put(id, domain);
+    }
+    override remove(id: number): void {
+      log.push(`remove ${id}`);
+      super.remove(id);
+    }
+  }
+  const { IoDomain } = native;
+  domains = new IommuDomains({ IoDomain, IoDomains: Recorder }, { addressBits: 64 });
+  await domains.addEndpoint(8, one);
+  await domains.addEndpoint(24, queues);
+  driver = new Driver(new Iommu(domains));
+  driver.start();
+  one.attached = async (to) => void log.push(typeof to === 'string' ? to : 'follows');
+
+  await statuses(attach(1, 24), attach(1, 8), detach(1, 8), detach(1, 24));
+  expect(log).toEqual(['put 1', 'remove 1', 'follows', 'ram', 'put 1', 'remove 1']);
 });
