@@ -1,13 +1,13 @@
 /** A PCI device of the host's own in a guest: an NVMe drive, which reads and writes guest memory. */
 import { expect, test } from 'vitest';
 import { mustExec } from '../host/exec.ts';
+import { FIO, fioVerify, NVME, NVME_LOAD } from './support/fio.ts';
 import { Guest } from './support/guest.ts';
 import { HostDevice } from './support/host-device.ts';
 
 const TEST_TIMEOUT_MS = 300_000;
 const MIB = 1 << 20;
 const POLL = { timeout: 60_000, interval: 200 };
-const NVME = '/dev/nvme0n1';
 
 /** Writes noise, reads it again from the device itself, and compares. Prints the checksum. */
 const verify = (mib = 4): string =>
@@ -16,11 +16,6 @@ const verify = (mib = 4): string =>
   `want=$(sha256sum </noise) && ` +
   `got=$(dd if=${NVME} bs=64k count=$((${mib} * 16)) iflag=direct 2>/dev/null | sha256sum) && ` +
   'test "$want" = "$got" && echo "$got"';
-
-/** Keeps it busy until it is gone, and says so. */
-const LOAD =
-  `(while dd if=/dev/zero of=${NVME} bs=64k count=16 oflag=direct; do :; done; touch /ended) ` +
-  '>/dev/null 2>&1 &';
 
 const interrupts =
   "awk '/nvme0q/{for(i=2;i<=NF;i++)if($i~/^[0-9]+$/)n+=$i}END{print n+0}' /proc/interrupts";
@@ -60,7 +55,7 @@ test('a drive comes and goes while it works, and RAM that comes is reached', {
   timeout: TEST_TIMEOUT_MS,
 }, async () => {
   await using device = await HostDevice.take();
-  await using guest = await Guest.boot({ memory: '512M,hotplug_size=512M' });
+  await using guest = await Guest.boot({ memory: '512M,hotplug_size=512M', programs: FIO });
   const gone = async (id: string) => {
     const tree = (await guest.api.get('vm.info')).json as { device_tree: object };
     return !(id in tree.device_tree);
@@ -69,8 +64,8 @@ test('a drive comes and goes while it works, and RAM that comes is reached', {
   const added = await guest.api.put('vm.add-device', { path: device.path, id: 'drive' });
   expect([added.status, added.json]).toEqual([200, { id: 'drive', bdf: expect.any(String) }]);
   await guest.eventually(`test -b ${NVME}`);
-  await guest.run(verify(), 120_000);
-  await guest.run(LOAD);
+  await fioVerify(guest);
+  await guest.run(NVME_LOAD);
   expect((await guest.api.put('vm.remove-device', { id: 'drive' })).status).toBe(204);
   await guest.eventually(`test -e /ended && ! test -e ${NVME}`, 60_000);
   await expect.poll(() => gone('drive'), POLL).toBe(true);
@@ -78,6 +73,7 @@ test('a drive comes and goes while it works, and RAM that comes is reached', {
   await device.onHost((disk) => mustExec(device.host, `test -b ${disk}`));
   expect((await guest.api.put('vm.add-device', { path: device.path })).status).toBe(200);
   await guest.eventually(`test -b ${NVME}`);
+  await fioVerify(guest);
   await guest.run('echo online_movable >/sys/devices/system/memory/auto_online_blocks');
   expect((await guest.api.put('vm.resize', { desired_ram: 1024 * MIB })).status).toBe(204);
   await guest.eventually("test $(awk '/MemTotal/{print int($2/1024)}' /proc/meminfo) -ge 900");
@@ -91,7 +87,7 @@ test('a drive that the host takes away is lost to the guest, which goes on', {
   await using device = await HostDevice.take();
   await using guest = await Guest.boot({ args: ['--device', `path=${device.path}`] });
   await guest.eventually(`test -b ${NVME}`);
-  await guest.run(LOAD);
+  await guest.run(NVME_LOAD);
 
   await mustExec(device.host, `timeout 60 sh -c 'echo 1 >${device.path}/remove'`);
   await guest.eventually(`test -e /ended && ! test -e ${NVME}`, 60_000);

@@ -206,6 +206,14 @@ test.each<[body: object, text: string, remedy: string]>([
     'fs[0] is on PCI segment 1 of platform.iommu_segments: put it on another segment',
   ],
   [
+    {
+      platform: { num_pci_segments: 2, iommu_segments: [1] },
+      devices: [{ path: '/d', pci_segment: 1 }],
+    },
+    'Device is on an IOMMU PCI segment (1) but not placed behind IOMMU',
+    'devices[0] is on PCI segment 1 of platform.iommu_segments: set devices[0].iommu',
+  ],
+  [
     { platform: { iommu_segments: [1] } },
     'Invalid PCI segment id: 1',
     'platform.iommu_segments is 1: give less than platform.num_pci_segments, 1',
