@@ -72,8 +72,8 @@ export interface Msi {
   route(address: { low: number; high: number }, data: number): void;
   /** @throws SystemError of KVM_IRQFD. */
   mask(masked: boolean): void;
-  /** Gives the GSI back. Idempotent. */
-  close(): void;
+  /** Resolves when no signal reaches the guest any more, and its GSI is free. Idempotent. */
+  close(): Promise<void>;
 }
 
 /** A split virtqueue as the driver set it up, VIRTIO 1.2 §2.7. Addresses are its three parts'. */

@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "args.h"
+#include "js_queue.h"
 #include "sys_error.h"
 
 namespace vmm {
@@ -35,13 +36,19 @@ Napi::Value MsiWrap::Mask(const Napi::CallbackInfo& info) {
   return info.Env().Undefined();
 }
 
+/// KVM lets go of an irqfd when nobody looks at it any more: the JS thread does not wait for that.
 Napi::Value MsiWrap::JsClose(const Napi::CallbackInfo& info) {
-  Close();
-  return info.Env().Undefined();
-}
-
-void MsiWrap::Close() {
-  if (const auto routes = std::exchange(msi_.routes, {}).lock()) routes->Remove(msi_.gsi);
+  const Napi::Env env = info.Env();
+  auto routes = std::exchange(msi_.routes, {}).lock();
+  if (routes == nullptr) {
+    const auto closed = Napi::Promise::Deferred::New(env);
+    closed.Resolve(env.Undefined());
+    return closed.Promise();
+  }
+  return JsQueue::Of(env).RunOnWorker(env, [routes = std::move(routes), gsi = msi_.gsi] {
+    routes->Remove(gsi);
+    return Status{};
+  });
 }
 
 }  // namespace vmm

@@ -92,9 +92,9 @@ class Interrupt {
     this.msi.route(MSI_ADDRESS, vector);
   }
 
-  close(): void {
-    this.msi.close();
+  async close(): Promise<void> {
     this.event.close();
+    await this.msi.close();
   }
 }
 
@@ -111,8 +111,8 @@ test('a signal runs the handler that its message names', async () => {
     await until(() => guest.peek(RESULT_GPA + 4) === count);
   }
   expect(counts(guest)).toEqual([0, 5, 0]);
-  first.close();
-  second.close();
+  await first.close();
+  await second.close();
 });
 
 test('signals wait while masked, come as one when unmasked, and not again', async () => {
@@ -177,8 +177,8 @@ test('one that is closed sends nothing, and the others go on', async () => {
   first.msi.mask(false);
   second.msi.mask(false);
 
-  first.msi.close();
-  first.msi.close();
+  await first.msi.close();
+  await first.msi.close();
   first.event.signal();
   first.msi.mask(false);
   const third = new Interrupt(guest, VECTOR + 1);
@@ -212,7 +212,7 @@ test('there are some four thousand, and closed ones are given out again', async 
 
   expect(addUntilRefused).toThrow(expect.objectContaining({ code: 'ENOSPC' }));
   expect(all).toHaveLength(4096 - 40); // KVM's table, less the pins of the controllers
-  all[1000]?.close();
+  await all[1000]?.close();
   const again = guest.vm.msi(event);
   again.route(MSI_ADDRESS, VECTOR);
   again.mask(false);
@@ -228,7 +228,7 @@ test('an Msi does nothing once the Vm has stopped', async () => {
 
   interrupt.msi.route(MSI_ADDRESS, 0);
   interrupt.msi.mask(true);
-  interrupt.close();
+  await interrupt.close();
 
   expect(() => guest.vm.msi(new native.EventFd())).toThrow('ESHUTDOWN');
 });
@@ -283,6 +283,6 @@ test('a guest that kicks is served and interrupted, and nobody else hears of it'
   expect(driver.used()).toEqual([{ head: 0, writtenBytes: 4 }]);
   expect(recorder.seen).toEqual([]);
   queue.close();
-  msi.close();
+  await msi.close();
   driver.close();
 });

@@ -73,17 +73,16 @@ export class Msi {
     try {
       for (let i = 0; i < vectorCount; i++) this.#vectors.push(openVector(options));
     } catch (error) {
-      this.close();
+      void this.close();
       throw error;
     }
   }
 
-  /** Idempotent. */
-  close(): void {
-    for (const { irq, message } of this.#vectors.splice(0)) {
-      message.close();
-      irq.close();
-    }
+  /** Resolves when nobody who signals reaches the guest any more. Idempotent. */
+  async close(): Promise<void> {
+    const vectors = this.#vectors.splice(0);
+    for (const { irq } of vectors) irq.close();
+    await Promise.all(vectors.map(({ message }) => message.close()));
   }
 
   #update(): void {
@@ -95,12 +94,12 @@ export class Msi {
     const address = { low: fields.u32(2), high: this.#options.is64 ? fields.u32(6) : 0 };
     const data = fields.u16(this.#data);
     const masks = this.#options.hasMasks ? fields.u32(this.#masks) : 0;
-    for (const [i, { message }] of this.#vectors.entries()) {
-      const isSent = isEnabled && i < count && ((masks >>> i) & 1) === 0;
-      // The lowest bits of the data tell the interrupts apart.
-      if (isSent) message.route(address, (data & ~(count - 1)) | i);
-      message.mask(!isSent);
-    }
+    const isSent = (i: number) => isEnabled && i < count && ((masks >>> i) & 1) === 0;
+    // All messages first: the host then learns of them together.
+    // The lowest bits of the data tell the interrupts apart.
+    for (const [i, { message }] of this.#vectors.entries())
+      if (isSent(i)) message.route(address, (data & ~(count - 1)) | i);
+    for (const [i, { message }] of this.#vectors.entries()) message.mask(!isSent(i));
     if (isEnabled === this.#isEnabled) return;
     this.#isEnabled = isEnabled;
     this.#options.onEnabled(isEnabled ? this.#vectors.slice(0, count).map(({ irq }) => irq) : []);

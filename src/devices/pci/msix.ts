@@ -56,24 +56,31 @@ class Vector {
     }
   }
 
-  /** Makes it so. A route that nothing can take yet waits until something can. */
-  update(functionMasked: boolean): void {
-    const [low = 0, high = 0, data = 0, control = 0] = this.words;
-    const masked = functionMasked || (control & MASKED) !== 0;
-    if (!masked && !this.#routed) {
-      this.#address.low = low;
-      this.#address.high = high;
-      this.msi.route(this.#address, data);
-      this.#routed = true;
-    }
+  /** Passes on where it leads, if anything can take that way or is about to. */
+  route(functionMasked: boolean): void {
+    if (this.#routed || this.#isMasked(functionMasked)) return;
+    const [low = 0, high = 0, data = 0] = this.words;
+    this.#address.low = low;
+    this.#address.high = high;
+    this.msi.route(this.#address, data);
+    this.#routed = true;
+  }
+
+  /** After `route`. */
+  mask(functionMasked: boolean): void {
+    const masked = this.#isMasked(functionMasked);
     if (masked === this.#masked) return;
     this.msi.mask(masked);
     this.#masked = masked;
   }
 
-  close(): void {
-    this.msi.close();
+  #isMasked(functionMasked: boolean): boolean {
+    return functionMasked || ((this.words[CONTROL] ?? 0) & MASKED) !== 0;
+  }
+
+  close(): Promise<void> {
     this.irq.close();
+    return this.msi.close();
   }
 }
 
@@ -97,7 +104,7 @@ export class Msix {
         .u32(6, pendingOffset | pendingBar).bytes,
       writable: new Writer(10).u8(1, ENABLE | FUNCTION_MASK).bytes,
       onWrite: () => {
-        for (const vector of this.#vectors) vector.update(this.#functionMasked);
+        this.#update(this.#vectors);
         this.#tellEnabled(options);
       },
     });
@@ -112,7 +119,7 @@ export class Msix {
     try {
       for (let i = 0; i < vectorCount; i++) this.#vectors.push(openVector(options));
     } catch (error) {
-      this.close();
+      void this.close();
       throw error;
     }
   }
@@ -122,9 +129,9 @@ export class Msix {
     return this.#vectors[vector]?.irq;
   }
 
-  /** Idempotent. */
-  close(): void {
-    for (const vector of this.#vectors.splice(0)) vector.close();
+  /** Resolves when nobody who signals reaches the guest any more. Idempotent. */
+  async close(): Promise<void> {
+    await Promise.all(this.#vectors.splice(0).map((vector) => vector.close()));
   }
 
   #tellEnabled({ onEnabled }: MsixOptions): void {
@@ -132,6 +139,13 @@ export class Msix {
     if (isEnabled === this.#isEnabled) return;
     this.#isEnabled = isEnabled;
     onEnabled?.(isEnabled ? this.#vectors.map(({ irq }) => irq) : []);
+  }
+
+  /** All routes first: the host then learns of them together. */
+  #update(vectors: readonly Vector[]): void {
+    const functionMasked = this.#functionMasked;
+    for (const vector of vectors) vector.route(functionMasked);
+    for (const vector of vectors) vector.mask(functionMasked);
   }
 
   get #functionMasked(): boolean {
@@ -149,7 +163,7 @@ export class Msix {
     const word = wordOf(offset);
     if (sizeBytes !== 4 || !vector || !Number.isInteger(word)) return;
     vector.write(word, value);
-    vector.update(this.#functionMasked);
+    this.#update([vector]);
   }
 
   #readPending(offset: number, sizeBytes: number): number {

@@ -182,7 +182,7 @@ export class VirtioPci implements AccessHandler, PciFunction {
     await this.#common.settled();
     await this.#reset().catch(() => {}); // the reason has been told
     await this.#device[Symbol.asyncDispose]();
-    this.#msix.close();
+    await this.#msix.close();
     this.#closeEventFds();
   }
 

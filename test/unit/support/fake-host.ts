@@ -79,7 +79,7 @@ export class FakeMsi implements Msi {
     this.#send();
   }
 
-  close(): void {
+  async close(): Promise<void> {
     this.calls.push('close');
   }
 

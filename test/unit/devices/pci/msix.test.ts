@@ -1,5 +1,5 @@
 import fc from 'fast-check';
-import { expect, test } from 'vitest';
+import { expect, test, vi } from 'vitest';
 import { ConfigSpace } from '../../../../src/devices/pci/config-space.ts';
 import { Msix } from '../../../../src/devices/pci/msix.ts';
 import { FakeEventFd, FakeMsi } from '../../support/fake-host.ts';
@@ -104,6 +104,21 @@ test('the kernel is asked only for what has changed', () => {
   arm(1, 0x51);
   const moved = { low: 0xfee0_0000, high: 0, data: 0x51 };
   expect(msis[1]?.calls.slice(4)).toEqual(['mask', moved, 'unmask']);
+});
+
+test('the kernel learns of all messages before the first vector is unmasked', () => {
+  const { msis, control, arm } = create();
+  const asked: string[] = [];
+  for (const msi of msis) {
+    vi.spyOn(msi, 'route').mockImplementation(() => void asked.push('route'));
+    vi.spyOn(msi, 'mask').mockImplementation(() => void asked.push('unmask'));
+  }
+  arm(0, 0x40);
+  arm(2, 0x42);
+
+  control(ENABLE);
+
+  expect(asked).toEqual(['route', 'route', 'unmask', 'unmask']);
 });
 
 test('only whole words of entries that exist are accessed; all else reads all ones', () => {
