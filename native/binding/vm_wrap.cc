@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "../platform/pci_address.h"
 #include "../platform/pm_timer.h"
 #include "../platform/sink.h"
 #include "../serial/debug_port.h"
@@ -61,6 +62,7 @@ Napi::Function VmWrap::Define(Napi::Env env) {
                       InstanceMethod<&VmWrap::DetachKick>("detachKick"),
                       InstanceMethod<&VmWrap::CreateMsi>("msi"),
                       InstanceMethod<&VmWrap::AddPmTimer>("pmTimer"),
+                      InstanceMethod<&VmWrap::AddPciAddress>("pciAddress"),
                       InstanceMethod<&VmWrap::AddSink>("sink"),
                       InstanceMethod<&VmWrap::AddDebugPort>("debugPort"),
                       InstanceMethod<&VmWrap::Boot>("boot"),
@@ -244,6 +246,18 @@ Napi::Value VmWrap::AddPmTimer(const Napi::CallbackInfo& info) {
                                 std::make_shared<PmTimer>());
   ThrowIfFailed(info.Env(), rc, "claim");
   return info.Env().Undefined();
+}
+
+Napi::Value VmWrap::AddPciAddress(const Napi::CallbackInfo& info) {
+  constexpr uint64_t kAddressPorts = 4;
+  const auto address = std::make_shared<PciAddress>();
+  const int rc =
+      Core(info.Env()).AddNative(Space::kPort, ToU64(info[0], "port"), kAddressPorts, address);
+  ThrowIfFailed(info.Env(), rc, "claim");
+  const auto value = [address](const Napi::CallbackInfo& call) {
+    return Napi::Number::New(call.Env(), address->value());
+  };
+  return Napi::Function::New(info.Env(), value);
 }
 
 Napi::Value VmWrap::AddSink(const Napi::CallbackInfo& info) {

@@ -49,6 +49,7 @@ class VmWrap : public Napi::ObjectWrap<VmWrap> {
   Napi::Value CreateMsi(const Napi::CallbackInfo& info);
   Napi::Value CreateUart(const Napi::CallbackInfo& info);
   Napi::Value AddPmTimer(const Napi::CallbackInfo& info);
+  Napi::Value AddPciAddress(const Napi::CallbackInfo& info);
   Napi::Value AddSink(const Napi::CallbackInfo& info);
   Napi::Value AddDebugPort(const Napi::CallbackInfo& info);
   Napi::Value Boot(const Napi::CallbackInfo& info);

@@ -68,22 +68,29 @@ MsiRoutes::Msi* MsiRoutes::Find(uint32_t gsi) {
   return &msis_.at(gsi);
 }
 
-int MsiRoutes::Route(uint32_t gsi, const MsiMessage& message) {
-  Msi* msi = Find(gsi);
-  msi->message = message;
-  return msi->masked ? 0 : TellKvm(*msi);
+void MsiRoutes::Route(uint32_t gsi, const MsiMessage& message) {
+  const std::lock_guard lock(mutex_);
+  msis_.at(gsi).message = message;
+}
+
+bool MsiRoutes::Changes(uint32_t gsi, bool masked) {
+  const std::lock_guard lock(mutex_);
+  const Msi& msi = msis_.at(gsi);
+  return msi.masked != masked || (!masked && msi.known != msi.message);
 }
 
 int MsiRoutes::Mask(uint32_t gsi, bool masked) {
+  if (!Changes(gsi, masked)) return 0;
   Msi* msi = Find(gsi);
-  if (msi->masked == masked) return 0;
   int rc = masked ? 0 : TellKvm(*msi);
-  if (rc == 0) rc = SetIrqfd(gsi, *msi->event, !masked);
+  if (rc < 0 || msi->masked == masked) return rc;
+  rc = SetIrqfd(gsi, *msi->event, !masked);
   if (rc < 0) return rc;
-  msi->masked = masked;
   // KVM has sent what it found waiting, but has left it there; what comes now it takes itself.
   // Whoever signals may be another process's device.
   if (!masked) msi->event->TakeUntrusted();
+  const std::lock_guard lock(mutex_);
+  msi->masked = masked;
   return 0;
 }
 
@@ -98,25 +105,34 @@ void MsiRoutes::Remove(uint32_t gsi) {
 /// Of all that is new. A message that KVM refuses is the guest's own; the table is taken as a whole
 /// or not at all, so nobody else is to be kept waiting by it.
 int MsiRoutes::TellKvm(const Msi& msi) {
-  if (msi.known == msi.message || SetRouting(nullptr) == 0) return 0;
+  const std::lock_guard asking(asking_);
+  if (IsKnown(msi) || SetRouting(nullptr) == 0) return 0;
   return SetRouting(&msi);
+}
+
+bool MsiRoutes::IsKnown(const Msi& msi) {
+  const std::lock_guard lock(mutex_);
+  return msi.known == msi.message;
 }
 
 /// Every message as the guest has it, or that of `only`, and else those that KVM knows.
 int MsiRoutes::SetRouting(const Msi* only) {
-  const auto told = [only](const Msi& msi) {
-    return only == nullptr || only == &msi ? msi.message : msi.known;
-  };
-  std::vector<kvm_irq_routing_entry> routes = PinRoutes();
+  std::map<uint32_t, MsiMessage> told;
   {
     const std::lock_guard lock(mutex_);
     for (const auto& [gsi, msi] : msis_)
-      if (const auto message = told(msi)) routes.push_back(MsiRoute(gsi, *message));
+      if (const auto& message = only == nullptr || only == &msi ? msi.message : msi.known)
+        told[gsi] = *message;
   }
+  std::vector<kvm_irq_routing_entry> routes = PinRoutes();
+  for (const auto& [gsi, message] : told) routes.push_back(MsiRoute(gsi, message));
   Flexible table(abi::RoutingHeader{static_cast<uint32_t>(routes.size()), 0}, routes);
   if (ioctl(vm_->get(), abi::kSetGsiRouting, table.get()) < 0) return -errno;
   const std::lock_guard lock(mutex_);
-  for (auto& [gsi, msi] : msis_) msi.known = told(msi);
+  for (auto& [gsi, msi] : msis_) {
+    const auto found = told.find(gsi);
+    msi.known = found == told.end() ? std::nullopt : std::optional(found->second);
+  }
   return 0;
 }
 

@@ -24,9 +24,9 @@ struct MsiMessage {
 /// One that is masked has no irqfd: signals wait in its EventFd, and KVM finds them there when it
 /// is unmasked. Linux masks, moves and unmasks a vector with each change of its affinity, so
 /// nothing is asked of KVM that it knows already: each question waits until no vCPU looks at what
-/// was, which takes milliseconds where guests are slow. All new messages are told of at once, with
-/// the first vector that needs one. JS thread only, but for Remove; methods return 0 or a negative
-/// errno.
+/// was, which takes milliseconds where guests are slow. So a worker may ask, and all new messages
+/// are told of at once, with the first vector that needs one. Of one GSI, calls come one after
+/// another, on any thread; methods return 0 or a negative errno.
 class MsiRoutes {
  public:
   /// Holds the VM's descriptor: a Remove may outlive the Vm.
@@ -34,11 +34,13 @@ class MsiRoutes {
 
   /// A GSI for `event`, masked and without a message; -ENOSPC if KVM has no more.
   int Add(std::shared_ptr<EventFd> event);
-  /// What it sends from now on, told to KVM when it is unmasked.
-  int Route(uint32_t gsi, const MsiMessage& message);
+  /// What it sends, from the next time on that it is unmasked, or asked to be. Does not wait.
+  void Route(uint32_t gsi, const MsiMessage& message);
+  /// Whether there is anything for Mask to do, which may wait. Does not wait.
+  bool Changes(uint32_t gsi, bool masked);
   int Mask(uint32_t gsi, bool masked);
-  /// Any thread, and once: nobody else may use `gsi` meanwhile, and nobody gets it before. When it
-  /// returns, no signal of its event leads to the guest any more.
+  /// Once. Nobody gets the GSI before, and when it returns, no signal of its event leads to the
+  /// guest any more. May wait.
   void Remove(uint32_t gsi);
 
  private:
@@ -50,13 +52,14 @@ class MsiRoutes {
   };
 
   Msi* Find(uint32_t gsi);
+  bool IsKnown(const Msi& msi);
   int TellKvm(const Msi& msi);
   int SetRouting(const Msi* only);
   int SetIrqfd(uint32_t gsi, const EventFd& event, bool assigned) const;
 
   const std::shared_ptr<const Fd> vm_;
-  /// Guards which entries there are, and not what is in them; held for a moment only.
-  std::mutex mutex_;
+  std::mutex asking_;  // held while KVM is asked for routes: the last table must be the newest
+  std::mutex mutex_;   // guards the rest, but for events; held for a moment only
   std::map<uint32_t, Msi> msis_;  // by GSI
 };
 

@@ -19,6 +19,7 @@ import { deviceArea, GSI, lineGsi, MEMORY, PORTS, segmentEcam } from '../../src/
 import { interpret, RSDP_BYTES, recompile, tablesOf } from './support/acpica.ts';
 
 const noop = (): void => {};
+const PORTS_OF_PCI = { base: PORTS.pci.base, address: () => 0 };
 
 /** The tables of a machine with 512 MiB, one of two possible vCPUs and 40 address bits. */
 function machine(boot = 1, max = 2, segments = 1) {
@@ -27,7 +28,7 @@ function machine(boot = 1, max = 2, segments = 1) {
     { length: segments },
     (_, segment) =>
       new PciBus({
-        ...{ segment, port: segment === 0 ? PORTS.pci.base : undefined },
+        ...{ segment, ports: segment === 0 ? PORTS_OF_PCI : undefined },
         ...{ ecam: segmentEcam(segment), node: segment > 0 ? segment : undefined },
         ...{ window32: MEMORY.pci32, window64: area.pci64, lineGsi },
       }),

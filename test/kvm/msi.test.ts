@@ -102,8 +102,8 @@ test('a signal runs the handler that its message names', async () => {
   await using guest = new MicroGuest();
   const first = new Interrupt(guest, VECTOR);
   const second = new Interrupt(guest, VECTOR + 1);
-  first.msi.mask(false);
-  second.msi.mask(false);
+  await first.msi.mask(false);
+  await second.msi.mask(false);
   await startSleeper(guest);
 
   for (let count = 1; count <= 5; count++) {
@@ -123,10 +123,10 @@ test('signals wait while masked, come as one when unmasked, and not again', asyn
   for (let signals = 0; signals < 3; signals++) event.signal();
   await settle();
   const masked = { counts: counts(guest), pending: event.pending() };
-  msi.mask(false);
+  await msi.mask(false);
   await until(() => guest.peek(RESULT_GPA) === 1);
   const pending = event.pending();
-  for (const mask of [true, false, true, false]) msi.mask(mask);
+  for (const mask of [true, false, true, false]) await msi.mask(mask);
   await settle();
 
   expect(masked).toEqual({ counts: [0, 0, 0], pending: true });
@@ -140,10 +140,10 @@ test('no signal is lost or doubled, however often it is masked meanwhile', async
   await startSleeper(guest);
 
   for (let count = 1; count <= 200; count++) {
-    msi.mask(count % 3 === 0);
+    await msi.mask(count % 3 === 0);
     event.signal();
-    msi.mask(count % 2 === 0);
-    msi.mask(false);
+    await msi.mask(count % 2 === 0);
+    await msi.mask(false);
     await until(() => guest.peek(RESULT_GPA) === count);
   }
   await settle();
@@ -155,15 +155,16 @@ test('a message that changes is what is sent from then on, masked meanwhile or n
   await using guest = new MicroGuest();
   const { event, msi } = new Interrupt(guest);
   await startSleeper(guest);
-  msi.mask(false);
+  await msi.mask(false);
 
   msi.route(MSI_ADDRESS, VECTOR + 1);
+  await msi.mask(false);
   event.signal();
   await until(() => guest.peek(RESULT_GPA + 4) === 1);
-  msi.mask(true);
+  await msi.mask(true);
   msi.route(MSI_ADDRESS, VECTOR);
   event.signal();
-  msi.mask(false);
+  await msi.mask(false);
   await until(() => guest.peek(RESULT_GPA) === 1);
 
   expect(counts(guest)).toEqual([1, 1, 0]);
@@ -174,15 +175,15 @@ test('one that is closed sends nothing, and the others go on', async () => {
   const first = new Interrupt(guest, VECTOR);
   const second = new Interrupt(guest, VECTOR + 1);
   await startSleeper(guest);
-  first.msi.mask(false);
-  second.msi.mask(false);
+  await first.msi.mask(false);
+  await second.msi.mask(false);
 
   await first.msi.close();
   await first.msi.close();
   first.event.signal();
-  first.msi.mask(false);
+  await first.msi.mask(false);
   const third = new Interrupt(guest, VECTOR + 1);
-  third.msi.mask(false);
+  await third.msi.mask(false);
   third.event.signal();
   await until(() => guest.peek(RESULT_GPA + 4) === 1);
   second.event.signal();
@@ -194,7 +195,7 @@ test('one that is closed sends nothing, and the others go on', async () => {
 test('interrupt lines stay wired when there are messages', async () => {
   await using guest = new MicroGuest();
   const line = guest.vm.irq(LINE_GSI);
-  new Interrupt(guest).msi.mask(false);
+  await new Interrupt(guest).msi.mask(false);
   await startSleeper(guest);
 
   line.trigger();
@@ -215,7 +216,7 @@ test('there are some four thousand, and closed ones are given out again', async 
   await all[1000]?.close();
   const again = guest.vm.msi(event);
   again.route(MSI_ADDRESS, VECTOR);
-  again.mask(false);
+  void again.mask(false);
 
   expect(addUntilRefused).toThrow(expect.objectContaining({ code: 'ENOSPC' }));
 });
@@ -223,11 +224,11 @@ test('there are some four thousand, and closed ones are given out again', async 
 test('an Msi does nothing once the Vm has stopped', async () => {
   const guest = new MicroGuest();
   const interrupt = new Interrupt(guest);
-  interrupt.msi.mask(false);
+  await interrupt.msi.mask(false);
   await guest[Symbol.asyncDispose]();
 
   interrupt.msi.route(MSI_ADDRESS, 0);
-  interrupt.msi.mask(true);
+  await interrupt.msi.mask(true);
   await interrupt.close();
 
   expect(() => guest.vm.msi(new native.EventFd())).toThrow('ESHUTDOWN');
@@ -265,7 +266,7 @@ test('a guest that kicks is served and interrupted, and nobody else hears of it'
   const queue = driver.device();
   const msi = guest.vm.msi(driver.irq);
   msi.route(MSI_ADDRESS, VECTOR);
-  msi.mask(false);
+  await msi.mask(false);
   guest.vm.claim({ space: 'mmio', base: MMIO_GPA, sizeBytes: 0x1000 }, recorder);
   guest.vm.attachKick(MMIO_GPA, driver.kick);
   driver.describe(0, [{ gpa: ROOM_GPA, sizeBytes: 4, write: true }]);

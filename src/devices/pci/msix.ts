@@ -1,9 +1,11 @@
 /**
  * MSI-X: a table of interrupts that the guest routes and masks, each an eventfd on its way to KVM.
- * PCI Local Bus 3.0 §6.8.2. KVM is told only what has changed, for each change is a system call.
+ * PCI Local Bus 3.0 §6.8.2. KVM is told only what has changed, for that is a system call which may
+ * take milliseconds: the guest's write is done when KVM has answered, and only its vCPU waits.
  */
 import { allOnes, Writer } from '../../bytes.ts';
-import type { AccessHandler, EventFd, Msi } from '../../native.ts';
+import { allOf, InTurn } from '../../in-turn.ts';
+import type { AccessHandler, EventFd, Later, LateWriteHandler, Msi } from '../../native.ts';
 import type { CapabilityList } from './config-space.ts';
 
 const CAPABILITY_ID = 0x11;
@@ -41,6 +43,8 @@ class Vector {
   readonly words = Uint32Array.of(0, 0, 0, MASKED);
   readonly #address = { low: 0, high: 0 };
   #routed = false;
+  /** KVM is to hear of the route. */
+  #isNews = false;
   #masked = true;
 
   constructor(irq: EventFd, msi: Msi) {
@@ -64,14 +68,20 @@ class Vector {
     this.#address.high = high;
     this.msi.route(this.#address, data);
     this.#routed = true;
+    this.#isNews = true;
   }
 
-  /** After `route`. */
-  mask(functionMasked: boolean): void {
+  /** After `route`, and one at a time. */
+  mask(functionMasked: boolean): Later<void> {
     const masked = this.#isMasked(functionMasked);
-    if (masked === this.#masked) return;
-    this.msi.mask(masked);
-    this.#masked = masked;
+    if (masked === this.#masked && !(this.#isNews && !masked)) return;
+    this.#isNews = false;
+    const done = this.msi.mask(masked);
+    const settle = () => {
+      this.#masked = masked;
+    };
+    if (done) return done.then(settle);
+    settle();
   }
 
   #isMasked(functionMasked: boolean): boolean {
@@ -85,12 +95,13 @@ class Vector {
 }
 
 export class Msix {
-  readonly table: AccessHandler;
+  readonly table: LateWriteHandler;
   /** Which interrupts wait for being unmasked: a bit each. */
   readonly pending: AccessHandler;
   readonly #vectors: Vector[] = [];
   /** Of the capability, as the guest sees it. */
   readonly #body: Uint8Array;
+  readonly #updates = new InTurn();
   #isEnabled = false;
 
   /** The capability becomes the next one of `space`. */
@@ -104,8 +115,9 @@ export class Msix {
         .u32(6, pendingOffset | pendingBar).bytes,
       writable: new Writer(10).u8(1, ENABLE | FUNCTION_MASK).bytes,
       onWrite: () => {
-        this.#update(this.#vectors);
+        const done = this.#update(this.#vectors);
         this.#tellEnabled(options);
+        return done;
       },
     });
     this.table = {
@@ -131,7 +143,8 @@ export class Msix {
 
   /** Resolves when nobody who signals reaches the guest any more. Idempotent. */
   async close(): Promise<void> {
-    await Promise.all(this.#vectors.splice(0).map((vector) => vector.close()));
+    const vectors = this.#vectors.splice(0);
+    await this.#updates.run(() => allOf(vectors.map((vector) => vector.close())));
   }
 
   #tellEnabled({ onEnabled }: MsixOptions): void {
@@ -142,10 +155,12 @@ export class Msix {
   }
 
   /** All routes first: the host then learns of them together. */
-  #update(vectors: readonly Vector[]): void {
-    const functionMasked = this.#functionMasked;
-    for (const vector of vectors) vector.route(functionMasked);
-    for (const vector of vectors) vector.mask(functionMasked);
+  #update(vectors: readonly Vector[]): Later<void> {
+    return this.#updates.run(() => {
+      const functionMasked = this.#functionMasked;
+      for (const vector of vectors) vector.route(functionMasked);
+      return allOf(vectors.map((vector) => vector.mask(functionMasked)));
+    });
   }
 
   get #functionMasked(): boolean {
@@ -158,12 +173,12 @@ export class Msix {
     return sizeBytes === 4 && word !== undefined ? word : allOnes(sizeBytes);
   }
 
-  #writeTable(offset: number, sizeBytes: number, value: number): void {
+  #writeTable(offset: number, sizeBytes: number, value: number): Later<void> {
     const vector = this.#vectors[Math.floor(offset / ENTRY_BYTES)];
     const word = wordOf(offset);
     if (sizeBytes !== 4 || !vector || !Number.isInteger(word)) return;
     vector.write(word, value);
-    this.#update([vector]);
+    return this.#update([vector]);
   }
 
   #readPending(offset: number, sizeBytes: number): number {
