@@ -34,7 +34,7 @@ Napi::Value MsiWrap::Mask(const Napi::CallbackInfo& info) {
   const bool masked = info[0].ToBoolean();
   auto routes = msi_.routes.lock();
   if (routes == nullptr || !routes->Changes(msi_.gsi, masked)) return env.Undefined();
-  return JsQueue::Of(env).RunOnWorker(env, [routes = std::move(routes), gsi = msi_.gsi, masked] {
+  return JsQueue::Of(env).RunOnKvmWorker(env, [routes = std::move(routes), gsi = msi_.gsi, masked] {
     return Status{-routes->Mask(gsi, masked), "ioctl(KVM_IRQFD, KVM_SET_GSI_ROUTING)"};
   });
 }
@@ -48,7 +48,7 @@ Napi::Value MsiWrap::JsClose(const Napi::CallbackInfo& info) {
     closed.Resolve(env.Undefined());
     return closed.Promise();
   }
-  return JsQueue::Of(env).RunOnWorker(env, [routes = std::move(routes), gsi = msi_.gsi] {
+  return JsQueue::Of(env).RunOnKvmWorker(env, [routes = std::move(routes), gsi = msi_.gsi] {
     routes->Remove(gsi);
     return Status{};
   });
