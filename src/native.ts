@@ -63,9 +63,9 @@ export interface Claim {
   readonly sizeBytes: number;
 }
 
-/** An edge-triggered interrupt line: an irqfd on one GSI. */
-export interface Irq {
-  trigger(): void;
+/** An interrupt line of level, which stays as it is set: who has it masked finds it later. */
+export interface IrqLine {
+  set(isHigh: boolean): void;
 }
 
 /**
@@ -277,7 +277,7 @@ export interface Vm {
   /** Frequency of the guest's TSC, undefined if KVM does not tell it of a VM, as before Linux 5.19. */
   tscKhz(): number | undefined;
   /** @throws SystemError EINVAL if the GSI is no pin of the IOAPIC, 0 to 23. */
-  irq(gsi: number): Irq;
+  irq(gsi: number): IrqLine;
   /** From now on a write to `gpa`, of any width, signals `kick` within KVM. */
   attachKick(gpa: number, kick: EventFd): void;
   detachKick(gpa: number, kick: EventFd): void;

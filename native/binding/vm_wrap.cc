@@ -150,11 +150,11 @@ Napi::Value VmWrap::TscKhz(const Napi::CallbackInfo& info) {
 }
 
 Napi::Value VmWrap::CreateIrq(const Napi::CallbackInfo& info) {
-  auto irq = std::make_shared<Irq>();
-  const int rc = Core(info.Env()).CreateIrq(ToUint<uint32_t>(info[0], "gsi"), irq.get());
-  ThrowIfFailed(info.Env(), rc, "ioctl(KVM_IRQFD)");
-  std::weak_ptr<Irq> weak = irq;
-  irqs_.push_back(std::move(irq));
+  std::shared_ptr<IrqLine> line;
+  const int rc = Core(info.Env()).CreateIrqLine(ToUint<uint32_t>(info[0], "gsi"), &line);
+  ThrowIfFailed(info.Env(), rc, "irq");
+  std::weak_ptr<IrqLine> weak = line;
+  irqs_.push_back(std::move(line));
   return NewWrapped(info.Env(), AddonData::Of(info.Env()).irq, &weak);
 }
 

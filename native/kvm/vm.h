@@ -73,6 +73,9 @@ class Vm : private VcpuOwner {
   /// Frequency of the guest's TSC, or a negative errno: Linux tells it of a VM since 5.19.
   int TscKhz() const;
   int CreateIrq(uint32_t gsi, Irq* out) const { return Irq::Create(vm_->get(), gsi, out); }
+  int CreateIrqLine(uint32_t gsi, std::shared_ptr<IrqLine>* out) const {
+    return IrqLine::Create(vm_, gsi, out);
+  }
   /// An ioeventfd at `gpa`: 0 or a negative errno of KVM_IOEVENTFD. KVM's own hold on the eventfd
   /// ends with the Vm.
   int AttachKick(uint64_t gpa, const EventFd& kick) const { return SetKick(gpa, kick, true); }

@@ -27,10 +27,10 @@ const HANDLER_BYTES = 0x40;
 
 const LAPIC_EOI_GPA = 0xfee0_00b0;
 const LAPIC_ENABLE = [...movEax(0x1ff), ...store(0xfee0_00f0, 4)];
-const IOAPIC_ENABLE_LINE = [
+const ioapicEnableLine = (trigger: 'edge' | 'level') => [
   ...movEax(0x10 + 2 * LINE_GSI),
   ...store(0xfec0_0000, 4),
-  ...movEax(LINE_VECTOR),
+  ...movEax(LINE_VECTOR + (trigger === 'level' ? 1 << 15 : 0)),
   ...store(0xfec0_0010, 4),
 ];
 const SLEEP_FOREVER = [0xfb, ...HLT, 0xeb, 0xfd]; // sti; hlt; and again
@@ -59,7 +59,11 @@ const handler = (index: number) => [
 ];
 
 /** A guest that does `work`, then sleeps and counts its interrupts. */
-async function startSleeper(guest: MicroGuest, work: number[] = []): Promise<void> {
+async function startSleeper(
+  guest: MicroGuest,
+  work: number[] = [],
+  trigger: 'edge' | 'level' = 'edge',
+): Promise<void> {
   const indices = Array.from({ length: VECTORS }, (_, index) => index);
   const at = (index: number) => HANDLERS_GPA + index * HANDLER_BYTES;
   const gates = BigUint64Array.from(indices, (index) => gate(at(index)));
@@ -67,7 +71,7 @@ async function startSleeper(guest: MicroGuest, work: number[] = []): Promise<voi
     gpa: at(index),
     bytes: Uint8Array.from(handler(index)),
   }));
-  const setUp = [...LAPIC_ENABLE, ...IOAPIC_ENABLE_LINE, ...DONE, ...work];
+  const setUp = [...LAPIC_ENABLE, ...ioapicEnableLine(trigger), ...DONE, ...work];
   await guest.boot([...setUp, ...SLEEP_FOREVER], ENTRY, [
     { gpa: GDT_GPA, bytes: new Uint8Array(FLAT_DESCRIPTORS.buffer) },
     { gpa: IDT_GPA + 8 * VECTOR, bytes: new Uint8Array(gates.buffer) },
@@ -198,9 +202,25 @@ test('interrupt lines stay wired when there are messages', async () => {
   await new Interrupt(guest).msi.mask(false);
   await startSleeper(guest);
 
-  line.trigger();
+  for (const isHigh of [true, false]) line.set(isHigh); // of an edge-triggered entry
 
   await until(() => guest.peek(RESULT_GPA + 8) === 1);
+});
+
+test('a line that rose while the guest had it masked is heard of, until it falls', async () => {
+  await using guest = new MicroGuest();
+  const line = guest.vm.irq(LINE_GSI);
+  line.set(true);
+  await startSleeper(guest, [], 'level');
+  const heard = () => guest.peek(RESULT_GPA + 8);
+
+  await until(() => heard() > 1);
+  line.set(false);
+  await settle();
+  const before = heard();
+  await settle();
+
+  expect(heard()).toBe(before);
 });
 
 test('there are some four thousand, and closed ones are given out again', async () => {

@@ -42,7 +42,7 @@ function cpuHotplug(): CpuHotplug {
 
 const devices: [string, () => LateBusDevice][] = [
   ['shutdown', () => new Shutdown({ port: 0x600, onReset: noop, onPowerOff: noop })],
-  ['ged', () => new Ged({ gpa: 2 ** 39, gsi: 13, irq: { trigger: noop }, scans: {} })],
+  ['ged', () => new Ged({ gpa: 2 ** 39, gsi: 13, irq: { set: noop }, scans: {} })],
   [
     'memory hotplug',
     () => {
