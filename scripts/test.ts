@@ -88,6 +88,7 @@ const TIERS: Tier[] = [
   script('fuzz', 'scripts/fuzz.ts'),
   needs('/dev/kvm', vitest('kvm')),
   needs('/dev/kvm', vitest('clients')),
+  needs('/dev/kvm', command('soak', TSX, 'scripts/soak.ts', '--minutes', '3')),
   vitest('e2e'),
   idleScript('tidy', 'e2e', 'scripts/check.ts', '--tier', 'tidy', 'clang-tidy'),
 ];

@@ -51,6 +51,11 @@ export interface LateHandler {
   write(offset: number, sizeBytes: number, value: number): Later<void>;
 }
 
+/** The same for writes alone. */
+export interface LateWriteHandler extends LateHandler {
+  read(offset: number, sizeBytes: number): number;
+}
+
 /** A range of ports or of guest physical addresses. */
 export interface Claim {
   readonly space: 'port' | 'mmio';
@@ -58,9 +63,9 @@ export interface Claim {
   readonly sizeBytes: number;
 }
 
-/** An edge-triggered interrupt line: an irqfd on one GSI. */
-export interface Irq {
-  trigger(): void;
+/** An interrupt line of level, which stays as it is set: who has it masked finds it later. */
+export interface IrqLine {
+  set(isHigh: boolean): void;
 }
 
 /**
@@ -68,12 +73,18 @@ export interface Irq {
  * at first; while it is, signals wait in the EventFd.
  */
 export interface Msi {
-  /** Where and what an MSI-X table entry says is written. Bits of 32. */
+  /**
+   * Where and what an MSI-X table entry says is written, from the next `mask(false)` on, whether it
+   * is masked now or not. Bits of 32.
+   */
   route(address: { low: number; high: number }, data: number): void;
-  /** @throws SystemError of KVM_IRQFD. */
-  mask(masked: boolean): void;
-  /** Gives the GSI back. Idempotent. */
-  close(): void;
+  /**
+   * Done later where KVM has to be asked, for which the JS thread does not wait; nothing else may
+   * be asked of this Msi before. @throws SystemError of KVM_IRQFD or KVM_SET_GSI_ROUTING.
+   */
+  mask(masked: boolean): Later<void>;
+  /** Resolves when no signal reaches the guest any more, and its GSI is free. Idempotent. */
+  close(): Promise<void>;
 }
 
 /** A split virtqueue as the driver set it up, VIRTIO 1.2 §2.7. Addresses are its three parts'. */
@@ -271,7 +282,7 @@ export interface Vm {
   /** Frequency of the guest's TSC, undefined if KVM does not tell it of a VM, as before Linux 5.19. */
   tscKhz(): number | undefined;
   /** @throws SystemError EINVAL if the GSI is no pin of the IOAPIC, 0 to 23. */
-  irq(gsi: number): Irq;
+  irq(gsi: number): IrqLine;
   /** From now on a write to `gpa`, of any width, signals `kick` within KVM. */
   attachKick(gpa: number, kick: EventFd): void;
   detachKick(gpa: number, kick: EventFd): void;
@@ -289,6 +300,11 @@ export interface Vm {
   uart(options: UartOptions): Uart16550;
   /** The ACPI PM timer at a port, 3.579545 MHz, answered on vCPU threads. ACPI 6.5 §4.8.2.1. */
   pmTimer(port: number): void;
+  /**
+   * The address register of PCI's configuration mechanism, four ports, answered on vCPU threads. PCI
+   * Local Bus 3.0 §3.2.2.3.2. Returned is what tells of it: with what is no address of PCI's as 0.
+   */
+  pciAddress(port: number): () => number;
   /** Ports that swallow writes and read all ones on vCPU threads: 0x80 and the like. */
   sink(port: number, count: number): void;
   /** A port that prints to `output`, which is to be open until the Vm has stopped. */

@@ -51,7 +51,7 @@ static void ExitNow(const Napi::CallbackInfo& info) { _exit(info[0].ToNumber().I
 static Napi::Object Init(Napi::Env env, Napi::Object exports) {
   auto* data = new vmm::AddonData(env);
   env.SetInstanceData(data);
-  data->irq = Napi::Persistent(vmm::IrqWrap::Define(env));
+  data->irq = Napi::Persistent(vmm::IrqLineWrap::Define(env));
   data->uart = Napi::Persistent(vmm::UartWrap::Define(env));
   data->msi = Napi::Persistent(vmm::MsiWrap::Define(env));
   data->shared_queue = Napi::Persistent(vmm::SharedQueueWrap::Define(env));

@@ -7,17 +7,17 @@
 
 namespace vmm {
 
-Napi::Function IrqWrap::Define(Napi::Env env) {
-  return DefineClass(env, "Irq", {InstanceMethod<&IrqWrap::Trigger>("trigger")});
+Napi::Function IrqLineWrap::Define(Napi::Env env) {
+  return DefineClass(env, "IrqLine", {InstanceMethod<&IrqLineWrap::Set>("set")});
 }
 
-IrqWrap::IrqWrap(const Napi::CallbackInfo& info) : ObjectWrap(info) {
-  if (!info[0].IsExternal()) throw Napi::TypeError::New(info.Env(), "Irq is made by Vm.irq");
-  irq_ = std::move(*info[0].As<Napi::External<std::weak_ptr<Irq>>>().Data());
+IrqLineWrap::IrqLineWrap(const Napi::CallbackInfo& info) : ObjectWrap(info) {
+  if (!info[0].IsExternal()) throw Napi::TypeError::New(info.Env(), "IrqLine is made by Vm.irq");
+  line_ = std::move(*info[0].As<Napi::External<std::weak_ptr<IrqLine>>>().Data());
 }
 
-Napi::Value IrqWrap::Trigger(const Napi::CallbackInfo& info) {
-  if (const auto irq = irq_.lock()) irq->Trigger();
+Napi::Value IrqLineWrap::Set(const Napi::CallbackInfo& info) {
+  if (const auto line = line_.lock()) line->Set(info[0].ToBoolean());
   return info.Env().Undefined();
 }
 

@@ -8,16 +8,16 @@
 
 namespace vmm {
 
-/// `class Irq` of src/native.ts, made by `Vm.irq`. Does nothing once the Vm has gone: its fd must
-/// not stay until the garbage is collected.
-class IrqWrap : public Napi::ObjectWrap<IrqWrap> {
+/// `class IrqLine` of src/native.ts, made by `Vm.irq`. Does nothing once the Vm has gone: its fd
+/// must not stay until the garbage is collected.
+class IrqLineWrap : public Napi::ObjectWrap<IrqLineWrap> {
  public:
   static Napi::Function Define(Napi::Env env);
-  explicit IrqWrap(const Napi::CallbackInfo& info);
+  explicit IrqLineWrap(const Napi::CallbackInfo& info);
 
  private:
-  Napi::Value Trigger(const Napi::CallbackInfo& info);
-  std::weak_ptr<Irq> irq_;
+  Napi::Value Set(const Napi::CallbackInfo& info);
+  std::weak_ptr<IrqLine> line_;
 };
 
 /// `class Uart16550` of src/native.ts, made by `Vm.uart`. Does nothing once the Vm has gone.

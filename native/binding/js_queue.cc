@@ -7,10 +7,10 @@ namespace vmm {
 
 JsQueue& JsQueue::Of(Napi::Env env) { return AddonData::Of(env); }
 
-Napi::Promise JsQueue::RunOnWorker(Napi::Env env, std::function<Status()> job) {
+Napi::Promise JsQueue::RunOn(Workers* workers, Napi::Env env, std::function<Status()> job) {
   const auto deferred = std::make_shared<Napi::Promise::Deferred>(env);
   Hold(env);
-  workers_.Post([this, deferred, job = std::move(job)]() mutable {
+  workers->Post([this, deferred, job = std::move(job)]() mutable {
     const Status status = job();
     job = nullptr;  // what it holds goes here, not on the JS thread
     calls_->Post([this, deferred, status](Napi::Env js) {

@@ -74,12 +74,21 @@ class JsQueue {
   }
 
   /// JS thread. Runs `job` on a worker; the promise is settled with what it returns.
-  Napi::Promise RunOnWorker(Napi::Env env, std::function<Status()> job);
+  Napi::Promise RunOnWorker(Napi::Env env, std::function<Status()> job) {
+    return RunOn(&workers_, env, std::move(job));
+  }
+  /// The same for what takes KVM some milliseconds, and must not wait behind a slow disk: in order.
+  Napi::Promise RunOnKvmWorker(Napi::Env env, std::function<Status()> job) {
+    return RunOn(&kvm_worker_, env, std::move(job));
+  }
 
  private:
+  Napi::Promise RunOn(Workers* workers, Napi::Env env, std::function<Status()> job);
+
   const std::shared_ptr<JsCalls> calls_;
   size_t held_ = 0;
-  Workers workers_;
+  Workers workers_{"work", 2};
+  Workers kvm_worker_{"kvm", 1};
 };
 
 }  // namespace vmm

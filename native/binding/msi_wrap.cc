@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "args.h"
+#include "js_queue.h"
 #include "sys_error.h"
 
 namespace vmm {
@@ -24,24 +25,33 @@ Napi::Value MsiWrap::Route(const Napi::CallbackInfo& info) {
   const MsiMessage message{ToUint<uint32_t>(address.Get("low"), "low"),
                            ToUint<uint32_t>(address.Get("high"), "high"),
                            ToUint<uint32_t>(info[1], "data")};
-  if (const auto routes = msi_.routes.lock())
-    ThrowIfFailed(info.Env(), routes->Route(msi_.gsi, message), "ioctl(KVM_SET_GSI_ROUTING)");
+  if (const auto routes = msi_.routes.lock()) routes->Route(msi_.gsi, message);
   return info.Env().Undefined();
 }
 
 Napi::Value MsiWrap::Mask(const Napi::CallbackInfo& info) {
-  if (const auto routes = msi_.routes.lock())
-    ThrowIfFailed(info.Env(), routes->Mask(msi_.gsi, info[0].ToBoolean()), "ioctl(KVM_IRQFD)");
-  return info.Env().Undefined();
+  const Napi::Env env = info.Env();
+  const bool masked = info[0].ToBoolean();
+  auto routes = msi_.routes.lock();
+  if (routes == nullptr || !routes->Changes(msi_.gsi, masked)) return env.Undefined();
+  return JsQueue::Of(env).RunOnKvmWorker(env, [routes = std::move(routes), gsi = msi_.gsi, masked] {
+    return Status{-routes->Mask(gsi, masked), "ioctl(KVM_IRQFD, KVM_SET_GSI_ROUTING)"};
+  });
 }
 
+/// KVM lets go of an irqfd when nobody looks at it any more: the JS thread does not wait for that.
 Napi::Value MsiWrap::JsClose(const Napi::CallbackInfo& info) {
-  Close();
-  return info.Env().Undefined();
-}
-
-void MsiWrap::Close() {
-  if (const auto routes = std::exchange(msi_.routes, {}).lock()) routes->Remove(msi_.gsi);
+  const Napi::Env env = info.Env();
+  auto routes = std::exchange(msi_.routes, {}).lock();
+  if (routes == nullptr) {
+    const auto closed = Napi::Promise::Deferred::New(env);
+    closed.Resolve(env.Undefined());
+    return closed.Promise();
+  }
+  return JsQueue::Of(env).RunOnKvmWorker(env, [routes = std::move(routes), gsi = msi_.gsi] {
+    routes->Remove(gsi);
+    return Status{};
+  });
 }
 
 }  // namespace vmm

@@ -13,7 +13,9 @@ class MsiWrap : public Napi::ObjectWrap<MsiWrap> {
  public:
   static Napi::Function Define(Napi::Env env);
   explicit MsiWrap(const Napi::CallbackInfo& info);
-  ~MsiWrap() override { Close(); }
+  ~MsiWrap() override {
+    if (const auto routes = msi_.routes.lock()) routes->Remove(msi_.gsi);
+  }
 
   /// What `Vm.msi` makes one of.
   struct Added {
@@ -25,7 +27,6 @@ class MsiWrap : public Napi::ObjectWrap<MsiWrap> {
   Napi::Value Route(const Napi::CallbackInfo& info);
   Napi::Value Mask(const Napi::CallbackInfo& info);
   Napi::Value JsClose(const Napi::CallbackInfo& info);
-  void Close();
 
   Added msi_{};
 };

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "../platform/pci_address.h"
 #include "../platform/pm_timer.h"
 #include "../platform/sink.h"
 #include "../serial/debug_port.h"
@@ -67,6 +68,7 @@ Napi::Function VmWrap::Define(Napi::Env env) {
                       InstanceMethod<&VmWrap::ReleaseKick>("releaseKick"),
                       InstanceMethod<&VmWrap::CreateMsi>("msi"),
                       InstanceMethod<&VmWrap::AddPmTimer>("pmTimer"),
+                      InstanceMethod<&VmWrap::AddPciAddress>("pciAddress"),
                       InstanceMethod<&VmWrap::AddSink>("sink"),
                       InstanceMethod<&VmWrap::AddDebugPort>("debugPort"),
                       InstanceMethod<&VmWrap::Boot>("boot"),
@@ -154,11 +156,11 @@ Napi::Value VmWrap::TscKhz(const Napi::CallbackInfo& info) {
 }
 
 Napi::Value VmWrap::CreateIrq(const Napi::CallbackInfo& info) {
-  auto irq = std::make_shared<Irq>();
-  const int rc = Core(info.Env()).CreateIrq(ToUint<uint32_t>(info[0], "gsi"), irq.get());
-  ThrowIfFailed(info.Env(), rc, "ioctl(KVM_IRQFD)");
-  std::weak_ptr<Irq> weak = irq;
-  irqs_.push_back(std::move(irq));
+  std::shared_ptr<IrqLine> line;
+  const int rc = Core(info.Env()).CreateIrqLine(ToUint<uint32_t>(info[0], "gsi"), &line);
+  ThrowIfFailed(info.Env(), rc, "irq");
+  std::weak_ptr<IrqLine> weak = line;
+  irqs_.push_back(std::move(line));
   return NewWrapped(info.Env(), AddonData::Of(info.Env()).irq, &weak);
 }
 
@@ -265,6 +267,18 @@ Napi::Value VmWrap::AddPmTimer(const Napi::CallbackInfo& info) {
                                 std::make_shared<PmTimer>());
   ThrowIfFailed(info.Env(), rc, "claim");
   return info.Env().Undefined();
+}
+
+Napi::Value VmWrap::AddPciAddress(const Napi::CallbackInfo& info) {
+  constexpr uint64_t kAddressPorts = 4;
+  const auto address = std::make_shared<PciAddress>();
+  const int rc =
+      Core(info.Env()).AddNative(Space::kPort, ToU64(info[0], "port"), kAddressPorts, address);
+  ThrowIfFailed(info.Env(), rc, "claim");
+  const auto value = [address](const Napi::CallbackInfo& call) {
+    return Napi::Number::New(call.Env(), address->value());
+  };
+  return Napi::Function::New(info.Env(), value);
 }
 
 Napi::Value VmWrap::AddSink(const Napi::CallbackInfo& info) {

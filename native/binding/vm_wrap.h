@@ -51,6 +51,7 @@ class VmWrap : public Napi::ObjectWrap<VmWrap> {
   Napi::Value CreateMsi(const Napi::CallbackInfo& info);
   Napi::Value CreateUart(const Napi::CallbackInfo& info);
   Napi::Value AddPmTimer(const Napi::CallbackInfo& info);
+  Napi::Value AddPciAddress(const Napi::CallbackInfo& info);
   Napi::Value AddSink(const Napi::CallbackInfo& info);
   Napi::Value AddDebugPort(const Napi::CallbackInfo& info);
   Napi::Value Boot(const Napi::CallbackInfo& info);
@@ -83,8 +84,8 @@ class VmWrap : public Napi::ObjectWrap<VmWrap> {
   Napi::FunctionReference on_event_;
   Napi::FunctionReference next_turn_;
   std::vector<std::shared_ptr<Napi::FunctionReference>> callbacks_;  // of native devices
-  std::vector<std::shared_ptr<Irq>> irqs_;  // of the Irq objects that JS has
-  std::shared_ptr<MsiRoutes> msis_;         // weak in the Msi objects that JS has
+  std::vector<std::shared_ptr<IrqLine>> irqs_;                       // of the objects that JS has
+  std::shared_ptr<MsiRoutes> msis_;  // weak in the Msi objects that JS has
   std::shared_ptr<Passthrough> passthrough_;
   std::unordered_map<uint32_t, Handler> handlers_;
   std::unique_ptr<LateAnswers> late_answers_;  // null once the Vm has ended

@@ -33,4 +33,17 @@ void Irq::Trigger() const {
   static_cast<void>(written);
 }
 
+int IrqLine::Create(std::shared_ptr<const Fd> vm, uint32_t gsi, std::shared_ptr<IrqLine>* out) {
+  if (gsi >= kPins) return -EINVAL;
+  *out = std::make_shared<IrqLine>(std::move(vm), gsi);
+  return 0;
+}
+
+void IrqLine::Set(bool high) const {
+  kvm_irq_level line{};
+  line.irq = gsi_;
+  line.level = high ? 1 : 0;
+  ioctl(vm_->get(), KVM_IRQ_LINE, &line);  // there is such a pin, and nothing else to refuse
+}
+
 }  // namespace vmm

@@ -1,5 +1,7 @@
 #pragma once
 #include <cstdint>
+#include <memory>
+#include <utility>
 
 #include "../base/fd.h"
 
@@ -16,6 +18,21 @@ class Irq {
 
  private:
   Fd event_;
+};
+
+/// A line of level, which stays as it is set: who has it masked meanwhile finds it later. An edge
+/// is lost then.
+class IrqLine {
+ public:
+  /// 0, or -EINVAL as of Irq.
+  static int Create(std::shared_ptr<const Fd> vm, uint32_t gsi, std::shared_ptr<IrqLine>* out);
+  IrqLine(std::shared_ptr<const Fd> vm, uint32_t gsi) : vm_(std::move(vm)), gsi_(gsi) {}
+  /// Any thread; does not wait.
+  void Set(bool high) const;
+
+ private:
+  const std::shared_ptr<const Fd> vm_;
+  const uint32_t gsi_;
 };
 
 }  // namespace vmm

@@ -52,6 +52,7 @@ kvm_irq_routing_entry MsiRoute(uint32_t gsi, const MsiMessage& message) {
 }  // namespace
 
 int MsiRoutes::Add(std::shared_ptr<EventFd> event) {
+  const std::lock_guard lock(mutex_);
   uint32_t gsi = kGsiFirst;
   for (const auto& [taken, msi] : msis_) {
     if (taken != gsi) break;
@@ -62,46 +63,77 @@ int MsiRoutes::Add(std::shared_ptr<EventFd> event) {
   return static_cast<int>(gsi);
 }
 
-int MsiRoutes::Route(uint32_t gsi, const MsiMessage& message) {
-  Msi& msi = msis_.at(gsi);
-  msi.message = message;
-  return msi.masked ? 0 : TellKvm(&msi);
+MsiRoutes::Msi* MsiRoutes::Find(uint32_t gsi) {
+  const std::lock_guard lock(mutex_);
+  return &msis_.at(gsi);
+}
+
+void MsiRoutes::Route(uint32_t gsi, const MsiMessage& message) {
+  const std::lock_guard lock(mutex_);
+  msis_.at(gsi).message = message;
+}
+
+bool MsiRoutes::Changes(uint32_t gsi, bool masked) {
+  const std::lock_guard lock(mutex_);
+  const Msi& msi = msis_.at(gsi);
+  return msi.masked != masked || (!masked && msi.known != msi.message);
 }
 
 int MsiRoutes::Mask(uint32_t gsi, bool masked) {
-  Msi& msi = msis_.at(gsi);
-  if (msi.masked == masked) return 0;
-  int rc = masked ? 0 : TellKvm(&msi);
-  if (rc == 0) rc = SetIrqfd(gsi, *msi.event, !masked);
+  if (!Changes(gsi, masked)) return 0;
+  Msi* msi = Find(gsi);
+  int rc = masked ? 0 : TellKvm(*msi);
+  if (rc < 0 || msi->masked == masked) return rc;
+  rc = SetIrqfd(gsi, *msi->event, !masked);
   if (rc < 0) return rc;
-  msi.masked = masked;
   // KVM has sent what it found waiting, but has left it there; what comes now it takes itself.
   // Whoever signals may be another process's device.
-  if (!masked) msi.event->TakeUntrusted();
+  if (!masked) msi->event->TakeUntrusted();
+  const std::lock_guard lock(mutex_);
+  msi->masked = masked;
   return 0;
 }
 
 void MsiRoutes::Remove(uint32_t gsi) {
-  Mask(gsi, true);
+  const Msi* msi = Find(gsi);
+  // Its route stays until nothing can take it any more.
+  if (!msi->masked) SetIrqfd(gsi, *msi->event, false);
+  const std::lock_guard lock(mutex_);
   msis_.erase(gsi);
 }
 
-/// A message that KVM refuses is the guest's own; it must not stay in the table, which is taken as
-/// a whole or not at all.
-int MsiRoutes::TellKvm(Msi* msi) {
-  if (msi->known == msi->message) return 0;
-  const auto before = std::exchange(msi->known, msi->message);
-  const int rc = SetRouting();
-  if (rc < 0) msi->known = before;
-  return rc;
+/// Of all that is new. A message that KVM refuses is the guest's own; the table is taken as a whole
+/// or not at all, so nobody else is to be kept waiting by it.
+int MsiRoutes::TellKvm(const Msi& msi) {
+  const std::lock_guard asking(asking_);
+  if (IsKnown(msi) || SetRouting(nullptr) == 0) return 0;
+  return SetRouting(&msi);
 }
 
-int MsiRoutes::SetRouting() const {
+bool MsiRoutes::IsKnown(const Msi& msi) {
+  const std::lock_guard lock(mutex_);
+  return msi.known == msi.message;
+}
+
+/// Every message as the guest has it, or that of `only`, and else those that KVM knows.
+int MsiRoutes::SetRouting(const Msi* only) {
+  std::map<uint32_t, MsiMessage> told;
+  {
+    const std::lock_guard lock(mutex_);
+    for (const auto& [gsi, msi] : msis_)
+      if (const auto& message = only == nullptr || only == &msi ? msi.message : msi.known)
+        told[gsi] = *message;
+  }
   std::vector<kvm_irq_routing_entry> routes = PinRoutes();
-  for (const auto& [gsi, msi] : msis_)
-    if (msi.known.has_value()) routes.push_back(MsiRoute(gsi, *msi.known));
+  for (const auto& [gsi, message] : told) routes.push_back(MsiRoute(gsi, message));
   Flexible table(abi::RoutingHeader{static_cast<uint32_t>(routes.size()), 0}, routes);
-  return ioctl(vm_fd_, abi::kSetGsiRouting, table.get()) < 0 ? -errno : 0;
+  if (ioctl(vm_->get(), abi::kSetGsiRouting, table.get()) < 0) return -errno;
+  const std::lock_guard lock(mutex_);
+  for (auto& [gsi, msi] : msis_) {
+    const auto found = told.find(gsi);
+    msi.known = found == told.end() ? std::nullopt : std::optional(found->second);
+  }
+  return 0;
 }
 
 int MsiRoutes::SetIrqfd(uint32_t gsi, const EventFd& event, bool assigned) const {
@@ -109,7 +141,7 @@ int MsiRoutes::SetIrqfd(uint32_t gsi, const EventFd& event, bool assigned) const
   irqfd.fd = static_cast<uint32_t>(event.get());
   irqfd.gsi = gsi;
   irqfd.flags = assigned ? 0 : KVM_IRQFD_FLAG_DEASSIGN;
-  return ioctl(vm_fd_, KVM_IRQFD, &irqfd) < 0 ? -errno : 0;
+  return ioctl(vm_->get(), KVM_IRQFD, &irqfd) < 0 ? -errno : 0;
 }
 
 }  // namespace vmm

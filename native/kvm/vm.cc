@@ -42,7 +42,7 @@ Vm::Vm(const VmOptions& options, VmFds fds, std::shared_ptr<GuestMemory> memory,
     : memory_(std::move(memory)),
       wake_(std::move(wake)),
       kvm_(std::move(fds.kvm)),
-      vm_(std::move(fds.vm)),
+      vm_(std::make_shared<const Fd>(std::move(fds.vm))),
       bus_(options.vcpus_max),
       mailbox_(options.vcpus.size(), Spin()),
       vcpus_max_(options.vcpus_max) {
@@ -58,9 +58,9 @@ Vm::~Vm() {
 
 Status Vm::PlaceKvmPages(uint64_t tss_gpa) const {
   const uint64_t identity_map_gpa = tss_gpa + 3 * kPageBytes;
-  if (ioctl(vm_.get(), KVM_SET_IDENTITY_MAP_ADDR, &identity_map_gpa) < 0)
+  if (ioctl(vm_->get(), KVM_SET_IDENTITY_MAP_ADDR, &identity_map_gpa) < 0)
     return {errno, "ioctl(KVM_SET_IDENTITY_MAP_ADDR)"};
-  if (ioctl(vm_.get(), KVM_SET_TSS_ADDR, tss_gpa) < 0) return {errno, "ioctl(KVM_SET_TSS_ADDR)"};
+  if (ioctl(vm_->get(), KVM_SET_TSS_ADDR, tss_gpa) < 0) return {errno, "ioctl(KVM_SET_TSS_ADDR)"};
   return {};
 }
 
@@ -91,7 +91,7 @@ Status Vm::MapMemory() {
 
 /// A region of 0 bytes empties the slot.
 Status Vm::SetSlot(size_t slot, const Region& region) const {
-  const int rc = SetMemorySlot(vm_.get(), static_cast<uint32_t>(slot), region);
+  const int rc = SetMemorySlot(vm_->get(), static_cast<uint32_t>(slot), region);
   if (rc == 0) return {};
   return {-rc, "ioctl(KVM_SET_USER_MEMORY_REGION)", static_cast<int>(slot)};
 }
@@ -127,7 +127,7 @@ int Vm::AddNative(Space space, uint64_t base, uint64_t size_bytes,
 }
 
 int Vm::TscKhz() const {
-  const int khz = ioctl(vm_.get(), KVM_GET_TSC_KHZ, 0);
+  const int khz = ioctl(vm_->get(), KVM_GET_TSC_KHZ, 0);
   return khz < 0 ? -errno : khz;
 }
 
@@ -136,7 +136,7 @@ int Vm::SetKick(uint64_t gpa, const EventFd& kick, bool attached) const {
   ioeventfd.addr = gpa;
   ioeventfd.fd = kick.get();
   ioeventfd.flags = attached ? 0 : KVM_IOEVENTFD_FLAG_DEASSIGN;
-  return ioctl(vm_.get(), KVM_IOEVENTFD, &ioeventfd) < 0 ? -errno : 0;
+  return ioctl(vm_->get(), KVM_IOEVENTFD, &ioeventfd) < 0 ? -errno : 0;
 }
 
 Status Vm::Boot(const BootPlan& plan) {
@@ -144,7 +144,7 @@ Status Vm::Boot(const BootPlan& plan) {
   msrs_ = plan.msrs;
   Status status = LoadBlobs(plan.blobs);
   for (size_t i = 0; status.ok() && i < vcpus_.size(); ++i)
-    status = vcpus_[i]->Make(kvm_.get(), vm_.get(), plan.cpuid[i], &msrs_);
+    status = vcpus_[i]->Make(kvm_.get(), vm_->get(), plan.cpuid[i], &msrs_);
   if (status.ok()) status = vcpus_.front()->Enter(plan.entry);
   booted_.store(status.ok());
   return status;
@@ -184,7 +184,7 @@ bool Vm::AllParked() {
 /// The first time of a pause counts: a vCPU that is plugged meanwhile parks anew.
 void Vm::KeepClock() {
   kvm_clock_data clock{};
-  if (!paused_clock_ns_.has_value() && ioctl(vm_.get(), KVM_GET_CLOCK, &clock) == 0)
+  if (!paused_clock_ns_.has_value() && ioctl(vm_->get(), KVM_GET_CLOCK, &clock) == 0)
     paused_clock_ns_ = clock.clock;
 }
 
@@ -195,7 +195,7 @@ void Vm::Resume() {
     if (paused_clock_ns_.has_value()) {
       kvm_clock_data clock{};
       clock.clock = *std::exchange(paused_clock_ns_, std::nullopt);
-      ioctl(vm_.get(), KVM_SET_CLOCK, &clock);
+      ioctl(vm_->get(), KVM_SET_CLOCK, &clock);
     }
   }
   for (auto& vcpu : vcpus_) vcpu->Resume();
@@ -216,7 +216,7 @@ int Vm::AddVcpus(size_t first, const std::vector<NewVcpu>& vcpus) {
 Status Vm::MakeVcpus(size_t first, const std::vector<NewVcpu>& vcpus) {
   Status status;
   for (size_t i = 0; status.ok() && i < vcpus.size(); ++i)
-    status = vcpus_[first + i]->Make(kvm_.get(), vm_.get(), vcpus[i].cpuid, &msrs_);
+    status = vcpus_[first + i]->Make(kvm_.get(), vm_->get(), vcpus[i].cpuid, &msrs_);
   return status;
 }
 

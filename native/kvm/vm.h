@@ -72,17 +72,19 @@ class Vm : private VcpuOwner {
                 std::shared_ptr<NativeDevice> device);
   /// Frequency of the guest's TSC, or a negative errno: Linux tells it of a VM since 5.19.
   int TscKhz() const;
-  int CreateIrq(uint32_t gsi, Irq* out) const { return Irq::Create(vm_.get(), gsi, out); }
+  int CreateIrq(uint32_t gsi, Irq* out) const { return Irq::Create(vm_->get(), gsi, out); }
+  int CreateIrqLine(uint32_t gsi, std::shared_ptr<IrqLine>* out) const {
+    return IrqLine::Create(vm_, gsi, out);
+  }
   /// An ioeventfd at `gpa`: 0 or a negative errno of KVM_IOEVENTFD. KVM's own hold on the eventfd
   /// ends with the Vm.
   int AttachKick(uint64_t gpa, const EventFd& kick) const { return SetKick(gpa, kick, true); }
   int DetachKick(uint64_t gpa, const EventFd& kick) const { return SetKick(gpa, kick, false); }
-  /// Both once; they must be gone before the Vm.
-  std::shared_ptr<MsiRoutes> MakeMsiRoutes() const {
-    return std::make_shared<MsiRoutes>(vm_.get());
-  }
+  /// Once.
+  std::shared_ptr<MsiRoutes> MakeMsiRoutes() const { return std::make_shared<MsiRoutes>(vm_); }
+  /// Once; it must be gone before the Vm.
   std::shared_ptr<Passthrough> MakePassthrough() const {
-    return std::make_shared<Passthrough>(vm_.get());
+    return std::make_shared<Passthrough>(vm_->get());
   }
 
   /// Lays RAM out and makes the vCPUs. Any one thread, while the JS thread leaves the Vm alone.
@@ -152,7 +154,7 @@ class Vm : private VcpuOwner {
   const std::shared_ptr<GuestMemory> memory_;
   const std::function<void()> wake_;
   const Fd kvm_;
-  const Fd vm_;
+  const std::shared_ptr<const Fd> vm_;
   ExitBus bus_;
   ExitMailbox mailbox_;
   std::vector<std::shared_ptr<NativeDevice>> natives_;

@@ -18,8 +18,8 @@ void Workers::Post(std::function<void()> job) {
   {
     const std::lock_guard lock(mutex_);
     jobs_.push_back(std::move(job));
-    if (threads_.size() < kThreads)
-      threads_.emplace_back("work" + std::to_string(threads_.size()), [this] { Run(); });
+    if (threads_.size() < count_)
+      threads_.emplace_back(name_ + std::to_string(threads_.size()), [this] { Run(); });
   }
   posted_.notify_one();
 }

@@ -63,9 +63,11 @@ export interface Platform {
 export function buildPlatform(options: PlatformOptions): Platform {
   const { vm, ramBytes, area, segments, processors, onReset, onPowerOff, onEject } = options;
   const [below, above] = ramRegions(ramBytes);
+  const { base } = PORTS.pci;
+  const address = vm.pciAddress(base);
   const buses = segments.map((windows, segment) => {
-    const port = segment === 0 ? PORTS.pci.base : undefined;
-    return new PciBus({ ...windows, segment, port, ecam: segmentEcam(segment), lineGsi });
+    const ports = segment === 0 ? { base, address } : undefined;
+    return new PciBus({ ...windows, segment, ports, ecam: segmentEcam(segment), lineGsi });
   });
   const shutdown = new Shutdown({ port: PORTS.shutdown.base, onReset, onPowerOff });
   const memory = new MemoryHotplug({ gpa: area.memoryHotplug.gpa });
@@ -94,7 +96,7 @@ export function buildPlatform(options: PlatformOptions): Platform {
   const serial = new Serial({ port: PORTS.serial.base, gsi: GSI.serial });
 
   const hotplugs = [pciHotplug, memory, cpuHotplug];
-  const fixed = [...buses.flatMap(({ ports, ecam }) => [ports, ecam]), shutdown, ged, cmos, i8042];
+  const fixed = [...buses.flatMap(({ data, ecam }) => [data, ecam]), shutdown, ged, cmos, i8042];
   for (const device of [...fixed, ...hotplugs]) claim(vm, device);
   vm.pmTimer(PORTS.pmTimer.base);
   for (const { base, count } of [PORTS.post, PORTS.firmwareDebug]) vm.sink(base, count);

@@ -11,6 +11,7 @@ const MIB = 1 << 20;
 const POLL = { timeout: 60_000, interval: 100 };
 /** Of a guest that works on an emulated host. */
 const PROBE_MS_MAX = 60_000;
+const BOOT_MS_MAX = 90_000;
 const PORT = 7000;
 const STREAM_BYTES = 65_536;
 const HOST_ADDRESS = '10.78.0.1';
@@ -188,4 +189,22 @@ test('each kind of device comes, works, goes and comes again while all others wo
   expect(await pmem.sha256('f')).toBe(sum.split(' ')[0]);
   await expect.poll(() => openFiles(guest), POLL).toBe(before);
   expect(await guest.run('dmesg | grep -ciE "oops|bug:|rcu.*stall|ACPI.*error" || true')).toBe('0');
+});
+
+test('what comes while the guest still boots is there when it has booted', {
+  timeout: TEST_TIMEOUT_MS,
+}, async () => {
+  await using disk = await ScratchDisk.make(16);
+  await using guest = await Guest.start({
+    ...{ cpus: 1, cpusMax: 2, cmdline: 'loglevel=7' },
+  });
+  // It has looked for PCI devices and processors, and hears of no event yet.
+  await guest.waitFor('Switched to clocksource', BOOT_MS_MAX);
+
+  const added = await guest.api.put('vm.add-disk', { path: disk.path, image_type: 'Raw' });
+  const resized = await guest.api.put('vm.resize', { desired_vcpus: 2 });
+  expect([added.status, resized.status]).toEqual([200, 204]);
+
+  await guest.ready();
+  await guest.eventually('test -b /dev/vda && test -e /sys/devices/system/cpu/cpu1');
 });

@@ -39,14 +39,15 @@ async function start(guest: MicroGuest, setUp: number[], handler: number[]): Pro
   await until(() => guest.doneCount === 1);
 }
 
-test('a triggered line runs the interrupt handler of a sleeping guest', async () => {
+test('a line that rises runs the interrupt handler of a sleeping guest', async () => {
   await using guest = new MicroGuest();
   const irq = guest.vm.irq(GSI);
   await start(guest, [], COUNT_IT);
 
   for (let count = 1; count <= 5; count++) {
-    irq.trigger();
+    irq.set(true);
     await until(() => guest.peek(RESULT_GPA) === count);
+    irq.set(false);
   }
 });
 

@@ -27,10 +27,10 @@ const HANDLER_BYTES = 0x40;
 
 const LAPIC_EOI_GPA = 0xfee0_00b0;
 const LAPIC_ENABLE = [...movEax(0x1ff), ...store(0xfee0_00f0, 4)];
-const IOAPIC_ENABLE_LINE = [
+const ioapicEnableLine = (trigger: 'edge' | 'level') => [
   ...movEax(0x10 + 2 * LINE_GSI),
   ...store(0xfec0_0000, 4),
-  ...movEax(LINE_VECTOR),
+  ...movEax(LINE_VECTOR + (trigger === 'level' ? 1 << 15 : 0)),
   ...store(0xfec0_0010, 4),
 ];
 const SLEEP_FOREVER = [0xfb, ...HLT, 0xeb, 0xfd]; // sti; hlt; and again
@@ -59,7 +59,11 @@ const handler = (index: number) => [
 ];
 
 /** A guest that does `work`, then sleeps and counts its interrupts. */
-async function startSleeper(guest: MicroGuest, work: number[] = []): Promise<void> {
+async function startSleeper(
+  guest: MicroGuest,
+  work: number[] = [],
+  trigger: 'edge' | 'level' = 'edge',
+): Promise<void> {
   const indices = Array.from({ length: VECTORS }, (_, index) => index);
   const at = (index: number) => HANDLERS_GPA + index * HANDLER_BYTES;
   const gates = BigUint64Array.from(indices, (index) => gate(at(index)));
@@ -67,7 +71,7 @@ async function startSleeper(guest: MicroGuest, work: number[] = []): Promise<voi
     gpa: at(index),
     bytes: Uint8Array.from(handler(index)),
   }));
-  const setUp = [...LAPIC_ENABLE, ...IOAPIC_ENABLE_LINE, ...DONE, ...work];
+  const setUp = [...LAPIC_ENABLE, ...ioapicEnableLine(trigger), ...DONE, ...work];
   await guest.boot([...setUp, ...SLEEP_FOREVER], ENTRY, [
     { gpa: GDT_GPA, bytes: new Uint8Array(FLAT_DESCRIPTORS.buffer) },
     { gpa: IDT_GPA + 8 * VECTOR, bytes: new Uint8Array(gates.buffer) },
@@ -92,9 +96,9 @@ class Interrupt {
     this.msi.route(MSI_ADDRESS, vector);
   }
 
-  close(): void {
-    this.msi.close();
+  async close(): Promise<void> {
     this.event.close();
+    await this.msi.close();
   }
 }
 
@@ -102,8 +106,8 @@ test('a signal runs the handler that its message names', async () => {
   await using guest = new MicroGuest();
   const first = new Interrupt(guest, VECTOR);
   const second = new Interrupt(guest, VECTOR + 1);
-  first.msi.mask(false);
-  second.msi.mask(false);
+  await first.msi.mask(false);
+  await second.msi.mask(false);
   await startSleeper(guest);
 
   for (let count = 1; count <= 5; count++) {
@@ -111,8 +115,8 @@ test('a signal runs the handler that its message names', async () => {
     await until(() => guest.peek(RESULT_GPA + 4) === count);
   }
   expect(counts(guest)).toEqual([0, 5, 0]);
-  first.close();
-  second.close();
+  await first.close();
+  await second.close();
 });
 
 test('signals wait while masked, come as one when unmasked, and not again', async () => {
@@ -123,10 +127,10 @@ test('signals wait while masked, come as one when unmasked, and not again', asyn
   for (let signals = 0; signals < 3; signals++) event.signal();
   await settle();
   const masked = { counts: counts(guest), pending: event.pending() };
-  msi.mask(false);
+  await msi.mask(false);
   await until(() => guest.peek(RESULT_GPA) === 1);
   const pending = event.pending();
-  for (const mask of [true, false, true, false]) msi.mask(mask);
+  for (const mask of [true, false, true, false]) await msi.mask(mask);
   await settle();
 
   expect(masked).toEqual({ counts: [0, 0, 0], pending: true });
@@ -140,10 +144,10 @@ test('no signal is lost or doubled, however often it is masked meanwhile', async
   await startSleeper(guest);
 
   for (let count = 1; count <= 200; count++) {
-    msi.mask(count % 3 === 0);
+    await msi.mask(count % 3 === 0);
     event.signal();
-    msi.mask(count % 2 === 0);
-    msi.mask(false);
+    await msi.mask(count % 2 === 0);
+    await msi.mask(false);
     await until(() => guest.peek(RESULT_GPA) === count);
   }
   await settle();
@@ -155,15 +159,16 @@ test('a message that changes is what is sent from then on, masked meanwhile or n
   await using guest = new MicroGuest();
   const { event, msi } = new Interrupt(guest);
   await startSleeper(guest);
-  msi.mask(false);
+  await msi.mask(false);
 
   msi.route(MSI_ADDRESS, VECTOR + 1);
+  await msi.mask(false);
   event.signal();
   await until(() => guest.peek(RESULT_GPA + 4) === 1);
-  msi.mask(true);
+  await msi.mask(true);
   msi.route(MSI_ADDRESS, VECTOR);
   event.signal();
-  msi.mask(false);
+  await msi.mask(false);
   await until(() => guest.peek(RESULT_GPA) === 1);
 
   expect(counts(guest)).toEqual([1, 1, 0]);
@@ -174,15 +179,15 @@ test('one that is closed sends nothing, and the others go on', async () => {
   const first = new Interrupt(guest, VECTOR);
   const second = new Interrupt(guest, VECTOR + 1);
   await startSleeper(guest);
-  first.msi.mask(false);
-  second.msi.mask(false);
+  await first.msi.mask(false);
+  await second.msi.mask(false);
 
-  first.msi.close();
-  first.msi.close();
+  await first.msi.close();
+  await first.msi.close();
   first.event.signal();
-  first.msi.mask(false);
+  await first.msi.mask(false);
   const third = new Interrupt(guest, VECTOR + 1);
-  third.msi.mask(false);
+  await third.msi.mask(false);
   third.event.signal();
   await until(() => guest.peek(RESULT_GPA + 4) === 1);
   second.event.signal();
@@ -194,12 +199,28 @@ test('one that is closed sends nothing, and the others go on', async () => {
 test('interrupt lines stay wired when there are messages', async () => {
   await using guest = new MicroGuest();
   const line = guest.vm.irq(LINE_GSI);
-  new Interrupt(guest).msi.mask(false);
+  await new Interrupt(guest).msi.mask(false);
   await startSleeper(guest);
 
-  line.trigger();
+  for (const isHigh of [true, false]) line.set(isHigh); // of an edge-triggered entry
 
   await until(() => guest.peek(RESULT_GPA + 8) === 1);
+});
+
+test('a line that rose while the guest had it masked is heard of, until it falls', async () => {
+  await using guest = new MicroGuest();
+  const line = guest.vm.irq(LINE_GSI);
+  line.set(true);
+  await startSleeper(guest, [], 'level');
+  const heard = () => guest.peek(RESULT_GPA + 8);
+
+  await until(() => heard() > 1);
+  line.set(false);
+  await settle();
+  const before = heard();
+  await settle();
+
+  expect(heard()).toBe(before);
 });
 
 test('there are some four thousand, and closed ones are given out again', async () => {
@@ -212,10 +233,10 @@ test('there are some four thousand, and closed ones are given out again', async 
 
   expect(addUntilRefused).toThrow(expect.objectContaining({ code: 'ENOSPC' }));
   expect(all).toHaveLength(4096 - 40); // KVM's table, less the pins of the controllers
-  all[1000]?.close();
+  await all[1000]?.close();
   const again = guest.vm.msi(event);
   again.route(MSI_ADDRESS, VECTOR);
-  again.mask(false);
+  void again.mask(false);
 
   expect(addUntilRefused).toThrow(expect.objectContaining({ code: 'ENOSPC' }));
 });
@@ -223,12 +244,12 @@ test('there are some four thousand, and closed ones are given out again', async 
 test('an Msi does nothing once the Vm has stopped', async () => {
   const guest = new MicroGuest();
   const interrupt = new Interrupt(guest);
-  interrupt.msi.mask(false);
+  await interrupt.msi.mask(false);
   await guest[Symbol.asyncDispose]();
 
   interrupt.msi.route(MSI_ADDRESS, 0);
-  interrupt.msi.mask(true);
-  interrupt.close();
+  await interrupt.msi.mask(true);
+  await interrupt.close();
 
   expect(() => guest.vm.msi(new native.EventFd())).toThrow('ESHUTDOWN');
 });
@@ -265,7 +286,7 @@ test('a guest that kicks is served and interrupted, and nobody else hears of it'
   const queue = driver.device();
   const msi = guest.vm.msi(driver.irq);
   msi.route(MSI_ADDRESS, VECTOR);
-  msi.mask(false);
+  await msi.mask(false);
   guest.vm.claim({ space: 'mmio', base: MMIO_GPA, sizeBytes: 0x1000 }, recorder);
   guest.vm.attachKick(MMIO_GPA, driver.kick);
   driver.describe(0, [{ gpa: ROOM_GPA, sizeBytes: 4, write: true }]);
@@ -283,6 +304,6 @@ test('a guest that kicks is served and interrupted, and nobody else hears of it'
   expect(driver.used()).toEqual([{ head: 0, writtenBytes: 4 }]);
   expect(recorder.seen).toEqual([]);
   queue.close();
-  msi.close();
+  await msi.close();
   driver.close();
 });

@@ -13,6 +13,7 @@ import {
 
 const PORT = 0x500;
 const TIMER_PORT = 0x608;
+const PCI_PORT = 0xcf8;
 
 test('the PM timer advances at 3.58 MHz', async () => {
   await using guest = new MicroGuest();
@@ -46,6 +47,31 @@ test('a sink swallows writes and reads all ones', async () => {
   await until(() => guest.doneCount === 1);
 
   expect(guest.peek(RESULT_GPA)).toBe(0xffff);
+});
+
+test('the address register of PCI reads back, and only four bytes at once change it', async () => {
+  await using guest = new MicroGuest();
+  const address = guest.vm.pciAddress(PCI_PORT);
+  const writes: [number, number, number][] = [
+    [0xffff_ffff, PCI_PORT, 4],
+    [0x01, PCI_PORT + 3, 1], // what Linux does before it looks
+    [0x00, PCI_PORT, 2],
+  ];
+
+  await guest.start([
+    ...writes.flatMap(([value, port, sizeBytes]) => [
+      ...code.movEax(value),
+      ...code.out(port, sizeBytes),
+    ]),
+    ...[...code.input(PCI_PORT, 4), ...code.store(RESULT_GPA, 4)],
+    ...[...code.input(PCI_PORT + 2, 2), ...code.store(RESULT_GPA + 4, 2)],
+    ...DONE,
+    ...code.HLT,
+  ]);
+  await until(() => guest.doneCount === 1);
+
+  expect([address(), guest.peek(RESULT_GPA)]).toEqual([0x80ff_fffc, 0x80ff_fffc]);
+  expect(guest.peek(RESULT_GPA + 4) & 0xffff).toBe(0xffff);
 });
 
 test('code starts in 16-bit mode', async () => {

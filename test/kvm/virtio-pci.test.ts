@@ -103,13 +103,13 @@ class Machine implements AsyncDisposable {
   constructor() {
     const { vm, memory } = this.guest;
     const bus = new PciBus({
-      port: 0xcf8,
+      ports: { base: 0xcf8, address: vm.pciAddress(0xcf8) },
       ecam: { gpa: 0xe800_0000, sizeBytes: 1 << 20 },
       window32: { gpa: 0xc000_0000, sizeBytes: 1 << 29 },
       window64: { gpa: 2 ** 32, sizeBytes: 1 << 30 },
       lineGsi: (slot) => 16 + (slot % 8),
     });
-    for (const claim of bus.ports.claims) vm.claim(claim, bus.ports);
+    for (const claim of bus.data.claims) vm.claim(claim, bus.data);
     this.pci = new VirtioPci({
       device: this.device,
       memory,
@@ -120,7 +120,7 @@ class Machine implements AsyncDisposable {
             read: (offset, sizeBytes) => this.pci.read(offset, sizeBytes),
             write: (offset, sizeBytes, value) => {
               this.writes.push(offset);
-              this.pci.write(offset, sizeBytes, value);
+              void this.pci.write(offset, sizeBytes, value);
             },
           }),
         release: (claim) => vm.release(claim),
@@ -246,7 +246,7 @@ test('a masked vector waits, its pending bit is set, and it comes when unmasked'
   await until(() => machine.driver.used().length === 1);
   expect([machine.guest.peek(RESULT_GPA), machine.pci.read(PENDING, 4)]).toEqual([0, 0b10]);
 
-  machine.pci.write(0x801c, 4, 0);
+  void machine.pci.write(0x801c, 4, 0);
   await until(() => machine.guest.peek(RESULT_GPA) === 1);
   expect(machine.pci.read(PENDING, 4)).toBe(0);
 });
@@ -264,6 +264,6 @@ test('rings outside RAM break the device alone: it asks for a reset, and the gue
 
   expect(machine.warnings).toEqual(['Queue 0 is broken: descriptor table outside RAM']);
   expect(machine.pci.read(20, 1)).toBe(0x4f);
-  machine.pci.write(20, 1, 0);
+  void machine.pci.write(20, 1, 0);
   await until(() => machine.pci.read(20, 1) === 0);
 });

@@ -17,7 +17,7 @@ using vmm::Workers;
 void DoesAllBeforeItEnds() {
   std::atomic<int> done{0};
   {
-    Workers workers;
+    Workers workers("work", 2);
     for (int i = 0; i < 100; ++i)
       workers.Post([&] {
         usleep(100);
@@ -30,7 +30,7 @@ void DoesAllBeforeItEnds() {
 void TwoAtATime() {
   std::atomic<int> at_once{0}, most{0};
   std::latch both(2);
-  Workers workers;
+  Workers workers("work", 2);
   for (int i = 0; i < 2; ++i) workers.Post([&] { both.arrive_and_wait(); });  // else it hangs
   both.wait();
   std::latch all(20);
@@ -48,10 +48,23 @@ void TwoAtATime() {
   CHECK(most.load() <= 2);
 }
 
+void OneAfterAnother() {
+  std::string order;
+  {
+    Workers workers("one", 1);
+    for (const char job : {'a', 'b', 'c', 'd'})
+      workers.Post([&order, job] {
+        usleep('e' - job);
+        order += job;
+      });
+  }
+  CHECK(order == "abcd");
+}
+
 void DropsWhatJobsHold() {
   const auto held = std::make_shared<int>(0);
   {
-    Workers workers;
+    Workers workers("work", 2);
     workers.Post([held] {});
   }
   CHECK(held.use_count() == 1);
@@ -98,6 +111,7 @@ int main() {
   alarm(60);  // what ought to end and does not
   Test("every job is done before the workers end", DoesAllBeforeItEnds);
   Test("two jobs run at a time, and no more", TwoAtATime);
+  Test("one thread does them in order", OneAfterAnother);
   Test("what a job holds goes with it", DropsWhatJobsHold);
   Test("a thread has its name and leaves signals to others", NamesAndMasks);
   Test("a kick interrupts a blocking call", KickInterrupts);

@@ -17,7 +17,8 @@ const RAM_STEPS = 8;
 const CPUS = 4;
 const DISK_BYTES_MAX = 4 * MIB;
 const SECTOR_BYTES = 512;
-const WAIT_MS_MAX = 20_000;
+/** Of a guest without a CPU of its own, on a machine that is busy. */
+const WAIT_MS_MAX = 60_000;
 const POLL_MS = 5;
 const GUEST_MS_MAX = 30;
 const HISTORY_STEPS = 100;

@@ -215,9 +215,14 @@ export function ioPorts(base: number, count: number): Aml {
   return bytes(0x47, 1, int(base, 2), int(base, 2), 1, int(count, 1));
 }
 
+const CONSUMER_LEVEL_HIGH = 0x01;
 const CONSUMER_EDGE_HIGH = 0x03;
 /** §6.4.3.6: one interrupt, its number a GSI. */
-export const irq = (gsi: number): Aml => bytes(0x89, int(6, 2), CONSUMER_EDGE_HIGH, 1, int(gsi, 4));
+export const irq = (gsi: number, trigger: 'edge' | 'level' = 'edge'): Aml =>
+  bytes(
+    ...[0x89, int(6, 2), trigger === 'edge' ? CONSUMER_EDGE_HIGH : CONSUMER_LEVEL_HIGH],
+    ...[1, int(gsi, 4)],
+  );
 
 const READ_WRITE = 1;
 const CACHEABLE = 1 << 1;

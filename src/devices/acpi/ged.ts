@@ -1,9 +1,12 @@
 /**
  * The generic event device: tells the guest what happened to the platform, by one interrupt and a
  * byte of event bits. ACPI 6.5 §5.6.9. The power button, its first source, is here with it.
+ *
+ * The interrupt is one of level, up until the guest has read the byte: an edge would be lost on one
+ * that still boots and has it masked, and what had come would never be seen.
  */
 import { allOnes } from '../../bytes.ts';
-import type { Claim, Irq } from '../../native.ts';
+import type { Claim, IrqLine } from '../../native.ts';
 import type { AmlSource, BusDevice } from '../device.ts';
 import * as aml from './aml.ts';
 
@@ -24,7 +27,7 @@ export interface GedOptions {
   /** Of the byte of event bits. */
   gpa: number;
   gsi: number;
-  irq: Irq;
+  irq: IrqLine;
   /** What the guest calls for an event besides the power button's: the path of a method. */
   scans: Readonly<Partial<Record<keyof typeof GED_EVENT, string>>>;
 }
@@ -42,7 +45,7 @@ export class Ged implements BusDevice, AmlSource {
   /** Twice before the guest looks is once. */
   notify(event: keyof typeof GED_EVENT): void {
     this.#pending |= GED_EVENT[event];
-    this.#options.irq.trigger();
+    this.#options.irq.set(true);
   }
 
   /** Tells what happened since the last read. */
@@ -50,6 +53,7 @@ export class Ged implements BusDevice, AmlSource {
     if (offset !== 0 || sizeBytes !== 1) return allOnes(sizeBytes);
     const events = this.#pending;
     this.#pending = 0;
+    this.#options.irq.set(false);
     return events;
   }
 
@@ -80,7 +84,7 @@ export class Ged implements BusDevice, AmlSource {
         'GED',
         aml.name('_HID', 'ACPI0013'),
         aml.name('_UID', 0),
-        aml.name('_CRS', aml.resources(aml.irq(gsi))),
+        aml.name('_CRS', aml.resources(aml.irq(gsi, 'level'))),
         aml.method('_EVT', 1, aml.call('\\_SB.GEC.ESCN')),
       ),
     ];

@@ -17,11 +17,10 @@ export const DEVICE_SLOTS: readonly number[] = Array.from(
 ).slice(1);
 const FUNCTIONS_PER_SLOT = 8;
 
-const ADDRESS = 0; // offset of 0xcf8
-const DATA = 4; // offset of 0xcfc
+/** The address register, then the data that it leads to. */
 const PORT_COUNT = 8;
+const DATA = { offset: 4, sizeBytes: 4 } as const;
 const ADDRESS_ENABLE = 0x8000_0000;
-const ADDRESS_MASK = 0x80ff_fffc;
 
 interface Addresses {
   gpa: number;
@@ -31,8 +30,8 @@ interface Addresses {
 export interface PciBusOptions {
   /** 0 if absent. */
   segment?: number;
-  /** Of the address register, 0xcf8; of the first segment alone. */
-  port?: number | undefined;
+  /** Of the first segment alone: 0xcf8, and what the address register there holds. */
+  ports?: { base: number; address(): number } | undefined;
   /** 1 MiB: all of bus 0. */
   ecam: Addresses;
   /** The NUMA node that it is in, if there are nodes. */
@@ -48,19 +47,20 @@ const bridgeName = (segment: number): string =>
   `PC${segment.toString(16).toUpperCase().padStart(2, '0')}`;
 
 export class PciBus implements AmlSource {
-  readonly ports: LateBusDevice;
+  /** The ports of the data. */
+  readonly data: LateBusDevice;
   readonly ecam: LateBusDevice;
   readonly #options: PciBusOptions;
   readonly #slots = new Array<LateHandler | undefined>(SLOT_COUNT).fill(undefined);
-  #address = 0;
 
   constructor(options: PciBusOptions) {
     this.#options = options;
-    const { port } = options;
-    this.ports = {
-      claims: port === undefined ? [] : [{ space: 'port', base: port, sizeBytes: PORT_COUNT }],
-      read: (offset, sizeBytes) => this.#readPort(offset, sizeBytes),
-      write: (offset, sizeBytes, value) => this.#writePort(offset, sizeBytes, value),
+    const { ports } = options;
+    const { offset, sizeBytes } = DATA;
+    this.data = {
+      claims: ports ? [{ space: 'port', base: ports.base + offset, sizeBytes }] : [],
+      read: (byte, width) => this.#readData(byte, width),
+      write: (byte, width, value) => this.#writeData(byte, width, value),
     };
     this.ecam = {
       claims: [{ space: 'mmio', base: options.ecam.gpa, sizeBytes: options.ecam.sizeBytes }],
@@ -106,41 +106,34 @@ export class PciBus implements AmlSource {
     return this.#function(offset)?.write(offset % FUNCTION_BYTES, sizeBytes, value);
   }
 
-  #readPort(offset: number, sizeBytes: number): Later<number> {
-    if (offset === ADDRESS && sizeBytes === 4) return this.#address;
-    const target = this.#target(offset);
+  #readData(byte: number, sizeBytes: number): Later<number> {
+    const target = this.#target(byte);
     return target === undefined ? allOnes(sizeBytes) : this.#read(target, sizeBytes);
   }
 
-  /** Only four bytes at once are for the address register: one of its bytes is not. */
-  #writePort(offset: number, sizeBytes: number, value: number): Later<void> {
-    if (offset === ADDRESS && sizeBytes === 4) {
-      this.#address = (value & ADDRESS_MASK) >>> 0;
-      return;
-    }
-    const target = this.#target(offset);
+  #writeData(byte: number, sizeBytes: number, value: number): Later<void> {
+    const target = this.#target(byte);
     return target === undefined ? undefined : this.#write(target, sizeBytes, value);
   }
 
   /** What the data ports stand for now, as an offset into ECAM; other buses have nothing. */
-  #target(offset: number): number | undefined {
-    const byte = offset - DATA;
-    const bus = (this.#address >>> 16) & 0xff;
-    if (byte < 0 || byte > 3 || this.#address < ADDRESS_ENABLE || bus !== 0) return undefined;
-    const slotAndFunction = (this.#address >>> 8) & 0xff;
-    return slotAndFunction * FUNCTION_BYTES + (this.#address & 0xfc) + byte;
+  #target(byte: number): number | undefined {
+    const address = this.#options.ports?.address() ?? 0;
+    const bus = (address >>> 16) & 0xff;
+    if (byte < 0 || byte > 3 || address < ADDRESS_ENABLE || bus !== 0) return undefined;
+    const slotAndFunction = (address >>> 8) & 0xff;
+    return slotAndFunction * FUNCTION_BYTES + (address & 0xfc) + byte;
   }
 
   aml(): aml.Aml[] {
-    const { segment = 0, port, ecam, window32, window64, node } = this.#options;
-    const ports =
-      port === undefined
-        ? []
-        : [
-            aml.ioPorts(port, PORT_COUNT),
-            aml.ioWindow(0, port),
-            aml.ioWindow(port + PORT_COUNT, 0x1_0000 - port - PORT_COUNT),
-          ];
+    const { segment = 0, ports, ecam, window32, window64, node } = this.#options;
+    const io = ports
+      ? [
+          aml.ioPorts(ports.base, PORT_COUNT),
+          aml.ioWindow(0, ports.base),
+          aml.ioWindow(ports.base + PORT_COUNT, 0x1_0000 - ports.base - PORT_COUNT),
+        ]
+      : [];
     return [
       aml.device(
         bridgeName(segment),
@@ -153,7 +146,7 @@ export class PciBus implements AmlSource {
           '_CRS',
           aml.resources(
             aml.busNumbers(0, 1),
-            ...ports,
+            ...io,
             aml.memory32Fixed(ecam.gpa, ecam.sizeBytes),
             aml.memory32Window(window32.gpa, window32.sizeBytes),
             aml.memory64Window(window64.gpa, window64.sizeBytes),

@@ -4,7 +4,7 @@
  */
 import { strict as assert } from 'node:assert';
 import { alignUp, allOnes, Reader, Writer } from '../../bytes.ts';
-import type { AccessHandler } from '../../native.ts';
+import type { Later, LateWriteHandler } from '../../native.ts';
 
 /** The registers of a function reach this far; those from 256 up are reserved, and read 0. */
 export const FUNCTION_BYTES = 4096;
@@ -68,8 +68,8 @@ export interface Capability {
    * or negative if the access begins before it.
    */
   onRead?(offset: number, sizeBytes: number): void;
-  /** After a write that touched the body. */
-  onWrite?(offset: number, sizeBytes: number): void;
+  /** After a write that touched the body, which is done when this is. */
+  onWrite?(offset: number, sizeBytes: number): Later<void>;
 }
 
 /** What has a chain of capabilities. */
@@ -89,7 +89,7 @@ interface PlacedCapability {
   end: number;
 }
 
-export class ConfigSpace implements CapabilityList, AccessHandler {
+export class ConfigSpace implements CapabilityList, LateWriteHandler {
   readonly #bytes: Uint8Array;
   readonly #reader: Reader;
   readonly #writable = new Writer(SPACE_BYTES);
@@ -155,7 +155,7 @@ export class ConfigSpace implements CapabilityList, AccessHandler {
     return ((dword >>> (8 * (offset & 3))) & allOnes(sizeBytes)) >>> 0;
   }
 
-  write(offset: number, sizeBytes: number, value: number): void {
+  write(offset: number, sizeBytes: number, value: number): Later<void> {
     if (!withinDword(offset, sizeBytes) || offset >= SPACE_BYTES) return;
     for (let i = 0; i < sizeBytes; i++) {
       const mask = this.#writable.bytes[offset + i] ?? 0;
@@ -163,9 +163,11 @@ export class ConfigSpace implements CapabilityList, AccessHandler {
       this.#bytes[offset + i] = (old & ~mask) | ((value >>> (8 * i)) & mask);
     }
     if (offset < BARS + 4 * BAR_COUNT) this.#moveBars();
-    for (const { capability, start, end } of this.#capabilities)
-      if (offset < end && offset + sizeBytes > start)
-        capability.onWrite?.(offset - start, sizeBytes);
+    // Bodies begin and end at groups of four bytes, or two: an access is of one of them.
+    const at = this.#capabilities.find(
+      ({ start, end }) => offset < end && offset + sizeBytes > start,
+    );
+    return at?.capability.onWrite?.(offset - at.start, sizeBytes);
   }
 
   #moveBars(): void {

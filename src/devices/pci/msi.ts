@@ -3,7 +3,8 @@
  * PCI Local Bus 3.0 §6.8.1.
  */
 import { Reader, Writer } from '../../bytes.ts';
-import type { EventFd, Msi as Message } from '../../native.ts';
+import { allOf, InTurn } from '../../in-turn.ts';
+import type { EventFd, Later, Msi as Message } from '../../native.ts';
 import type { CapabilityList } from './config-space.ts';
 
 const CAPABILITY_ID = 0x05;
@@ -46,6 +47,7 @@ export class Msi {
   /** Of its fields in the body. */
   readonly #data: number;
   readonly #masks: number;
+  readonly #updates = new InTurn();
   #isEnabled = false;
 
   /** The capability becomes the next one of `space`. */
@@ -73,37 +75,45 @@ export class Msi {
     try {
       for (let i = 0; i < vectorCount; i++) this.#vectors.push(openVector(options));
     } catch (error) {
-      this.close();
+      void this.close();
       throw error;
     }
   }
 
-  /** Idempotent. */
-  close(): void {
-    for (const { irq, message } of this.#vectors.splice(0)) {
-      message.close();
-      irq.close();
-    }
+  /** Resolves when nobody who signals reaches the guest any more. Idempotent. */
+  async close(): Promise<void> {
+    const vectors = this.#vectors.splice(0);
+    for (const { irq } of vectors) irq.close();
+    await this.#updates.run(() => allOf(vectors.map(({ message }) => message.close())));
   }
 
-  #update(): void {
-    const fields = new Reader(this.#body);
-    const control = fields.u16(0);
-    const isEnabled = (control & ENABLE) !== 0;
+  #update(): Later<void> {
+    const done = this.#updates.run(() => this.#tellHost());
+    const { isEnabled, count } = this.#control;
+    if (isEnabled === this.#isEnabled) return done;
+    this.#isEnabled = isEnabled;
+    this.#options.onEnabled(isEnabled ? this.#vectors.slice(0, count).map(({ irq }) => irq) : []);
+    return done;
+  }
+
+  get #control() {
+    const control = new Reader(this.#body).u16(0);
     const wanted = 1 << ((control >>> WANTED_SHIFT) & LOG_MASK);
-    const count = Math.min(wanted, this.#vectors.length);
+    return { isEnabled: (control & ENABLE) !== 0, count: Math.min(wanted, this.#vectors.length) };
+  }
+
+  #tellHost(): Later<void> {
+    const { isEnabled, count } = this.#control;
+    const fields = new Reader(this.#body);
     const address = { low: fields.u32(2), high: this.#options.is64 ? fields.u32(6) : 0 };
     const data = fields.u16(this.#data);
     const masks = this.#options.hasMasks ? fields.u32(this.#masks) : 0;
-    for (const [i, { message }] of this.#vectors.entries()) {
-      const isSent = isEnabled && i < count && ((masks >>> i) & 1) === 0;
-      // The lowest bits of the data tell the interrupts apart.
-      if (isSent) message.route(address, (data & ~(count - 1)) | i);
-      message.mask(!isSent);
-    }
-    if (isEnabled === this.#isEnabled) return;
-    this.#isEnabled = isEnabled;
-    this.#options.onEnabled(isEnabled ? this.#vectors.slice(0, count).map(({ irq }) => irq) : []);
+    const isSent = (i: number) => isEnabled && i < count && ((masks >>> i) & 1) === 0;
+    // All messages first: the host then learns of them together.
+    // The lowest bits of the data tell the interrupts apart.
+    for (const [i, { message }] of this.#vectors.entries())
+      if (isSent(i)) message.route(address, (data & ~(count - 1)) | i);
+    return allOf(this.#vectors.map(({ message }, i) => message.mask(!isSent(i))));
   }
 
   #showPending(): void {

@@ -1,9 +1,11 @@
 /**
  * MSI-X: a table of interrupts that the guest routes and masks, each an eventfd on its way to KVM.
- * PCI Local Bus 3.0 §6.8.2. KVM is told only what has changed, for each change is a system call.
+ * PCI Local Bus 3.0 §6.8.2. KVM is told only what has changed, for that is a system call which may
+ * take milliseconds: the guest's write is done when KVM has answered, and only its vCPU waits.
  */
 import { allOnes, Writer } from '../../bytes.ts';
-import type { AccessHandler, EventFd, Msi } from '../../native.ts';
+import { allOf, InTurn } from '../../in-turn.ts';
+import type { AccessHandler, EventFd, Later, LateWriteHandler, Msi } from '../../native.ts';
 import type { CapabilityList } from './config-space.ts';
 
 const CAPABILITY_ID = 0x11;
@@ -41,6 +43,8 @@ class Vector {
   readonly words = Uint32Array.of(0, 0, 0, MASKED);
   readonly #address = { low: 0, high: 0 };
   #routed = false;
+  /** KVM is to hear of the route. */
+  #isNews = false;
   #masked = true;
 
   constructor(irq: EventFd, msi: Msi) {
@@ -56,34 +60,48 @@ class Vector {
     }
   }
 
-  /** Makes it so. A route that nothing can take yet waits until something can. */
-  update(functionMasked: boolean): void {
-    const [low = 0, high = 0, data = 0, control = 0] = this.words;
-    const masked = functionMasked || (control & MASKED) !== 0;
-    if (!masked && !this.#routed) {
-      this.#address.low = low;
-      this.#address.high = high;
-      this.msi.route(this.#address, data);
-      this.#routed = true;
-    }
-    if (masked === this.#masked) return;
-    this.msi.mask(masked);
-    this.#masked = masked;
+  /** Passes on where it leads, if anything can take that way or is about to. */
+  route(functionMasked: boolean): void {
+    if (this.#routed || this.#isMasked(functionMasked)) return;
+    const [low = 0, high = 0, data = 0] = this.words;
+    this.#address.low = low;
+    this.#address.high = high;
+    this.msi.route(this.#address, data);
+    this.#routed = true;
+    this.#isNews = true;
   }
 
-  close(): void {
-    this.msi.close();
+  /** After `route`, and one at a time. */
+  mask(functionMasked: boolean): Later<void> {
+    const masked = this.#isMasked(functionMasked);
+    if (masked === this.#masked && !(this.#isNews && !masked)) return;
+    this.#isNews = false;
+    const done = this.msi.mask(masked);
+    const settle = () => {
+      this.#masked = masked;
+    };
+    if (done) return done.then(settle);
+    settle();
+  }
+
+  #isMasked(functionMasked: boolean): boolean {
+    return functionMasked || ((this.words[CONTROL] ?? 0) & MASKED) !== 0;
+  }
+
+  close(): Promise<void> {
     this.irq.close();
+    return this.msi.close();
   }
 }
 
 export class Msix {
-  readonly table: AccessHandler;
+  readonly table: LateWriteHandler;
   /** Which interrupts wait for being unmasked: a bit each. */
   readonly pending: AccessHandler;
   readonly #vectors: Vector[] = [];
   /** Of the capability, as the guest sees it. */
   readonly #body: Uint8Array;
+  readonly #updates = new InTurn();
   #isEnabled = false;
 
   /** The capability becomes the next one of `space`. */
@@ -97,8 +115,9 @@ export class Msix {
         .u32(6, pendingOffset | pendingBar).bytes,
       writable: new Writer(10).u8(1, ENABLE | FUNCTION_MASK).bytes,
       onWrite: () => {
-        for (const vector of this.#vectors) vector.update(this.#functionMasked);
+        const done = this.#update(this.#vectors);
         this.#tellEnabled(options);
+        return done;
       },
     });
     this.table = {
@@ -112,7 +131,7 @@ export class Msix {
     try {
       for (let i = 0; i < vectorCount; i++) this.#vectors.push(openVector(options));
     } catch (error) {
-      this.close();
+      void this.close();
       throw error;
     }
   }
@@ -122,9 +141,10 @@ export class Msix {
     return this.#vectors[vector]?.irq;
   }
 
-  /** Idempotent. */
-  close(): void {
-    for (const vector of this.#vectors.splice(0)) vector.close();
+  /** Resolves when nobody who signals reaches the guest any more. Idempotent. */
+  async close(): Promise<void> {
+    const vectors = this.#vectors.splice(0);
+    await this.#updates.run(() => allOf(vectors.map((vector) => vector.close())));
   }
 
   #tellEnabled({ onEnabled }: MsixOptions): void {
@@ -132,6 +152,15 @@ export class Msix {
     if (isEnabled === this.#isEnabled) return;
     this.#isEnabled = isEnabled;
     onEnabled?.(isEnabled ? this.#vectors.map(({ irq }) => irq) : []);
+  }
+
+  /** All routes first: the host then learns of them together. */
+  #update(vectors: readonly Vector[]): Later<void> {
+    return this.#updates.run(() => {
+      const functionMasked = this.#functionMasked;
+      for (const vector of vectors) vector.route(functionMasked);
+      return allOf(vectors.map((vector) => vector.mask(functionMasked)));
+    });
   }
 
   get #functionMasked(): boolean {
@@ -144,12 +173,12 @@ export class Msix {
     return sizeBytes === 4 && word !== undefined ? word : allOnes(sizeBytes);
   }
 
-  #writeTable(offset: number, sizeBytes: number, value: number): void {
+  #writeTable(offset: number, sizeBytes: number, value: number): Later<void> {
     const vector = this.#vectors[Math.floor(offset / ENTRY_BYTES)];
     const word = wordOf(offset);
     if (sizeBytes !== 4 || !vector || !Number.isInteger(word)) return;
     vector.write(word, value);
-    vector.update(this.#functionMasked);
+    return this.#update([vector]);
   }
 
   #readPending(offset: number, sizeBytes: number): number {

@@ -3,7 +3,7 @@
  * and the rest, such as the pages of the MSI-X table, by way of here.
  */
 import { alignDown, alignUp, GIB } from '../../bytes.ts';
-import type { AccessHandler, Claim, LateHandler, Later, Vm } from '../../native.ts';
+import type { Claim, LateHandler, Later, LateWriteHandler, Vm } from '../../native.ts';
 import type { Passthrough, VfioArea } from '../../native-vfio.ts';
 import type { FunctionBar, PassthroughHost } from '../device.ts';
 import type { VfioBackend } from './device.ts';
@@ -16,7 +16,7 @@ const CLAIM_BYTES = 2 * GIB;
 export interface OwnPart {
   offset: number;
   sizeBytes: number;
-  handler: AccessHandler;
+  handler: LateWriteHandler;
 }
 
 export interface VfioBarOptions {

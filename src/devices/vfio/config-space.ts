@@ -5,6 +5,7 @@
  * capabilities of the vendor's. Linux filters that once more.
  */
 import { allOnes, Reader } from '../../bytes.ts';
+import { allOf } from '../../in-turn.ts';
 import type { LateHandler, Later } from '../../native.ts';
 import { VFIO } from '../../native-vfio.ts';
 import {
@@ -141,13 +142,13 @@ export class VfioConfigSpace implements LateHandler {
 
   /** Done when the device has done what follows from it. */
   write(offset: number, sizeBytes: number, value: number): Later<void> {
-    if (withinDword(offset, sizeBytes)) this.#write(offset, sizeBytes, value);
-    return this.#options.device.settled();
+    const ours = withinDword(offset, sizeBytes) ? this.#write(offset, sizeBytes, value) : undefined;
+    return allOf([ours, this.#options.device.settled()]);
   }
 
-  #write(offset: number, sizeBytes: number, value: number): void {
+  #write(offset: number, sizeBytes: number, value: number): Later<void> {
     if (isOfHeader(offset)) {
-      this.header.write(offset, sizeBytes, value);
+      void this.header.write(offset, sizeBytes, value);
       if (offset < STATUS) this.#commanded();
       return;
     }
@@ -158,9 +159,11 @@ export class VfioConfigSpace implements LateHandler {
     }
     if (this.#isVendors(offset, sizeBytes)) this.#writeDevice(offset, sizeBytes, value);
     if (this.#asksReset(offset, sizeBytes, value)) this.#options.onReset();
-    for (const { capability, start, end } of this.#placed)
-      if (offset < end && offset + sizeBytes > start)
-        capability.onWrite?.(offset - start, sizeBytes);
+    return allOf(
+      this.#placed
+        .filter(({ start, end }) => offset < end && offset + sizeBytes > start)
+        .map(({ capability, start }) => capability.onWrite?.(offset - start, sizeBytes)),
+    );
   }
 
   /** The device reads and writes guest memory no more, whatever the guest has said. */

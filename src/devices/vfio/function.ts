@@ -66,7 +66,7 @@ export class VfioFunction implements PciFunction {
       this.#interrupts.turnLine(true);
       device.onRequest(() => context.onReclaim());
     } catch (error) {
-      this.#closeInterrupts();
+      void this.#closeInterrupts();
       throw error;
     }
   }
@@ -112,15 +112,14 @@ export class VfioFunction implements PciFunction {
     if (this.#isClosed) return;
     this.#isClosed = true;
     this.space.stopMastering();
-    this.#closeInterrupts();
+    await this.#closeInterrupts();
     await this.#reset;
     await this.#device.close();
   }
 
-  #closeInterrupts(): void {
+  async #closeInterrupts(): Promise<void> {
     this.#interrupts.close();
-    this.#msi?.close();
-    this.#msix?.close();
+    await Promise.all([this.#msi?.close(), this.#msix?.close()]);
   }
 
   /** The guest waits 100 ms after it has asked, and then for as long as the device says. */

@@ -2,7 +2,7 @@
  * Where the parts of a virtio function lie, as its capabilities tell the driver. VIRTIO 1.2 §4.1.4.
  */
 import { Reader, Writer } from '../../bytes.ts';
-import type { AccessHandler } from '../../native.ts';
+import type { LateWriteHandler } from '../../native.ts';
 import type { Capability, ConfigSpace } from '../pci/config-space.ts';
 
 const VENDOR_SPECIFIC = 0x09;
@@ -45,7 +45,7 @@ const LENGTH_HIGH = CAP_BYTES + 4;
 /** All but MSI-X, in order. `bar` answers what goes through the access capability's window. */
 export function addVirtioCapabilities(
   space: ConfigSpace,
-  bar: AccessHandler,
+  bar: LateWriteHandler,
   hasDeviceConfig: boolean,
 ): void {
   space.addCapability(part(TYPE.common, PARTS.common));
@@ -83,7 +83,7 @@ function part(
  * A window of four bytes that a driver without access to memory points anywhere into the BAR: what
  * it then does to the window's data is done there. §4.1.4.9
  */
-function addAccessWindow(space: ConfigSpace, bar: AccessHandler): void {
+function addAccessWindow(space: ConfigSpace, bar: LateWriteHandler): void {
   const writable = new Writer(CAP_BYTES + 4)
     .u8(IN_BAR, 0xff)
     .u32(PART_OFFSET, 0xffff_ffff)
@@ -96,7 +96,7 @@ function addAccessWindow(space: ConfigSpace, bar: AccessHandler): void {
       if (offset + sizeBytes > EXTRA && pointsInside()) read();
     },
     onWrite: (offset, sizeBytes) => {
-      if (offset + sizeBytes > EXTRA && pointsInside()) write();
+      if (offset + sizeBytes > EXTRA && pointsInside()) return write();
     },
   });
   const fields = new Reader(body);
@@ -112,6 +112,6 @@ function addAccessWindow(space: ConfigSpace, bar: AccessHandler): void {
   const write = () => {
     const sizeBytes = fields.u32(PART_BYTES);
     const value = data.getUint32(0, true) % 2 ** (8 * sizeBytes);
-    bar.write(fields.u32(PART_OFFSET), sizeBytes, value);
+    return bar.write(fields.u32(PART_OFFSET), sizeBytes, value);
   };
 }

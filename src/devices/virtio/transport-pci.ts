@@ -4,7 +4,15 @@
  * serves the queues, so once a device runs, nothing of what it does comes through here.
  */
 import { allOnes } from '../../bytes.ts';
-import type { AccessHandler, EventFd, GuestMemory, Native, Virtqueue, Vm } from '../../native.ts';
+import type {
+  EventFd,
+  GuestMemory,
+  Later,
+  LateWriteHandler,
+  Native,
+  Virtqueue,
+  Vm,
+} from '../../native.ts';
 import type { DmaSpace } from '../../native-iommu.ts';
 import type { FunctionBar, PciFunction } from '../device.ts';
 import { ConfigSpace } from '../pci/config-space.ts';
@@ -72,10 +80,10 @@ export interface VirtioPciOptions {
 interface Region {
   offset: number;
   sizeBytes: number;
-  handler: AccessHandler;
+  handler: LateWriteHandler;
 }
 
-export class VirtioPci implements AccessHandler, PciFunction {
+export class VirtioPci implements LateWriteHandler, PciFunction {
   readonly space: ConfigSpace;
   readonly resizeDisk: ((sizeBytes: number) => Promise<void>) | undefined;
   readonly #options: VirtioPciOptions;
@@ -156,9 +164,9 @@ export class VirtioPci implements AccessHandler, PciFunction {
     return region ? region.handler.read(offset - region.offset, sizeBytes) : allOnes(sizeBytes);
   }
 
-  write(offset: number, sizeBytes: number, value: number): void {
+  write(offset: number, sizeBytes: number, value: number): Later<void> {
     const region = this.#region(offset);
-    region?.handler.write(offset - region.offset, sizeBytes, value);
+    return region?.handler.write(offset - region.offset, sizeBytes, value);
   }
 
   /** Resolves when no request is in flight. The vCPUs stand still meanwhile. */
@@ -190,7 +198,7 @@ export class VirtioPci implements AccessHandler, PciFunction {
     await this.#common.settled();
     await this.#reset().catch(() => {}); // the reason has been told
     await this.#device[Symbol.asyncDispose]();
-    this.#msix.close();
+    await this.#msix.close();
     this.#closeEventFds();
   }
 

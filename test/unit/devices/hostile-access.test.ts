@@ -22,7 +22,7 @@ function bus(): PciBus {
   const body = new Uint8Array(10);
   space.addCapability({ id: 0x11, body, writable: new Uint8Array(10).fill(0xff) });
   const pci = new PciBus({
-    port: 0xcf8,
+    ports: { base: 0xcf8, address: () => 0x8000_f810 },
     ecam: { gpa: 0xe800_0000, sizeBytes: MIB },
     window32: { gpa: 0xc000_0000, sizeBytes: MIB },
     window64: { gpa: 2 ** 32, sizeBytes: MIB },
@@ -42,7 +42,7 @@ function cpuHotplug(): CpuHotplug {
 
 const devices: [string, () => LateBusDevice][] = [
   ['shutdown', () => new Shutdown({ port: 0x600, onReset: noop, onPowerOff: noop })],
-  ['ged', () => new Ged({ gpa: 2 ** 39, gsi: 13, irq: { trigger: noop }, scans: {} })],
+  ['ged', () => new Ged({ gpa: 2 ** 39, gsi: 13, irq: { set: noop }, scans: {} })],
   [
     'memory hotplug',
     () => {
@@ -64,7 +64,7 @@ const devices: [string, () => LateBusDevice][] = [
         onReset: noop,
       }),
   ],
-  ['pci ports', () => bus().ports],
+  ['pci data', () => bus().data],
   ['pci ecam', () => bus().ecam],
 ];
 

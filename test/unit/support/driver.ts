@@ -121,7 +121,7 @@ export class Driver {
 
   /** A write to configuration space. */
   config(offset: number, sizeBytes: number, value: number): void {
-    this.pci.space.write(offset, sizeBytes, value);
+    void this.pci.space.write(offset, sizeBytes, value);
   }
 
   /** Where the BAR is now. */

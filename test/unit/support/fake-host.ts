@@ -80,7 +80,7 @@ export class FakeMsi implements Msi {
     this.#send();
   }
 
-  close(): void {
+  async close(): Promise<void> {
     this.calls.push('close');
   }
 

@@ -75,7 +75,7 @@ const twoBuses = (window64: GpaRange): PciBus[] =>
   [0, 1].map(
     (segment) =>
       new PciBus({
-        ...{ segment, port: segment === 0 ? 0xcf8 : undefined, ecam: segmentEcam(segment) },
+        ...{ segment, ecam: segmentEcam(segment) },
         window32: MEMORY.pci32,
         lineGsi: (slot) => 16 + (slot % 8),
         window64: segment === 0 ? window64 : SECOND_WINDOW,

@@ -8,9 +8,12 @@ const HOST_BRIDGE = 0x0d57_8086;
 const DEVICE = 0x1042_1af4;
 const ALL = 0xffff_ffff;
 
+/** What the address register holds. */
+let addressed = 0;
+
 function create() {
   const bus = new PciBus({
-    port: 0xcf8,
+    ports: { base: 0xcf8, address: () => addressed },
     ecam: { gpa: 0xe800_0000, sizeBytes: MIB },
     window32: { gpa: 0xc000_0000, sizeBytes: MIB },
     window64: { gpa: 2 ** 32, sizeBytes: MIB },
@@ -24,9 +27,9 @@ const address = (slot: number, register: number, { bus = 0, fn = 0, enable = tru
   ((enable ? 0x8000_0000 : 0) + (bus << 16) + (slot << 11) + (fn << 8) + register) >>> 0;
 
 /** As a guest does it: the address to 0xcf8, then the data at 0xcfc plus the byte. */
-function readPort({ ports }: PciBus, at: number, sizeBytes = 4, byte = 0): number {
-  void ports.write(0, 4, at);
-  return atOnce(ports.read(4 + byte, sizeBytes));
+function readPort({ data }: PciBus, at: number, sizeBytes = 4, byte = 0): number {
+  addressed = at;
+  return atOnce(data.read(byte, sizeBytes));
 }
 
 const readEcam = ({ ecam }: PciBus, slot: number, register: number, sizeBytes = 4): number =>
@@ -40,8 +43,8 @@ test('the host bridge is at slot 0, by ports and by ECAM', () => {
 
 test('both ways reach the same registers, in bytes, words and double words', () => {
   const bus = create();
-  void bus.ports.write(0, 4, address(5, 4));
-  void bus.ports.write(5, 1, 0x04); // the high byte of the command register
+  addressed = address(5, 4);
+  void bus.data.write(1, 1, 0x04); // the high byte of the command register
 
   expect(readEcam(bus, 5, 4, 2)).toBe(0x0400);
   void bus.ecam.write((5 << 15) + 4, 2, 0x0002);
@@ -57,18 +60,9 @@ test.each([
 ])('%s reads all ones and takes no write', (_what, at) => {
   const bus = create();
   expect(readPort(bus, at)).toBe(ALL);
-  void bus.ports.write(0, 4, at + 4);
-  void bus.ports.write(4, 2, 0x0006);
+  addressed = at + 4;
+  void bus.data.write(0, 2, 0x0006);
   expect(readEcam(bus, 5, 4, 2)).toBe(0);
-});
-
-test('the address register reads back, and only a double word changes it', () => {
-  const { ports } = create();
-  void ports.write(0, 4, 0xffff_ffff);
-  void ports.write(3, 1, 0x01); // what Linux does before it looks
-  void ports.write(0, 2, 0x0000);
-  expect(ports.read(0, 4)).toBe(0x80ff_fffc);
-  expect([ports.read(0, 1), ports.read(2, 2)]).toEqual([0xff, 0xffff]);
 });
 
 test('data beyond the register, or across its end, reads all ones', () => {

@@ -35,7 +35,7 @@ test('the header names the function, whatever the width of the access', () => {
 
 test('of the header, a guest changes memory decode, bus mastering and INTx disable only', () => {
   const space = create();
-  for (let at = 0; at < 64; at += 4) space.write(at, 4, ALL);
+  for (let at = 0; at < 64; at += 4) void space.write(at, 4, ALL);
   expect(space.read(0, 4)).toBe(0x1042_1af4);
   expect(space.read(COMMAND, 4)).toBe(0x0406);
   expect([0x10, 0x24, 0x30, 0x34, 0x3c].map((at) => space.read(at, 4))).toEqual([0, 0, 0, 0, 0]);
@@ -107,10 +107,10 @@ test('of a capability, a guest changes the writable bits, and the device hears o
     id: 0x11,
     body: Uint8Array.of(0x02, 0x00, 0, 0),
     writable: Uint8Array.of(0x00, 0xc0, 0, 0),
-    onWrite: () => seen.push(body[1] ?? 0),
+    onWrite: () => void seen.push(body[1] ?? 0),
   });
 
-  space.write(0x40, 4, ALL);
+  void space.write(0x40, 4, ALL);
 
   expect(seen).toEqual([0xc0]);
   expect(space.read(0x40, 4)).toBe(0xc002_0011);
@@ -135,14 +135,14 @@ test('a capability may be brought up to date before it is read, and only then', 
 
 test('an access across a multiple of four reads all ones and writes nothing', () => {
   const space = create();
-  space.write(COMMAND - 1, 2, 0x0600);
+  void space.write(COMMAND - 1, 2, 0x0600);
   expect([space.read(0x02, 4), space.read(0x03, 2)]).toEqual([ALL, 0xffff]);
   expect(space.read(COMMAND, 2)).toBe(0);
 });
 
 test('beyond 256 bytes everything is 0, to the end of the function', () => {
   const space = create();
-  space.write(0x100, 4, ALL);
+  void space.write(0x100, 4, ALL);
   expect([space.read(0x100, 4), space.read(0xffc, 4), space.read(0x1000, 4)]).toEqual([0, 0, ALL]);
 });
 

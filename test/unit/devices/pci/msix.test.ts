@@ -1,5 +1,5 @@
 import fc from 'fast-check';
-import { expect, test } from 'vitest';
+import { expect, test, vi } from 'vitest';
 import { ConfigSpace } from '../../../../src/devices/pci/config-space.ts';
 import { Msix } from '../../../../src/devices/pci/msix.ts';
 import { FakeEventFd, FakeMsi } from '../../support/fake-host.ts';
@@ -36,7 +36,7 @@ function create(vectorCount = 3) {
       [2, data],
       [3, 0],
     ] as const)
-      msix.table.write(16 * vector + 4 * word, 4, value);
+      void msix.table.write(16 * vector + 4 * word, 4, value);
   };
   return { msix, space, irqs, msis, control, arm };
 }
@@ -52,7 +52,7 @@ test('an entry reads back as written, masked at first, and its reserved bits sta
   const { msix } = create();
   expect(msix.table.read(16 + 12, 4)).toBe(1);
 
-  for (const word of [0, 1, 2, 3]) msix.table.write(16 + 4 * word, 4, 0xffff_fff0 + word);
+  for (const word of [0, 1, 2, 3]) void msix.table.write(16 + 4 * word, 4, 0xffff_fff0 + word);
 
   const words = [0, 1, 2, 3].map((word) => msix.table.read(16 + 4 * word, 4));
   expect(words).toEqual([0xffff_fff0, 0xffff_fff1, 0xffff_fff2, 1]);
@@ -63,8 +63,8 @@ test('a vector is heard only if neither entry nor function masks it and MSI-X is
     fc.property(fc.boolean(), fc.boolean(), fc.boolean(), (enable, functionMask, entryMask) => {
       const { msix, irqs, msis, control, arm } = create();
       arm(1, 0x41);
-      if (entryMask) msix.table.write(16 + 12, 4, 1);
-      control((enable ? ENABLE : 0) | (functionMask ? FUNCTION_MASK : 0));
+      if (entryMask) void msix.table.write(16 + 12, 4, 1);
+      void control((enable ? ENABLE : 0) | (functionMask ? FUNCTION_MASK : 0));
 
       irqs[1]?.signal();
 
@@ -78,11 +78,11 @@ test('a vector is heard only if neither entry nor function masks it and MSI-X is
 test('what waits while masked is sent once it is unmasked', () => {
   const { irqs, msis, control, arm, msix } = create();
   arm(0, 0x40);
-  control(ENABLE | FUNCTION_MASK);
+  void control(ENABLE | FUNCTION_MASK);
   irqs[0]?.signal();
   irqs[0]?.signal();
 
-  control(ENABLE);
+  void control(ENABLE);
 
   expect(msis[0]?.sent).toEqual([0x40]);
   expect(msix.pending.read(0, 4)).toBe(0);
@@ -91,19 +91,66 @@ test('what waits while masked is sent once it is unmasked', () => {
 test('the kernel is asked only for what has changed', () => {
   const { msix, msis, control, arm } = create();
   arm(1, 0x41);
-  control(ENABLE);
-  control(ENABLE);
+  void control(ENABLE);
+  void control(ENABLE);
   expect(msis[1]?.calls).toEqual([{ low: 0xfee0_0000, high: 0, data: 0x41 }, 'unmask']);
   expect(msis[0]?.calls).toEqual([]);
 
-  msix.table.write(16 + 12, 4, 1);
-  msix.table.write(16 + 12, 4, 1);
-  msix.table.write(16 + 12, 4, 0);
+  void msix.table.write(16 + 12, 4, 1);
+  void msix.table.write(16 + 12, 4, 1);
+  void msix.table.write(16 + 12, 4, 0);
   expect(msis[1]?.calls.slice(2)).toEqual(['mask', 'unmask']);
 
   arm(1, 0x51);
   const moved = { low: 0xfee0_0000, high: 0, data: 0x51 };
   expect(msis[1]?.calls.slice(4)).toEqual(['mask', moved, 'unmask']);
+
+  void msix.table.write(16 + 8, 4, 0x61);
+  expect(msis[1]?.calls.slice(7)).toEqual([{ ...moved, data: 0x61 }, 'unmask']);
+});
+
+test('the kernel learns of all messages before the first vector is unmasked', () => {
+  const { msis, control, arm } = create();
+  const asked: string[] = [];
+  for (const msi of msis) {
+    vi.spyOn(msi, 'route').mockImplementation(() => void asked.push('route'));
+    vi.spyOn(msi, 'mask').mockImplementation(() => void asked.push('unmask'));
+  }
+  arm(0, 0x40);
+  arm(2, 0x42);
+
+  void control(ENABLE);
+
+  expect(asked).toEqual(['route', 'route', 'unmask', 'unmask']);
+});
+
+test('a write is done when the kernel has answered, and the next waits for it', async () => {
+  const { msix, msis, space, arm } = create();
+  const asked: string[] = [];
+  let answer = () => {};
+  vi.spyOn(msis[0] as FakeMsi, 'mask').mockImplementation((masked) => {
+    asked.push(masked ? 'mask' : 'unmask');
+    return new Promise<void>((resolve) => {
+      answer = resolve;
+    });
+  });
+  arm(0, 0x40);
+
+  const enabled = space.write(CONTROL, 2, ENABLE);
+  const masked = msix.table.write(12, 4, 1);
+  let isMasked = false;
+  void Promise.resolve(masked).then(() => {
+    isMasked = true;
+  });
+  expect([asked, enabled]).toEqual([['unmask'], expect.any(Promise)]);
+  answer();
+  await enabled;
+  await new Promise(setImmediate);
+  expect([asked, isMasked]).toEqual([['unmask', 'mask'], false]);
+  answer();
+  await masked;
+  await new Promise(setImmediate);
+  expect(msix.table.write(12, 4, 1)).toBeUndefined();
 });
 
 test('only whole words of entries that exist are accessed; all else reads all ones', () => {
@@ -116,7 +163,7 @@ test('only whole words of entries that exist are accessed; all else reads all on
     [-4, 4],
     [0x7ffc, 4],
   ] as const) {
-    msix.table.write(offset, sizeBytes, 0xf0);
+    void msix.table.write(offset, sizeBytes, 0xf0);
     expect(msix.table.read(offset, sizeBytes)).toBe(2 ** (8 * sizeBytes) - 1);
   }
   const words = Array.from({ length: 12 }, (_, word) => msix.table.read(4 * word, 4));

@@ -40,7 +40,7 @@ test('region 0 is all that the window is, at the start of a prefetchable BAR of 
     [BAR2_LOW, 0xc],
     [BAR2_HIGH, 0xffff_fffc],
   ] as const) {
-    space.write(at, 4, 0xffff_ffff);
+    void space.write(at, 4, 0xffff_ffff);
     expect(space.read(at, 4)).toBe(size); // 16 GiB, the next power of two
   }
 });
