@@ -209,7 +209,8 @@ describe('segments', () => {
     const scan = await interpret(`evaluate ${PCI_SCAN}`, bytes, 0xff);
     expect(scan.match(/Notify/gi)?.length ?? 0).toBeGreaterThanOrEqual(4 * 31);
     const { source } = await recompile('eject', bytes);
-    expect(source.match(/PCEJ \(_SUN, _SEG\)/g)).toHaveLength(2 * 31);
+    expect(source.match(/ PEJ0 \(_SUN\)/g)).toHaveLength(2 * 31);
+    expect(source.match(/PCEJ \(Arg0, _SEG\)/g)).toHaveLength(2);
   });
 });
 

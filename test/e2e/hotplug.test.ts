@@ -3,34 +3,17 @@ import { expect, test } from 'vitest';
 import { mustExec } from '../host/exec.ts';
 import { type Daemon, virtiofsd } from './support/daemon.ts';
 import { Guest } from './support/guest.ts';
+import { load, type Plugged, plug, stop, unplug, workOn } from './support/plugged.ts';
 import { ScratchDisk } from './support/scratch-disk.ts';
 import { hostPort, VSOCK_STREAM, Vsock } from './support/vsock.ts';
 
 const TEST_TIMEOUT_MS = 300_000;
 const MIB = 1 << 20;
-const POLL = { timeout: 60_000, interval: 100 };
-/** Of a guest that works on an emulated host. */
-const PROBE_MS_MAX = 60_000;
 const BOOT_MS_MAX = 90_000;
 const PORT = 7000;
 const STREAM_BYTES = 65_536;
 const HOST_ADDRESS = '10.78.0.1';
 const NOISE = '/tmp/noise';
-
-/** A device to plug, and shell commands of the guest. */
-interface Plugged {
-  /** As in `vm.add-KIND`; its id, too. */
-  kind: string;
-  body: object;
-  /** Makes it usable, once its driver has it. */
-  open: string;
-  /** Moves bytes through it. */
-  use: string;
-  /** After the last use. */
-  close: string;
-  /** Makes the host ready for it, once more if it was there before. */
-  prepare?: () => Promise<void>;
-}
 
 interface Backing {
   disk: ScratchDisk;
@@ -91,51 +74,6 @@ async function startAgain(daemon: Daemon): Promise<void> {
   await daemon.start();
 }
 
-/** @returns its folder in the guest's sysfs, once a driver has it. */
-async function plug(guest: Guest, { kind, body, open, use, prepare }: Plugged): Promise<string> {
-  await prepare?.();
-  const added = await guest.api.put(`vm.add-${kind}`, { ...body, id: kind });
-  expect([kind, added.status, added.json]).toEqual([
-    ...[kind, 200],
-    { id: kind, bdf: expect.stringMatching(/^0000:00:[01]\d\.0$/) },
-  ]);
-  const at = `/sys/bus/pci/devices/${(added.json as { bdf: string }).bdf}`;
-  // DRIVER_OK: the link to the driver is there before it has set anything up.
-  await guest.eventually(`grep -q 'f$' ${at}/virtio*/status`, PROBE_MS_MAX);
-  await guest.eventually(open);
-  await guest.run(`{ ${use}; } >/dev/null`);
-  return at;
-}
-
-/** Resolves when neither the guest nor the host has anything of it. */
-async function unplug(guest: Guest, kind: string, at: string): Promise<void> {
-  expect((await guest.api.put('vm.remove-device', { id: kind })).status).toBe(204);
-  await guest.eventually(`! test -e ${at}`);
-  const isThere = async () =>
-    kind in ((await guest.api.get('vm.info')).json as { device_tree: object }).device_tree;
-  await expect.poll(isThere, POLL).toBe(false);
-}
-
-/** Uses a device again and again, until that fails or it is asked to stop. */
-const load = ({ kind, use }: Plugged): string =>
-  `(while ! test -e /tmp/stop-${kind}; do { ${use}; } || break; echo >>/tmp/rounds-${kind}; ` +
-  `usleep 300000; done; touch /tmp/ended-${kind}) >/dev/null 2>&1 &`;
-
-const stop = async (guest: Guest, { kind, close }: Plugged) => {
-  await guest.run(`touch /tmp/stop-${kind}`);
-  await guest.eventually(`test -e /tmp/ended-${kind} && ${close}`);
-  await guest.run(`rm /tmp/stop-${kind} /tmp/ended-${kind}`);
-};
-
-/** Each of them has got on since the last time, and none has failed. */
-async function workOn(guest: Guest, kinds: readonly Plugged[]): Promise<void> {
-  const rounds = kinds.map(({ kind }) => `/tmp/rounds-${kind}`);
-  await guest.run(`rm -f ${rounds.join(' ')}`);
-  const all = rounds.map((file) => `test -s ${file}`);
-  await guest.eventually(all.join(' && '));
-  expect(await guest.run('ls /tmp | grep ended || true')).toBe('');
-}
-
 const openFiles = async (guest: Guest): Promise<number> =>
   Number(await mustExec(guest.host, `ls /proc/${guest.vmm.pid}/fd | wc -l`));
 
@@ -187,7 +125,7 @@ test('each kind of device comes, works, goes and comes again while all others wo
   for (const read of written)
     expect((await mustExec(host, `${read} | sha256sum`)).trim()).toBe(sum);
   expect(await pmem.sha256('f')).toBe(sum.split(' ')[0]);
-  await expect.poll(() => openFiles(guest), POLL).toBe(before);
+  await expect.poll(() => openFiles(guest), { timeout: 60_000, interval: 100 }).toBe(before);
   expect(await guest.run('dmesg | grep -ciE "oops|bug:|rcu.*stall|ACPI.*error" || true')).toBe('0');
 });
 

@@ -1,9 +1,10 @@
 /// A driver that breaks each rule of virtqueues in turn, on each device that it finds. After each
-/// it says whether the device asked to be reset, and whether it and its neighbour serve again.
-#include "virtio.h"
+/// it says whether the device asked to be reset, and whether it and its neighbour serve again. What
+/// is behind an IOMMU finds there the RAM that it needs, where it is, and nothing else.
+#include "iommu.h"
 
 #define F_CTRL_VQ (1ull << 17)
-enum { RAM_END = 0x4000000, FAR_OUTSIDE = 0xb0000000u };
+enum { RAM_FIRST = 0x1000000, RAM_END = 0x4000000, FAR_OUTSIDE = 0xb0000000u, DOMAIN = 1 };
 
 struct subject {
   const char* name;
@@ -17,7 +18,7 @@ static const struct subject subjects[] = {
     {"console", VIRTIO_CONSOLE, 1, 0}, {"pmem", VIRTIO_PMEM, 0, 0},
     {"vsock", VIRTIO_VSOCK, 1, 0},     {"balloon", VIRTIO_BALLOON, 0, 0},
     {"mem", VIRTIO_MEM, 0, 0},         {"watchdog", VIRTIO_WATCHDOG, 0, 0},
-    {"rtc", VIRTIO_RTC, 0, 0}};
+    {"rtc", VIRTIO_RTC, 0, 0},         {"iommu", VIRTIO_IOMMU, 0, 0}};
 enum { SUBJECTS = sizeof(subjects) / sizeof(subjects[0]) };
 
 static u8* buffer;
@@ -53,6 +54,11 @@ static void good_chain(const struct subject* subject, struct queue* queue) {
       memset(buffer, 0, 24);  // no block, to be plugged
       describe(queue, 0, (u64)buffer, 24, NEXT, 1);
       return describe(queue, 1, (u64)buffer + 24, 10, WRITE, 0);
+    case VIRTIO_IOMMU:
+      memset(buffer, 0, 20);
+      buffer[0] = REQUEST_ATTACH;  // of no endpoint
+      describe(queue, 0, (u64)buffer, 20, NEXT, 1);
+      return describe(queue, 1, (u64)buffer + 24, 4, WRITE, 0);
     case VIRTIO_VSOCK:
       memset(buffer, 0, 44);  // a packet of no type
       return describe(queue, 0, (u64)buffer, 44, 0, 0);
@@ -71,9 +77,8 @@ static void set_up(const struct subject* subject, const struct device* device,
 }
 
 static int start(const struct subject* subject, struct device* device, struct queue* queue) {
-  if (!accept_features(
-          device, F_VERSION_1 | subject->features | (offered_features(device) & F_INDIRECT_DESC)))
-    return 0;
+  const u64 accepted = offered_features(device) & (F_INDIRECT_DESC | F_ACCESS_PLATFORM);
+  if (!accept_features(device, F_VERSION_1 | subject->features | accepted)) return 0;
   set_up(subject, device, queue);
   set_status(device, ACKNOWLEDGE | DRIVER | FEATURES_OK | DRIVER_OK);
   return 1;
@@ -179,7 +184,8 @@ static void misplace_rings(const struct subject* subject) {
     struct device device;
     struct queue queue;
     if (!find_device(subject->type, 0, &device)) return;
-    if (!accept_features(&device, F_VERSION_1 | subject->features)) return;
+    const u64 accepted = offered_features(&device) & F_ACCESS_PLATFORM;
+    if (!accept_features(&device, F_VERSION_1 | subject->features | accepted)) return;
     set_up(subject, &device, &queue);
     write32(device.common + parts[i], FAR_OUTSIDE);
     set_status(&device, ACKNOWLEDGE | DRIVER | FEATURES_OK | DRIVER_OK);
@@ -194,11 +200,29 @@ static void misplace_rings(const struct subject* subject) {
   }
 }
 
+/// False if there is no IOMMU. The last of all is the IOMMU itself: a reset has it forget who is
+/// behind it.
+static int go_behind_iommu(void) {
+  static struct iommu iommu;
+  if (!start_iommu(&iommu)) return 0;
+  for (u32 s = 0; s < SUBJECTS - 1; s++) {
+    struct device device;
+    if (!find_device(subjects[s].type, 0, &device)) continue;
+    if ((offered_features(&device) & F_ACCESS_PLATFORM) == 0) continue;
+    const long status = iommu_attach(&iommu, DOMAIN, endpoint_of(&device), 0);
+    if (status != IOMMU_OK) say("%s does not go behind the IOMMU\n", subjects[s].name);
+  }
+  if (iommu_map(&iommu, DOMAIN, RAM_FIRST, RAM_END - 1, RAM_FIRST) != IOMMU_OK) say("no RAM\n");
+  return 1;
+}
+
 void main(void) {
   buffer = allocate(4096);
-  for (u32 s = 0; s < SUBJECTS; s++) {
+  const u32 subjects_here = go_behind_iommu() ? SUBJECTS : SUBJECTS - 1;
+  for (u32 s = 0; s < subjects_here; s++) {
     if (!serves(&subjects[s])) say("%s does not serve\n", subjects[s].name);
-    for (u32 b = 0; b < BREAKAGES; b++) attack(&subjects[s], &subjects[(s + 1) % SUBJECTS], b);
+    for (u32 b = 0; b < BREAKAGES; b++)
+      attack(&subjects[s], &subjects[(s + 1) % (SUBJECTS - 1)], b);
     misplace_rings(&subjects[s]);
   }
   say("done\n");

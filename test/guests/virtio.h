@@ -10,6 +10,7 @@ enum {
   VIRTIO_BALLOON = 5,
   VIRTIO_RTC = 17,
   VIRTIO_VSOCK = 19,
+  VIRTIO_IOMMU = 23,
   VIRTIO_MEM = 24,
   VIRTIO_FS = 26,
   VIRTIO_PMEM = 27,
@@ -28,6 +29,7 @@ enum { NO_INTERRUPT = 1 };
 #define F_INDIRECT_DESC (1ull << 28)
 #define F_EVENT_IDX (1ull << 29)
 #define F_VERSION_1 (1ull << 32)
+#define F_ACCESS_PLATFORM (1ull << 33)
 
 /// Offsets in the common configuration, §4.1.4.3.
 enum common {

@@ -27,6 +27,34 @@ struct Kind {
   bool pauses = false;
   std::shared_ptr<vmm::RateLimiter> tx_limiter = nullptr;
   uint32_t frames = 2000;
+  bool behind_iommu = false;
+};
+
+/// Where a buffer is mapped, as far from itself as the first byte of RAM from this.
+constexpr uint64_t kIova = uint64_t{1} << 32;
+
+/// A domain with the rings where they lie, and each buffer mapped as long as the device has it.
+class Iommu {
+ public:
+  Iommu() {
+    space->Attach(domain_, false, nullptr);
+    CHECK(domain_->Map({0, NetGuest::kRx - 1, 0, true, true}));
+  }
+  uint64_t Map(uint64_t gpa, uint64_t bytes, bool writable) const {
+    CHECK(domain_->Map({kIova + gpa, kIova + gpa + bytes - 1, gpa, !writable, writable}));
+    return kIova + gpa;
+  }
+  /// What the device has given back it does not hold.
+  void Unmap(uint64_t gpa, uint64_t bytes) const {
+    const auto drain = std::make_shared<vmm::Drain>([] {});
+    CHECK(domain_->Unmap(kIova + gpa, kIova + gpa + bytes - 1, drain) == size_t{1});
+    CHECK(drain.use_count() == 1);
+  }
+
+  const std::shared_ptr<vmm::DmaSpace> space = std::make_shared<vmm::DmaSpace>();
+
+ private:
+  const std::shared_ptr<vmm::IoDomain> domain_ = std::make_shared<vmm::IoDomain>();
 };
 
 /// A driver that sends frames, gets each back, and offers rooms when it likes; before it sleeps it
@@ -34,7 +62,10 @@ struct Kind {
 class Echoed {
  public:
   Echoed(const Kind& kind, uint32_t seed)
-      : guest_(kind.event_idx, kRing), frames_left_(kind.frames), random_(seed) {
+      : iommu_(kind.behind_iommu ? std::make_unique<Iommu>() : nullptr),
+        guest_(kind.event_idx, kRing, iommu_ != nullptr ? iommu_->space : nullptr),
+        frames_left_(kind.frames),
+        random_(seed) {
     for (uint16_t head = 0; head < kRing; ++head) {
       rooms_.push_back(head);
       frames_.push_back(head);
@@ -47,6 +78,7 @@ class Echoed {
       guest_.rx.driver().EnableInterrupts(false);
       guest_.tx.driver().EnableInterrupts(false);
       for (uint32_t i = Draw(&random_, 4); i > 0; --i) Act();
+      if (iommu_ != nullptr && Draw(&random_, 8) == 0) ChangeElsewhere();
       Sleep();
     }
   }
@@ -65,10 +97,24 @@ class Echoed {
     }
   }
 
+  /// Something else is unmapped that was in use: whoever has this space is to look.
+  void ChangeElsewhere() {
+    iommu_->space->MoveOn();
+    guest_.rx.kick().Signal();
+    guest_.tx.kick().Signal();
+  }
+  uint64_t Map(uint64_t gpa, size_t bytes, bool writable) const {
+    return iommu_ != nullptr ? iommu_->Map(gpa, bytes, writable) : gpa;
+  }
+  void Unmap(uint64_t gpa, size_t bytes) const {
+    if (iommu_ != nullptr) iommu_->Unmap(gpa, bytes);
+  }
+
   void Offer(size_t count) {
     for (; count > 0 && !rooms_.empty(); --count, rooms_.pop_front()) {
       const uint16_t head = rooms_.front();
-      guest_.rx.Offer(head, {{NetGuest::kRx + head * kRoomBytes, kRoomBytes, true}});
+      const uint64_t room = Map(NetGuest::kRx + head * kRoomBytes, kRoomBytes, true);
+      guest_.rx.Offer(head, {{room, kRoomBytes, true}});
       if (Draw(&random_, 2) == 0) guest_.rx.Kick();
     }
     guest_.rx.Kick();
@@ -77,18 +123,24 @@ class Echoed {
     // Few at a time: whoever is busy anyway finds what was forgotten.
     const uint32_t out_max = 1 + Draw(&random_, 4);
     for (; frames_left_ > 0 && !frames_.empty() && sent_ - received_ < out_max; --frames_left_) {
-      const size_t bytes = 1 + Draw(&random_, kPayloadMax);
-      guest_.Send(frames_.front(), Frame(bytes, static_cast<uint8_t>(++sent_)),
-                  NetGuest::kTx + frames_.front() * kFrameSlotBytes);
+      const Bytes frame = Frame(1 + Draw(&random_, kPayloadMax), static_cast<uint8_t>(++sent_));
+      const uint64_t gpa = NetGuest::kTx + frames_.front() * kFrameSlotBytes;
+      guest_.Write(gpa, frame);
+      const uint64_t at = Map(gpa, kFrameSlotBytes, false);
+      guest_.tx.Offer(frames_.front(), {{at, static_cast<uint32_t>(frame.size())}});
+      guest_.tx.Kick();
       frames_.pop_front();
     }
   }
   void TakeSent() {
-    for (Used used{}; guest_.tx.TakeUsed(&used);)
+    for (Used used{}; guest_.tx.TakeUsed(&used);) {
+      Unmap(NetGuest::kTx + used.head * kFrameSlotBytes, kFrameSlotBytes);
       frames_.push_back(static_cast<uint16_t>(used.head));
+    }
   }
   void Receive() {
     for (Used used{}; guest_.rx.TakeUsed(&used);) {
+      Unmap(NetGuest::kRx + used.head * kRoomBytes, kRoomBytes);
       rooms_.push_back(static_cast<uint16_t>(used.head));
       if (buffers_ == 0) {
         const Bytes start = guest_.Read(NetGuest::kRx + used.head * kRoomBytes, kHeaderBytes + 1);
@@ -111,6 +163,7 @@ class Echoed {
     if (irqs[1].revents != 0) guest_.tx.queue().irq->Take();
   }
 
+  const std::unique_ptr<const Iommu> iommu_;  // null: there is none
   NetGuest guest_;
   uint32_t frames_left_;  // to be sent
   Random random_;
@@ -174,6 +227,11 @@ int main() {
   });
   Test("nor for pauses", [] {
     for (const bool event_idx : {false, true}) ForgetsNobody({event_idx, true}, 2);
+  });
+  Test("nor for an IOMMU, by which each buffer is mapped alone", [] {
+    for (const bool pauses : {false, true})
+      for (const bool event_idx : {false, true})
+        ForgetsNobody({event_idx, pauses, nullptr, 2000, true}, 4);
   });
   Test("nor for a limit", [] {
     for (const bool event_idx : {false, true})

@@ -5,7 +5,7 @@ import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync } from 'no
 import { join, resolve } from 'node:path';
 
 const SOURCES = resolve('test/guests');
-const LIBRARY = ['start.S', 'guest.c', 'virtio.c'];
+const LIBRARY = ['start.S', 'guest.c', 'virtio.c', 'iommu.c'];
 const OUTPUT = resolve('build/guests');
 
 // Code that any back end of KVM can run, one that interprets it included.

@@ -122,7 +122,7 @@ export class PciHotplug implements BusDevice, AmlSource {
     return [
       controller(gpa, bridges),
       ...bridges.map((bridge) =>
-        aml.scope(bridge, ...slots.map(slotDevice), tellSlots(slots), checkAll()),
+        aml.scope(bridge, ...slots.map(slotDevice), letGo(), tellSlots(slots), checkAll()),
       ),
     ];
   }
@@ -165,8 +165,12 @@ const slotDevice = (slot: number): aml.Aml =>
     nameOf(slot),
     aml.name('_SUN', slot),
     aml.name('_ADR', slot * 0x1_0000),
-    aml.method('_EJ0', 1, aml.call('\\_SB.PHPR.PCEJ', aml.path('_SUN'), aml.path('_SEG'))),
+    aml.method('_EJ0', 1, aml.call('PEJ0', aml.path('_SUN'))),
   );
+
+/** Of a slot of this segment: one for all, for there may be thousands of slots. */
+const letGo = (): aml.Aml =>
+  aml.method('PEJ0', 1, aml.call('\\_SB.PHPR.PCEJ', aml.arg(0), aml.path('_SEG')));
 
 /** Notifies each slot of a bit mask of a value. */
 const tellSlots = (slots: readonly number[]): aml.Aml =>

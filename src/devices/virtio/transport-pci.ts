@@ -322,7 +322,7 @@ export class VirtioPci implements LateWriteHandler, PciFunction {
   }
 
   /** The BAR from there on. */
-  #from(offset: number): AccessHandler {
+  #from(offset: number): LateWriteHandler {
     return {
       read: (at, sizeBytes) => this.read(offset + at, sizeBytes),
       write: (at, sizeBytes, value) => this.write(offset + at, sizeBytes, value),

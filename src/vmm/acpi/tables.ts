@@ -2,8 +2,8 @@
  * The ACPI tables but for what the DSDT says: pure functions from plain data to bytes. ACPI 6.5
  * §5.2. Guests match quirks on the ids in the headers, so those are the original's.
  */
-import { strict as assert } from 'node:assert';
 import { Writer } from '../../bytes.ts';
+import { VmmError } from '../../errors.ts';
 import { GSI, MEMORY, PORTS, segmentEcam } from '../layout.ts';
 import { checksum, HEADER_BYTES, OEM_ID, table } from './header.ts';
 import { type IommuTables, viot } from './iommu.ts';
@@ -29,6 +29,7 @@ export interface Tables {
  * All tables, packed from the RSDP up, in the original's order: DSDT, FADT, MADT, MCFG, SRAT and
  * SLIT if there are NUMA nodes, VIOT if there is an IOMMU, XSDT.
  * @param terms what the DSDT holds.
+ * @throws VmmError 'invalid-config' if they do not fit below `MEMORY.smbios`.
  */
 export function buildAcpi(
   terms: readonly Uint8Array[],
@@ -48,10 +49,18 @@ export function buildAcpi(
   const behind = iommu ? [viot(iommu)] : [];
   const listed = [fadt(dsdt), madt(processors), mcfg(segments), ...nearness, ...behind].map(place);
   const root = place(xsdt(listed));
-  // 254 processors, 96 segments, 128 NUMA nodes and a full bus behind an IOMMU need less.
-  assert(end <= gpa + sizeBytes, `ACPI tables of ${end - gpa} bytes`);
+  if (end > gpa + sizeBytes) throw tooMuch(end - gpa, sizeBytes);
   return { gpa, bytes: Buffer.concat([rsdp(root), ...blobs]) };
 }
+
+/** 254 processors, 96 segments and 128 NUMA nodes do fit, and 500 devices behind an IOMMU. */
+const tooMuch = (bytes: number, room: number): VmmError =>
+  new VmmError(
+    'invalid-config',
+    `The ACPI tables take ${bytes} bytes, for which there are ${room}: give the VM less of ` +
+      'platform.num_pci_segments, cpus.max_vcpus or numa, or put devices behind the IOMMU by ' +
+      'platform.iommu_segments',
+  );
 
 const RSDP_BYTES = 36;
 const RSDP_V1_BYTES = 20;
