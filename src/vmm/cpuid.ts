@@ -2,7 +2,7 @@
  * What the guest's CPUs say of themselves. Pure: the host's leaves in, each vCPU's leaves out.
  * SDM vol. 2 CPUID, AMD APM vol. 3 appendix E, Linux `virt/kvm/x86/cpuid.rst`.
  */
-import type { CpuidEntry } from '../native.ts';
+import type { CpuidEntry } from '../native-boot.ts';
 
 /** Each at least 1; their product is how many vCPUs there can be, at most 254. */
 export interface Topology {

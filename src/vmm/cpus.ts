@@ -5,7 +5,8 @@
  * all that it was asked for, the number cannot be changed again.
  */
 import { VmmError } from '../errors.ts';
-import type { CpuidEntry, NewVcpu, VcpuOptions, Vm } from '../native.ts';
+import type { NewVcpu, VcpuOptions, Vm } from '../native.ts';
+import type { CpuidEntry } from '../native-boot.ts';
 import type { CpusConfig } from './config/cpus.ts';
 import { apicId, guestCpuid, type Topology } from './cpuid.ts';
 import type { Platform } from './platform.ts';

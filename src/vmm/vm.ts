@@ -4,13 +4,8 @@
  */
 
 import { VmmError } from '../errors.ts';
-import {
-  type CpuidEntry,
-  type GuestMemory,
-  type Vm as NativeVm,
-  native,
-  type VmEvent,
-} from '../native.ts';
+import { type GuestMemory, type Vm as NativeVm, native, type VmEvent } from '../native.ts';
+import type { CpuidEntry } from '../native-boot.ts';
 import type { RateLimiter } from '../native-limits.ts';
 import { makeRateLimiter } from '../rate-limiter.ts';
 import { dsdtTerms } from './acpi/dsdt.ts';

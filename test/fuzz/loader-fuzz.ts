@@ -22,7 +22,7 @@ import { createContext, Script } from 'node:vm';
 import { deflateRawSync, inflateRawSync } from 'node:zlib';
 import { GIB, hex, KIB, MIB, Writer } from '../../src/bytes.ts';
 import { VmmError } from '../../src/errors.ts';
-import type { Blob, BootPlan } from '../../src/native.ts';
+import type { Blob, BootPlan } from '../../src/native-boot.ts';
 import { ImageFile, type Kernel } from '../../src/vmm/boot/image.ts';
 import { openKernel } from '../../src/vmm/boot/kernel.ts';
 import { planBoot } from '../../src/vmm/boot/plan.ts';

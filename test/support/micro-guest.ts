@@ -3,14 +3,8 @@
  * lies at `CODE_GPA` in 1 MiB of RAM, and the boot vCPU starts there in the mode that the test
  * names.
  */
-import {
-  type AccessHandler,
-  type Blob,
-  type EntryState,
-  native,
-  type Vm,
-  type VmEvent,
-} from '../../src/native.ts';
+import { type AccessHandler, native, type Vm, type VmEvent } from '../../src/native.ts';
+import type { Blob, EntryState } from '../../src/native-boot.ts';
 import { forever, movEax, out, store } from './machine-code.ts';
 
 const CODE_GPA = 0x1000;

@@ -3,7 +3,7 @@
  * Linux `Documentation/arch/x86/boot.rst`; field offsets are those of the file and the zero page.
  */
 import { alignUp, hex, type Reader, Writer } from '../../bytes.ts';
-import type { Blob } from '../../native.ts';
+import type { Blob } from '../../native-boot.ts';
 import { MEMORY } from '../layout.ts';
 import { CMDLINE_BYTES_MAX, type Handover, type ImageFile, type Kernel } from './image.ts';
 import { IDENTITY_MAP_BYTES } from './registers.ts';

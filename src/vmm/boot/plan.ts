@@ -2,7 +2,7 @@
 import { strict as assert } from 'node:assert';
 import { alignDown, alignUp, hex, KIB, MIB } from '../../bytes.ts';
 import { VmmError } from '../../errors.ts';
-import type { Blob, BootPlan, CpuidEntry } from '../../native.ts';
+import type { Blob, BootPlan, CpuidEntry } from '../../native-boot.ts';
 import { BOOT_AREA_BYTES, e820, type GpaRange, MEMORY, ramRegions } from '../layout.ts';
 import { zeroPage } from './bzimage.ts';
 import type { Handover, ImageFile, Kernel } from './image.ts';

@@ -1,6 +1,6 @@
 /** What a PVH kernel is told at its entry. Xen `public/arch-x86/hvm/start_info.h`, version 1. */
 import { Writer } from '../../bytes.ts';
-import type { Blob } from '../../native.ts';
+import type { Blob } from '../../native-boot.ts';
 import { MEMORY } from '../layout.ts';
 import type { Handover } from './image.ts';
 

@@ -1,6 +1,6 @@
 /** The state in which the boot vCPU enters the kernel, and the tables in RAM which that needs. */
 import { GIB, MIB, Writer } from '../../bytes.ts';
-import type { Blob, BootPlan, EntryState, Segment } from '../../native.ts';
+import type { Blob, BootPlan, EntryState, Segment } from '../../native-boot.ts';
 import { BOOT_STACK_TOP, MEMORY } from '../layout.ts';
 import type { Kernel } from './image.ts';
 

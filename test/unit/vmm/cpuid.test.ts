@@ -1,6 +1,6 @@
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
-import type { CpuidEntry } from '../../../src/native.ts';
+import type { CpuidEntry } from '../../../src/native-boot.ts';
 import {
   apicId,
   type CpuidOptions,

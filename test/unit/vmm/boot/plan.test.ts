@@ -3,7 +3,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, describe, expect, test } from 'vitest';
 import { GIB, KIB, MIB, Reader } from '../../../../src/bytes.ts';
-import type { Blob, BootPlan } from '../../../../src/native.ts';
+import type { Blob, BootPlan } from '../../../../src/native-boot.ts';
 import { ImageFile, type Kernel } from '../../../../src/vmm/boot/image.ts';
 import { openKernel } from '../../../../src/vmm/boot/kernel.ts';
 import { type BootOptions, planBoot } from '../../../../src/vmm/boot/plan.ts';
