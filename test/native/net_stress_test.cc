@@ -38,23 +38,31 @@ class Iommu {
  public:
   Iommu() {
     space->Attach(domain_, false, nullptr);
-    CHECK(domain_->Map({0, NetGuest::kRx - 1, 0, true, true}));
+    limits_->last = UINT64_MAX;
+    limits_->reserved_first = limits_->reserved_last = UINT64_MAX;
+    limits_->mappings_max = SIZE_MAX;
+    CHECK(domain_->Map({0, NetGuest::kRx - 1, 0, kRead | kWrite}) == vmm::IoStatus::kOk);
   }
   uint64_t Map(uint64_t gpa, uint64_t bytes, bool writable) const {
-    CHECK(domain_->Map({kIova + gpa, kIova + gpa + bytes - 1, gpa, !writable, writable}));
+    const uint32_t flags = writable ? kWrite : kRead;
+    const auto status = domain_->Map({kIova + gpa, kIova + gpa + bytes - 1, gpa, flags});
+    CHECK(status == vmm::IoStatus::kOk);
     return kIova + gpa;
   }
   /// What the device has given back it does not hold.
   void Unmap(uint64_t gpa, uint64_t bytes) const {
     const auto drain = std::make_shared<vmm::Drain>([] {});
-    CHECK(domain_->Unmap(kIova + gpa, kIova + gpa + bytes - 1, drain) == size_t{1});
+    CHECK(domain_->Unmap(kIova + gpa, kIova + gpa + bytes - 1, drain).count == 1);
     CHECK(drain.use_count() == 1);
   }
 
   const std::shared_ptr<vmm::DmaSpace> space = std::make_shared<vmm::DmaSpace>();
 
  private:
-  const std::shared_ptr<vmm::IoDomain> domain_ = std::make_shared<vmm::IoDomain>();
+  static constexpr uint32_t kRead = 1, kWrite = 2;
+
+  const std::shared_ptr<vmm::IoLimits> limits_ = std::make_shared<vmm::IoLimits>();
+  const std::shared_ptr<vmm::IoDomain> domain_ = std::make_shared<vmm::IoDomain>(limits_);
 };
 
 /// A driver that sends frames, gets each back, and offers rooms when it likes; before it sleeps it
