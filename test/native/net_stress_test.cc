@@ -11,7 +11,8 @@
 namespace {
 
 constexpr uint16_t kRing = 32;
-constexpr uint32_t kRoomBytes = 1024, kFrameSlotBytes = 4096;
+constexpr uint32_t kRoomBytes = 1024;
+constexpr uint32_t kSlotBytes = 4096;  // of a room or a frame: an IOMMU maps no less
 constexpr size_t kPayloadMax = 3000;
 /// Rooms that take the largest frame.
 constexpr size_t kRoomsNeeded = (kHeaderBytes + kPayloadMax + kRoomBytes - 1) / kRoomBytes;
@@ -121,7 +122,7 @@ class Echoed {
   void Offer(size_t count) {
     for (; count > 0 && !rooms_.empty(); --count, rooms_.pop_front()) {
       const uint16_t head = rooms_.front();
-      const uint64_t room = Map(NetGuest::kRx + head * kRoomBytes, kRoomBytes, true);
+      const uint64_t room = Map(NetGuest::kRx + head * kSlotBytes, kSlotBytes, true);
       guest_.rx.Offer(head, {{room, kRoomBytes, true}});
       if (Draw(&random_, 2) == 0) guest_.rx.Kick();
     }
@@ -132,9 +133,9 @@ class Echoed {
     const uint32_t out_max = 1 + Draw(&random_, 4);
     for (; frames_left_ > 0 && !frames_.empty() && sent_ - received_ < out_max; --frames_left_) {
       const Bytes frame = Frame(1 + Draw(&random_, kPayloadMax), static_cast<uint8_t>(++sent_));
-      const uint64_t gpa = NetGuest::kTx + frames_.front() * kFrameSlotBytes;
+      const uint64_t gpa = NetGuest::kTx + frames_.front() * kSlotBytes;
       guest_.Write(gpa, frame);
-      const uint64_t at = Map(gpa, kFrameSlotBytes, false);
+      const uint64_t at = Map(gpa, kSlotBytes, false);
       guest_.tx.Offer(frames_.front(), {{at, static_cast<uint32_t>(frame.size())}});
       guest_.tx.Kick();
       frames_.pop_front();
@@ -142,16 +143,16 @@ class Echoed {
   }
   void TakeSent() {
     for (Used used{}; guest_.tx.TakeUsed(&used);) {
-      Unmap(NetGuest::kTx + used.head * kFrameSlotBytes, kFrameSlotBytes);
+      Unmap(NetGuest::kTx + used.head * kSlotBytes, kSlotBytes);
       frames_.push_back(static_cast<uint16_t>(used.head));
     }
   }
   void Receive() {
     for (Used used{}; guest_.rx.TakeUsed(&used);) {
-      Unmap(NetGuest::kRx + used.head * kRoomBytes, kRoomBytes);
+      Unmap(NetGuest::kRx + used.head * kSlotBytes, kSlotBytes);
       rooms_.push_back(static_cast<uint16_t>(used.head));
       if (buffers_ == 0) {
-        const Bytes start = guest_.Read(NetGuest::kRx + used.head * kRoomBytes, kHeaderBytes + 1);
+        const Bytes start = guest_.Read(NetGuest::kRx + used.head * kSlotBytes, kHeaderBytes + 1);
         buffers_ = start[10];
         CHECK(start[kHeaderBytes] == static_cast<uint8_t>(received_ + 1));
       }
