@@ -37,7 +37,7 @@ const argsOf = (vmm: Vmm, device: HostDevice): string[] =>
     ? ['--device', `path=${device.path}`]
     : ['-device', `vfio-pci,host=${device.name}`];
 
-/** With the drive taken anew, as in the next: a host that was lost and started again has it back. */
+/** With the drive taken anew, as in the next: a host that is started again has it back. */
 async function measureReads(vmm: Vmm): Promise<void> {
   await using device = await HostDevice.take();
   const args = argsOf(vmm, device);
